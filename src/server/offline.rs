@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use weir_storage::Log as _;
+use weir_storage::{Floor, Log as _};
 
 use super::{now_ms, open_store, storage_failure};
 use crate::config::Config;
@@ -36,7 +36,11 @@ pub fn backup(config: &Config, file: &Path) -> Result<Exit, Failure> {
 pub fn restore(config: &Config, file: &Path, overwrite: bool) -> Result<Exit, Failure> {
     const MARGIN_MS: u64 = 60_000;
     let directory = &config.settings.store.data_dir;
-    let restored = weir_storage::restore(file, directory, overwrite, now_ms() + MARGIN_MS)
+    let floor = Floor {
+        stamp_ms: now_ms() + MARGIN_MS,
+        lsn: 0,
+    };
+    let restored = weir_storage::restore(file, directory, overwrite, floor)
         .map_err(storage_failure)?;
     let (records, lsn) = (restored.records, restored.opened.lsn);
     println!(

@@ -165,7 +165,7 @@ impl Store {
                 "it is a backup, put here without `restore`",
             ));
         }
-        let (head, row) = (tables.head, tables.log);
+        let (head, row, restored_lsn) = (tables.head, tables.log, tables.restored_lsn);
         let shortage = self.shared.progress().shortage;
         *self.shared.progress() = Progress {
             shortage,
@@ -192,7 +192,7 @@ impl Store {
             }
             Some(log) => Durable::Log(Box::new(log), self.start_applier()?),
         });
-        Ok(opened(self.head, found))
+        Ok(opened(self.head, restored_lsn, found))
     }
 
     /// Puts a new log in front of the tables.
@@ -622,11 +622,12 @@ fn put_bytes<'a>(changes: impl Iterator<Item = Change<'a>>) -> u64 {
     puts.sum()
 }
 
-pub(crate) fn opened(head: Head, found: Found) -> Opened {
+pub(crate) fn opened(head: Head, restored_lsn: u64, found: Found) -> Opened {
     Opened {
         store_id: head.store_id,
         lsn: head.lsn,
         stamp_ms: head.stamp_ms,
+        restored_lsn,
         clean: found.clean,
         checked: found.checked,
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use weir_storage::disk::Disk;
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{
-    Batch, Log, LogKind, Op, Options, Store, StoreError, Table, backup, restore_on,
+    Batch, Floor, Log, LogKind, Op, Options, Store, StoreError, Table, backup, restore_on,
 };
 
 const TABLE: Table = Table("stream");
@@ -419,7 +419,7 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
     };
     let (disk, _) = prepared();
     let before = disk.operations();
-    restore_on(&disk, &file, &*source, true, 0).expect("restores");
+    restore_on(&disk, &file, &*source, true, Floor::default()).expect("restores");
     let operations = disk.operations() - before;
     assert!(operations > 10);
     for at in 1..=operations {
@@ -430,7 +430,7 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
         ] {
             let (disk, old) = prepared();
             disk.set_fault(at, fault);
-            let result = restore_on(&disk, &file, &*source, true, 0);
+            let result = restore_on(&disk, &file, &*source, true, Floor::default());
             assert!(result.is_err() || fault != Fault::Cut, "operation {at}");
             let after = disk.power_cut(at);
             let (store, opened) = open(LogKind::Redb, &after)

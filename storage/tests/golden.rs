@@ -5,7 +5,7 @@
 //! and never changed.
 
 use std::path::{Path, PathBuf};
-use weir_storage::{Batch, FORMAT, Log, LogKind, Op, Options, Store, Table, restore, verify};
+use weir_storage::{Batch, FORMAT, Floor, Log, LogKind, Op, Options, Store, Table, restore, verify};
 
 const TABLES: [Table; 2] = [Table("stream"), Table("streamer")];
 const LSN: u64 = 4_711;
@@ -124,7 +124,7 @@ fn files_of_every_released_format_still_open() {
     for log in [LogKind::Redb, LogKind::Append] {
         // Beside the log of the store that it replaces.
         let data = dir.path().join("v2-Append");
-        let restored = restore(&file, &data, true, 0).expect("restores");
+        let restored = restore(&file, &data, true, Floor::default()).expect("restores");
         assert_eq!(restored.records, 40);
         let (store, opened) = Store::open(&data, &options(log)).expect("opens");
         assert_eq!(opened.lsn, LSN);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use weir_storage::{
-    Batch, FORMAT, Log, Op, Opened, Options, Store, StoreError, Table, backup, restore, verify,
+    Batch, FORMAT, Floor, Log, Op, Opened, Options, Store, StoreError, Table, backup, restore, verify,
 };
 
 const STREAM: Table = Table("stream");
@@ -318,7 +318,7 @@ fn a_backup_restores_to_the_same_records_under_a_new_id() {
     // In use, then there, then replaced.
     let data = dir.path().join("data");
     assert!(matches!(
-        restore(&file, &data, true, 0),
+        restore(&file, &data, true, Floor::default()),
         Err(StoreError::Locked { .. })
     ));
     store
@@ -327,21 +327,28 @@ fn a_backup_restores_to_the_same_records_under_a_new_id() {
     let later = contents(&store);
     store.close().expect("closes");
     assert!(matches!(
-        restore(&file, &data, false, 0),
+        restore(&file, &data, false, Floor::default()),
         Err(StoreError::Exists { .. })
     ));
     assert_eq!(contents(&open(&data).0), later);
-    let restored = restore(&file, &data, true, 5_000).expect("restores");
+    let floor = Floor {
+        stamp_ms: 5_000,
+        lsn: 0,
+    };
+    let restored = restore(&file, &data, true, floor).expect("restores");
     assert_eq!(
         (
             restored.records,
             restored.opened.lsn,
             restored.opened.stamp_ms
         ),
-        (501, 77, 5_000)
+        // A batch a millisecond may have been committed since.
+        (501, 77 + (5_000 - 1_077), 5_000)
     );
+    assert_eq!(restored.opened.restored_lsn, restored.opened.lsn);
     let (store, again) = open(&data);
     assert_eq!(again.store_id, restored.opened.store_id);
+    assert_eq!(again.restored_lsn, restored.opened.lsn);
     assert_ne!(again.store_id, opened.store_id);
     assert_eq!(contents(&store), before);
     drop(store);
@@ -349,7 +356,7 @@ fn a_backup_restores_to_the_same_records_under_a_new_id() {
     // Anywhere else as well, and a backup is no store.
     let other = dir.path().join("other");
     assert_eq!(
-        restore(&file, &other, false, 0)
+        restore(&file, &other, false, Floor::default())
             .expect("restores")
             .opened
             .stamp_ms,
@@ -397,7 +404,7 @@ fn damaged_backups_are_refused_and_the_old_store_stays() {
             image[at] ^= 1 << random.below(8);
         }
         std::fs::write(&bad, &image).expect("writes");
-        match restore(&bad, &data, true, 0) {
+        match restore(&bad, &data, true, Floor::default()) {
             Err(_) => {
                 refused += 1;
                 assert_eq!(contents(&open(&data).0), old, "round {round}");
