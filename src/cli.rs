@@ -96,7 +96,7 @@ enum Verb {
     Restore {
         file: PathBuf,
         /// Replace the store of the data directory.
-        #[arg(long)]
+        #[arg(long, visible_alias = "force")]
         overwrite: bool,
         #[command(flatten)]
         configured: Configured<STORE>,

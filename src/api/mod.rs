@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod auth_backend;
+pub mod backup;
 pub mod balancer;
 pub mod call;
 pub mod cluster;
