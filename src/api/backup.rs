@@ -4,72 +4,22 @@
 //! was requested. It holds that state, for a limited time, and few are sent at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use weir_storage::ArchiveWriter;
 
 use super::call::{Call, Outcome, PacedBody, PieceSource};
-use crate::error::{self, ApiError};
+use super::running_backups::RunningBackup;
+use crate::error::ApiError;
 use crate::http::Response;
 use crate::state::State;
 use crate::writer::SnapshotRecords;
 
-/// Backups that are sent at a time.
-const BACKUPS_MAX: u64 = 2;
 /// Bytes of a piece: some tenths of a millisecond.
 const PIECE_BYTES: usize = 64 * 1024;
 pub const CONTENT_TYPE: &str = "application/octet-stream";
 
-/// Limits of a backup.
-#[derive(Clone, Copy)]
-pub struct BackupLimits {
-    pub bytes_per_second: u64,
-    pub time_max: Duration,
-}
-
-/// The backups that are being sent, and counts of the others.
-#[derive(Default)]
-pub struct Backups {
-    running: AtomicU64,
-    completed: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Backups {
-    pub fn running(&self) -> u64 {
-        self.running.load(Ordering::Relaxed)
-    }
-
-    pub fn completed(&self) -> u64 {
-        self.completed.load(Ordering::Relaxed)
-    }
-
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    fn begin(self: &Arc<Self>) -> Result<RunningBackup, ApiError> {
-        if self.running.fetch_add(1, Ordering::Relaxed) >= BACKUPS_MAX {
-            self.running.fetch_sub(1, Ordering::Relaxed);
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(error::TOO_MANY_BACKUPS.error());
-        }
-        Ok(RunningBackup(self.clone()))
-    }
-}
-
-/// One of the backups that are being sent, until it is dropped.
-struct RunningBackup(Arc<Backups>);
-
-impl Drop for RunningBackup {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let running = call.shared.workers.backups.begin()?;
+    let running = RunningBackup::begin(&call.shared.workers.backups)?;
     let state: &Arc<State> = call.state;
     let mut head = Response::new(200).header(
         "Content-Disposition",
@@ -139,6 +89,6 @@ impl PieceSource for BackupSource {
     }
 
     fn on_sent(&self) {
-        self.running.0.completed.fetch_add(1, Ordering::Relaxed);
+        self.running.note_completed();
     }
 }

@@ -8,9 +8,9 @@ use super::operation::{
 };
 use super::router::{self, Found, PathParameter, Route};
 use super::{
-    agent, auth_backend, backup, balancer, cluster, config, config_external, control, dvr, dvr_presence,
-    episode, event, external_episodes, layout, monitoring, person, session_auth, srt_port, stats,
-    stats_format, stream, streamer, streamer_check, token,
+    agent, auth_backend, backup, balancer, cluster, config, config_external, control, dvr,
+    dvr_presence, episode, event, external_episodes, layout, monitoring, person, session_auth,
+    srt_port, stats, stats_format, stream, streamer, streamer_check, token,
 };
 use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};

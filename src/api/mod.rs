@@ -27,6 +27,7 @@ pub mod monitoring;
 pub mod operation;
 pub mod person;
 pub mod router;
+pub mod running_backups;
 pub mod server_metrics;
 pub mod session_auth;
 pub mod settings_save;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::backup::{BackupLimits, Backups};
+use super::running_backups::{BackupLimits, Backups};
 use super::stream_doc::Around;
 use crate::access::auth::Auth;
 use crate::access::geo::Countries;

@@ -26,7 +26,7 @@ use crate::access::auth::Auth;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
-use crate::api::backup::BackupLimits;
+use crate::api::running_backups::BackupLimits;
 use crate::api::settings_save;
 use crate::api::shared::{
     AccessControl, ApiSettings, LayouterAccess, ServerIdentity, Shared, SharedSettings,
