@@ -271,6 +271,12 @@ fn main() {
         saved.bytes >> 20
     );
     let started = Instant::now();
-    weir_storage::restore(&file, &scratch.path().join("restored"), false, weir_storage::Floor::default()).expect("restores");
+    weir_storage::restore(
+        &file,
+        &scratch.path().join("restored"),
+        false,
+        weir_storage::Floor::default(),
+    )
+    .expect("restores");
     println!("restore {:.1} s", started.elapsed().as_secs_f64());
 }

@@ -229,7 +229,10 @@ impl<R: Read> ArchiveReader<R> {
             return Err(self.damaged("the count of its records"));
         }
         let mut beyond = [0; 1];
-        let read = self.source.read(&mut beyond).map_err(|error| self.io(error))?;
+        let read = self
+            .source
+            .read(&mut beyond)
+            .map_err(|error| self.io(error))?;
         if read != 0 {
             return Err(StoreError::file(&self.path, "bytes follow its end"));
         }
@@ -268,6 +271,9 @@ impl<R: Read> ArchiveReader<R> {
     }
 
     fn damaged(&self, what: &str) -> StoreError {
-        StoreError::file(&self.path, format!("{what} at byte {} is damaged", self.bytes))
+        StoreError::file(
+            &self.path,
+            format!("{what} at byte {} is damaged", self.bytes),
+        )
     }
 }

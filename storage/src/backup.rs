@@ -242,13 +242,7 @@ pub fn restore(
     let file = disk
         .open_read(&name)
         .map_err(|error| StoreError::io(source, "open", error))?;
-    restore_on(
-        &Directory::new(directory),
-        source,
-        &*file,
-        overwrite,
-        floor,
-    )
+    restore_on(&Directory::new(directory), source, &*file, overwrite, floor)
 }
 
 /// Like `restore`, on any disk.

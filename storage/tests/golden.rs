@@ -5,7 +5,9 @@
 //! and never changed.
 
 use std::path::{Path, PathBuf};
-use weir_storage::{Batch, FORMAT, Floor, Log, LogKind, Op, Options, Store, Table, restore, verify};
+use weir_storage::{
+    Batch, FORMAT, Floor, Log, LogKind, Op, Options, Store, Table, restore, verify,
+};
 
 const TABLES: [Table; 2] = [Table("stream"), Table("streamer")];
 const LSN: u64 = 4_711;

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use weir_storage::{
-    Batch, FORMAT, Floor, Log, Op, Opened, Options, Store, StoreError, Table, backup, restore, verify,
+    Batch, FORMAT, Floor, Log, Op, Opened, Options, Store, StoreError, Table, backup, restore,
+    verify,
 };
 
 const STREAM: Table = Table("stream");
