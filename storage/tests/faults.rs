@@ -5,8 +5,10 @@
 mod common;
 
 use common::quiet_engine;
+use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use weir_storage::disk::Disk;
 use weir_storage::sim::{Fault, SimDisk};
@@ -400,6 +402,16 @@ fn full_disk_takes_writes_into_the_space_of_deleted_records() {
 }
 
 #[test]
+fn cut_restore_of_an_old_backup_leaves_the_old_store_or_it() {
+    quiet_engine();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.backup");
+    let source = SimDisk::file(&std::fs::read(&file).expect("reads"));
+    // Half of its records.
+    let count = |store: &Store| store.load(TABLE, None, &mut |_, _| {}).expect("loads");
+    cut_restore(&file, &*source, 4_711, |store| count(store) == 20);
+}
+
+#[test]
 fn cut_restore_leaves_the_old_store_or_the_new_one() {
     quiet_engine();
     let dir = tempfile::tempdir().expect("scratch");
@@ -410,6 +422,16 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
         .map(|(key, value)| (TABLE, key.as_slice().into(), value.as_slice().into()));
     backup(&file, 1, 7, 7, false, feed).expect("saves");
     let source = SimDisk::file(&std::fs::read(&file).expect("reads"));
+    cut_restore(&file, &*source, 7, |store| contents(store) == records);
+}
+
+/// Cuts the power, and fails, at every operation of a restore over a store at 1.
+fn cut_restore(
+    file: &Path,
+    source: &dyn StorageBackend,
+    lsn: u64,
+    is_restored: impl Fn(&Store) -> bool,
+) {
     let prepared = || {
         let disk = SimDisk::new();
         let (mut store, opened) = open(LogKind::Redb, &disk).expect("creates");
@@ -419,7 +441,7 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
     };
     let (disk, _) = prepared();
     let before = disk.operations();
-    restore_on(&disk, &file, &*source, true, Floor::default()).expect("restores");
+    restore_on(&disk, file, source, true, Floor::default()).expect("restores");
     let operations = disk.operations() - before;
     assert!(operations > 10);
     for at in 1..=operations {
@@ -430,7 +452,7 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
         ] {
             let (disk, old) = prepared();
             disk.set_fault(at, fault);
-            let result = restore_on(&disk, &file, &*source, true, Floor::default());
+            let result = restore_on(&disk, file, source, true, Floor::default());
             assert!(result.is_err() || fault != Fault::Cut, "operation {at}");
             let after = disk.power_cut(at);
             let (store, opened) = open(LogKind::Redb, &after)
@@ -438,14 +460,16 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
             match result {
                 Ok(restored) => assert_eq!(opened.store_id, restored.opened.store_id),
                 Err(_) => assert!(
-                    opened.store_id == old || opened.lsn == 7,
+                    opened.store_id == old || opened.lsn == lsn,
                     "operation {at}, {fault:?}"
                 ),
             }
-            assert!(
-                contents(&store) == model(opened.lsn),
-                "operation {at}, {fault:?}"
-            );
+            let is_whole = if opened.lsn == lsn {
+                is_restored(&store)
+            } else {
+                contents(&store) == model(opened.lsn)
+            };
+            assert!(is_whole, "operation {at}, {fault:?}");
         }
     }
 }
