@@ -3,6 +3,7 @@
 mod common;
 
 use common::Random;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -491,4 +492,35 @@ fn crafted_backups_with_a_right_checksum_are_refused() {
         );
     }
     made(vec![(STREAM, b"\0a")], 5).expect("the same without a fault");
+}
+
+#[test]
+fn foreign_bytes_with_a_right_checksum_end_in_an_error_or_whole() {
+    // Lengths that reach beyond the file, kinds and names that are none: no panic, no memory for
+    // what is not there.
+    let dir = tempfile::tempdir().expect("scratch");
+    let file = dir.path().join("backup");
+    let record = |n: u8| (STREAM, key(n.into()).into(), Arc::from([n; 5].as_slice()));
+    backup(&file, 1, 5, 5, false, (0..4).map(record)).expect("saves");
+    let good = std::fs::read(&file).expect("reads");
+    let body = &good[..good.len() - 32];
+    let mut random = Random::new(common::number("WEIR_SEED", 7));
+    let mut refused = 0;
+    for _ in 0..20_000 {
+        let mut image = body.to_vec();
+        for _ in 0..=random.below(3) {
+            let at = random.below(image.len() as u64) as usize;
+            image[at] = [0, 1, 2, 3, 0x7f, 0xff, random.below(256) as u8][random.below(7) as usize];
+        }
+        if random.below(4) == 0 {
+            image.truncate(random.below(image.len() as u64) as usize);
+        }
+        let sum = Sha256::digest(&image);
+        image.extend_from_slice(&sum);
+        match weir_storage::copy_verified(Path::new("b"), &image[..], |_| Ok(())) {
+            Ok(saved) => assert!(saved.records <= 5 && saved.bytes == image.len() as u64),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 5_000, "{refused}");
 }
