@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::{Core, uncached};
 use crate::api::call::PacedBody;
+use crate::api::strict;
 use crate::error;
 use crate::http::{Response, Ticket};
 use crate::rt;
@@ -60,9 +61,11 @@ impl Core {
             time_max,
             mut source,
         } = *body;
-        let begun = self
-            .connections
-            .begin_chunks(ticket, uncached(head), HELD_BYTES);
+        let mut head = uncached(head);
+        if self.held.borrow().is_strict(ticket) {
+            head = head.header("Preference-Applied", strict::APPLIED);
+        }
+        let begun = self.connections.begin_chunks(ticket, head, HELD_BYTES);
         let Some(mut answer) = begun else {
             return self.answer_without_body(ticket);
         };

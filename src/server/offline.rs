@@ -160,6 +160,7 @@ fn report(file: &Path, text: &str) {
 /// have assigned since the backup.
 pub fn restore(config: &Config, file: &Path, overwrite: bool) -> Result<Exit, Failure> {
     const MARGIN_MS: u64 = 60_000;
+    survive_file_limit()?;
     let directory = &config.settings.store.data_dir;
     let old = if overwrite {
         newest_of(config)?

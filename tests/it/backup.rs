@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::calls::{get_request, lay_out, save_node};
 use crate::described::Document;
@@ -339,9 +340,11 @@ fn forms_of_the_request_are_answered() {
     assert!(head.body.is_empty());
     let mut whole = Vec::new();
     for coding in ["identity", "gzip", "zstd"] {
-        let fields = format!("Accept-Encoding: {coding}\r\n");
+        let fields = format!("Accept-Encoding: {coding}\r\nPrefer: handling=strict\r\n");
         client.send(get_request("/backup", &fields).as_bytes());
         let response = client.response(false).expect(200);
+        let applied = response.header("Preference-Applied");
+        assert_eq!(applied, Some("handling=strict"));
         assert_eq!(response.header("Cache-Control"), Some("no-store"));
         let kind = response.header("Content-Type");
         assert_eq!(kind, Some("application/octet-stream"));
@@ -469,7 +472,7 @@ fn spawn(arguments: &[&str]) -> Child {
 }
 
 fn finished(child: Child) -> Output {
-    let has_ended = sys::wait_for_end(child.id(), Duration::from_secs(60));
+    let has_ended = sys::wait_for_end(child.id(), Duration::from_mins(1));
     assert!(has_ended.expect("it is ours"), "the command does not end");
     child.wait_with_output().expect("it has ended")
 }
@@ -620,4 +623,76 @@ fn damaged_backup_is_refused_and_nothing_is_written() {
     fs::write(&file, &whole).expect("written");
     succeeds(&weir(&["restore", text(&file)], &data, scratch.path()));
     assert!(data.join("weir.redb").exists());
+}
+
+/// A backup whose last stamp is another one, with a right checksum.
+fn stamped(backup: &[u8], stamp_ms: u64) -> Vec<u8> {
+    const STAMP_AT: usize = 32;
+    let mut bytes = backup[..backup.len() - 32].to_vec();
+    bytes[STAMP_AT..STAMP_AT + 8].copy_from_slice(&stamp_ms.to_le_bytes());
+    let sum = Sha256::digest(&bytes);
+    bytes.extend_from_slice(&sum);
+    bytes
+}
+
+#[test]
+fn restore_stays_above_a_store_whose_clock_was_ahead() {
+    const YEAR_2100: u64 = 4_102_444_800_000;
+    let mut server = TestServer::new();
+    server.put("/streams/a", json!({})).expect(200);
+    let scratch = tempfile::tempdir().expect("a directory");
+    let file = scratch.path().join("b");
+    let (now, ahead) = (download(&server), scratch.path().join("ahead"));
+    fs::write(&ahead, stamped(&now, YEAR_2100)).expect("written");
+    fs::write(&file, now).expect("written");
+    let data = server.data_dir();
+    // Not while it is in use.
+    for force in [&[][..], &["--force"]] {
+        let arguments = [&["restore", text(&file)], force].concat();
+        let error = fails(&weir(&arguments, &data, scratch.path()), 75);
+        assert!(error.contains("in use by process"), "{error}");
+    }
+    server.kill();
+    let refused = fails(&weir(&["restore", text(&file)], &data, scratch.path()), 74);
+    assert!(refused.contains("exists"), "{refused}");
+    let mut last = 0;
+    for (from, least) in [(&ahead, YEAR_2100), (&file, YEAR_2100), (&file, YEAR_2100)] {
+        restore(&server, from);
+        server.start();
+        let saved = server.put("/streams/a", json!({"position": 1})).expect(200);
+        let stamp = saved.json()["updated_at"].as_u64().expect("a stamp");
+        assert!(stamp > least.max(last), "{stamp} {last}");
+        last = stamp;
+        server.kill();
+    }
+    // A store that cannot be read is replaced as well.
+    fs::write(data.join("weir.redb"), b"damaged").expect("written");
+    let output = weir(&["restore", text(&file), "--force"], &data, scratch.path());
+    let warned = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(warned.contains("the old store cannot be read"), "{warned}");
+    succeeds(&output);
+    server.start();
+    server.get("/streams/a").expect(200);
+}
+
+#[test]
+fn server_with_a_full_disk_sends_a_backup() {
+    let server = TestServer::new();
+    let scratch = tempfile::tempdir().expect("a directory");
+    let used = fs::metadata(server.data_dir().join("weir.redb")).expect("the store");
+    sys::limit_file_size(server.id(), Some(used.len())).expect("it is ours");
+    let body = json!({"comment": "x".repeat(100_000)});
+    let save = |n: u32| server.put(&format!("/streams/s{n}"), body.clone()).status;
+    let saved = (0..1000).take_while(|n| save(*n) == 200).count();
+    assert!(saved < 1000, "the disk does not fill");
+    let file = stored(&server, scratch.path());
+    let data = scratch.path().join("data");
+    succeeds(&weir(&["restore", text(&file)], &data, scratch.path()));
+    // All that was acknowledged.
+    let prepare = |to: &Path| {
+        fs::copy(data.join("weir.redb"), to.join("weir.redb")).expect("copied");
+    };
+    let restored = TestServer::on(prepare, &[]);
+    let list = restored.get("/streams?limit=1000&select=name").json();
+    assert_eq!(crate::calls::names(&list).len(), saved);
 }
