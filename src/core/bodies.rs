@@ -156,12 +156,18 @@ mod tests {
         let mut pace = Pace::new(MIB, began);
         let piece = MIB as usize / 16;
         // 62.5 ms each.
-        let waits = pace.sent(piece, at(0)).expect("it is early");
-        assert_eq!(waits.as_micros(), 62_500);
-        assert_eq!(pace.sent(piece, at(125)), None, "it is in time");
-        assert_eq!(pace.sent(piece, at(187)), None, "a millisecond early");
+        let mut wait = |now| pace.sent(piece, at(now)).map(|wait| wait.as_micros());
+        assert_eq!(wait(0), Some(62_500));
+        assert_eq!(wait(63), Some(62_000));
+        // Late by 25 ms: the next one comes earlier.
+        assert_eq!(wait(150), Some(37_500));
+        // Small pieces go until they are 5 ms ahead: a timer is not finer.
+        let mut pace = Pace::new(MIB, began);
+        let small = MIB as usize / 1000;
+        let at_once = (0..100).take_while(|_| pace.sent(small, began).is_none());
+        assert_eq!(at_once.count(), 5);
         // A client that stalls for ten seconds does not get them back.
-        let sent = (0..100).take_while(|_| pace.sent(piece, at(10_000)).is_none());
-        assert!(sent.count() <= 1);
+        let at_once = (0..100).take_while(|_| pace.sent(small, at(10_000)).is_none());
+        assert_eq!(at_once.count(), 55);
     }
 }

@@ -5,7 +5,7 @@ use crate::error;
 use crate::openapi::model::{Content, OperationDoc, ResponseDoc};
 
 pub const BACKUP_GET: OperationDoc = OperationDoc {
-    tag: "backup",
+    tag: "config",
     summary: "Download a backup",
     description: "The whole store at one revision, while the server runs: everything that was \
          saved before the request, and nothing that is saved later. `weir restore` makes a data \
