@@ -425,15 +425,31 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
     cut_restore(&file, &*source, 7, |store| contents(store) == records);
 }
 
-/// Cuts the power, and fails, at every operation of a restore over a store at 1.
+/// Cuts the power, and fails, at every operation of a restore over a store at 1, and of one into an
+/// empty directory.
 fn cut_restore(
     file: &Path,
     source: &dyn StorageBackend,
     lsn: u64,
     is_restored: impl Fn(&Store) -> bool,
 ) {
+    for has_store in [true, false] {
+        cut_restore_over(has_store, file, source, lsn, &is_restored);
+    }
+}
+
+fn cut_restore_over(
+    has_store: bool,
+    file: &Path,
+    source: &dyn StorageBackend,
+    lsn: u64,
+    is_restored: &dyn Fn(&Store) -> bool,
+) {
     let prepared = || {
         let disk = SimDisk::new();
+        if !has_store {
+            return (disk, 0);
+        }
         let (mut store, opened) = open(LogKind::Redb, &disk).expect("creates");
         store.commit(&batch(1)).expect("commits");
         store.close().expect("closes");
@@ -459,10 +475,10 @@ fn cut_restore(
                 .unwrap_or_else(|error| panic!("operation {at}, {fault:?}: {error}"));
             match result {
                 Ok(restored) => assert_eq!(opened.store_id, restored.opened.store_id),
-                Err(_) => assert!(
-                    opened.store_id == old || opened.lsn == lsn,
-                    "operation {at}, {fault:?}"
-                ),
+                Err(_) => {
+                    let is_old = opened.store_id == old || (!has_store && opened.lsn == 0);
+                    assert!(is_old || opened.lsn == lsn, "operation {at}, {fault:?}");
+                }
             }
             let is_whole = if opened.lsn == lsn {
                 is_restored(&store)
