@@ -28,6 +28,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     head.content_type = CONTENT_TYPE;
     let limits = call.shared.settings.api.backup;
     Ok(Outcome::Body(Box::new(PacedBody {
+        what: "backup",
         head,
         bytes_per_second: limits.bytes_per_second,
         time_max: limits.time_max,

@@ -323,6 +323,8 @@ pub enum Outcome {
 
 /// A body that is made as the client takes it.
 pub struct PacedBody {
+    /// What it is, in the log.
+    pub what: &'static str,
     /// Status and fields of the answer.
     pub head: Response,
     pub bytes_per_second: u64,

@@ -74,7 +74,7 @@ fn list_or_changes(
     let etag = Etag::of(call.state, node.generation);
     let known = call.request.headers.if_none_match();
     if let Some(since) = request.since {
-        // Revisions of another store, or of one restored from a backup, are not comparable.
+        // Revisions of another store, or of a future that a restore took back, are not comparable.
         let oldest = oldest_revision(call.state, node);
         let is_foreign = known.is_some_and(|header| !etag.is_of_same_store(header));
         if is_foreign || since < call.state.restored_revision() {
@@ -742,9 +742,9 @@ const POLL_TIMEOUT: Seconds = Seconds::new(
 const CHANGES_SINCE: Integer = Integer::new(
     "changes_since",
     "Revision the node has. The response is what changed for the node since then, or 410 when \
-     that is too long ago; then the whole list has to be fetched. Send the `ETag` of that revision \
-     in `If-None-Match`, too: if the server was restored from a backup since, its revisions mean \
-     something else, and the response is 410.",
+     that is too long ago, or before the server was restored from a backup; then the whole list \
+     has to be fetched. Send the `ETag` of that revision in `If-None-Match`, too: if it is of \
+     another server, the response is 410 as well.",
 )
 .example("1820")
 .extension();

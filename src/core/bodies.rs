@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Core, uncached};
 use crate::api::call::PacedBody;
 use crate::api::strict;
 use crate::error;
-use crate::http::{Response, Ticket};
+use crate::http::Ticket;
 use crate::rt;
 
 /// Memory of a body besides what the socket has not taken.
@@ -56,6 +56,7 @@ impl Core {
     /// Sends a body to its end, or ends the connection before it.
     pub(super) async fn send_body(self: Rc<Self>, body: Box<PacedBody>, ticket: Ticket) {
         let PacedBody {
+            what,
             head,
             bytes_per_second,
             time_max,
@@ -65,23 +66,34 @@ impl Core {
         if self.held.borrow().is_strict(ticket) {
             head = head.header("Preference-Applied", strict::APPLIED);
         }
+        if self.connections.finish_chunked_head(ticket, &head) {
+            self.count_answer(200);
+            self.log_later(ticket, 200);
+            self.held.borrow_mut().end(ticket);
+            return;
+        }
         let begun = self.connections.begin_chunks(ticket, head, HELD_BYTES);
         let Some(mut answer) = begun else {
-            return self.answer_without_body(ticket);
+            let refusal = error::HTTP_VERSION
+                .titled("A body of unknown length is sent to clients of HTTP/1.1 only");
+            return self.complete(ticket, refusal.into());
         };
         self.count_answer(200);
         let began = Instant::now();
         let mut pace = Pace::new(bytes_per_second, began);
         let mut piece = Vec::new();
+        let mut bytes = 0;
         let why = loop {
             piece.clear();
             let turn = self.lists.turns.next().await;
             let is_last = !source.next(&mut piece);
             drop(turn);
+            bytes += piece.len();
             if is_last {
                 if answer.finish(&piece) {
                     source.on_sent();
                     self.log_later(ticket, 200);
+                    info!(what, bytes, ms = since_ms(began), "download sent");
                 }
                 self.held.borrow_mut().end(ticket);
                 return;
@@ -90,28 +102,16 @@ impl Core {
             match self.until(began + time_max, answer.taken()).await {
                 Waited::Done(true) => {}
                 Waited::Done(false) => break "the client is gone or took nothing",
-                Waited::Late => break "it took longer than backup_time",
+                Waited::Late => break "it took too long",
                 Waited::Stopping => break "the server stops",
             }
             if let Some(early) = pace.sent(piece.len(), Instant::now()) {
                 rt::sleep(early).await;
             }
         };
-        let ms = began.elapsed().as_millis() as u64;
-        warn!(why, ms, "a backup was not sent to its end");
+        let ms = since_ms(began);
+        warn!(what, why, bytes, ms, "download not sent to its end");
         self.held.borrow_mut().end(ticket);
-    }
-
-    /// Answers a request that gets no body of unknown length.
-    fn answer_without_body(&self, ticket: Ticket) {
-        let response = if self.connections.is_head(ticket) {
-            Response::new(200)
-        } else {
-            error::HTTP_VERSION
-                .titled("A body of unknown length is sent to clients of HTTP/1.1 only")
-                .into()
-        };
-        self.complete(ticket, response);
     }
 
     /// Waits for a future, until some time or until the server stops.
@@ -135,6 +135,10 @@ impl Core {
             }
         }
     }
+}
+
+fn since_ms(began: Instant) -> u64 {
+    began.elapsed().as_millis() as u64
 }
 
 /// How a wait ended.

@@ -52,13 +52,6 @@ impl<A> Connections<A> {
         self.buffers.is_full()
     }
 
-    /// Whether the client of a waiting request wants the head of its answer only.
-    pub fn is_head(&self, ticket: Ticket) -> bool {
-        let mut table = self.table.borrow_mut();
-        let conn = table.waiting(ticket);
-        conn.is_some_and(|conn| conn.form.head_only)
-    }
-
     /// The codings that the client of a waiting request takes.
     pub fn accepts_of(&self, ticket: Ticket) -> Accepts {
         let mut table = self.table.borrow_mut();
