@@ -29,6 +29,7 @@ pub enum Task {
     Backup {
         config: Config,
         file: PathBuf,
+        url: Option<String>,
     },
     Restore {
         config: Config,
@@ -86,17 +87,28 @@ enum Verb {
     /// Check the configuration and print the effective settings and their sources; exits with 0 or
     /// 78.
     CheckConfig(Configured<ALL>),
-    /// Write a consistent copy of the store into FILE.
+    /// Write a consistent copy of the store into FILE; `-` writes it to stdout.
+    ///
+    /// With --url from the running server there. Without it from the data directory, or, if a
+    /// server uses that, from this server. FILE appears when it is complete and verified; one that
+    /// is there is not replaced.
     Backup {
         file: PathBuf,
+        /// Base URL of a running server. Without it, a server that uses the data directory is found
+        /// by the setting api_url, else the first address of listen.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
         #[command(flatten)]
-        configured: Configured<STORE>,
+        configured: Configured<CLIENT>,
     },
     /// Restore the data directory from FILE, which `weir backup` wrote.
+    ///
+    /// The file is verified before anything is written, and the new store is complete before it
+    /// replaces the old one.
     Restore {
         file: PathBuf,
         /// Replace the store of the data directory.
-        #[arg(long)]
+        #[arg(long, visible_alias = "force")]
         overwrite: bool,
         #[command(flatten)]
         configured: Configured<STORE>,
@@ -266,10 +278,12 @@ pub fn read(
         Some(Verb::CheckConfig(own)) => Task::CheckConfig(config(own.file.path, own.settings.0)?),
         Some(Verb::Backup {
             file,
+            url,
             configured: own,
         }) => Task::Backup {
             config: config(own.file.path, own.settings.0)?,
             file,
+            url,
         },
         Some(Verb::Restore {
             file,
@@ -392,10 +406,14 @@ mod tests {
 
     #[test]
     fn subcommands_parse_their_arguments() {
-        let Ok(Task::Backup { config, file }) = run("backup /b --data-dir /d") else {
+        let line = "backup /b --data-dir /d --url http://h --api-key k";
+        let Ok(Task::Backup { config, file, url }) = run(line) else {
             panic!("a backup");
         };
-        assert_eq!(file, Path::new("/b"));
+        assert_eq!(
+            (file.to_str(), url.as_deref()),
+            (Some("/b"), Some("http://h"))
+        );
         assert_eq!(config.settings.store.data_dir, Path::new("/d"));
         assert!(matches!(
             run("restore /b --overwrite"),

@@ -61,7 +61,8 @@ error_codes! {
     // The form of the request.
     BAD_REQUEST_LINE = 400 "bad_request_line"
         "The request line must be METHOD SP TARGET SP VERSION";
-    HTTP_VERSION = 505 "http_version" "The server speaks HTTP/1.1 and HTTP/1.0";
+    HTTP_VERSION = 505 "http_version" "The server speaks HTTP/1.1 and HTTP/1.0"
+        | "A body of unknown length is sent to clients of HTTP/1.1 only";
     METHOD_UNKNOWN = 501 "method_unknown" "Unknown method";
     METHOD_NOT_ALLOWED = 405 "method_not_allowed" "This path does not serve this method";
     BAD_TARGET = 400 "bad_target" "The request target contains characters that are not allowed";
@@ -307,6 +308,8 @@ error_codes! {
         "The streamers of this load balancer have no address for players; set `public_payload_url`"
         5;
     AGENT_BUSY = 503 "agent_busy" "The agent cannot take another command now; repeat the request" 1;
+    TOO_MANY_BACKUPS = 503 "too_many_backups"
+        "As many backups as may be sent at a time are being sent; repeat the request later" 10;
     DISK_FULL = 503 "disk_full" "The disk is full: only deletions are accepted" 10;
     NOT_READY = 503 "not_ready" "The store does not accept writes" | "The server is stopping"
         | "The store does not accept writes: it could not be opened {count} times in a row" 2;

@@ -105,7 +105,7 @@
 //! openapi::model openapi::words
 //! layouter
 //! api
-//! core openapi
+//! core openapi client
 //! dist cli import
 //! server
 //! program testing
@@ -120,6 +120,7 @@ mod access;
 mod agents;
 mod api;
 mod cli;
+mod client;
 mod config;
 mod core;
 mod dist;

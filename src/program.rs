@@ -39,7 +39,7 @@ fn execute(task: Task) -> Result<Exit, Failure> {
             server::run(&config, set_level)
         }
         Task::CheckConfig(config) => done(cli::check_config(&config)),
-        Task::Backup { config, file } => server::backup(&config, &file),
+        Task::Backup { config, file, url } => server::backup(&config, &file, url.as_deref()),
         Task::Restore {
             config,
             file,

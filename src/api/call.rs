@@ -309,6 +309,8 @@ pub enum Outcome {
         wait: Duration,
     },
     Pending(Box<dyn Pending>),
+    /// A body of any length.
+    Body(Box<PacedBody>),
     /// The connection becomes the control connection of an agent.
     Upgrade {
         upgrade: Upgrade,
@@ -317,6 +319,28 @@ pub enum Outcome {
     /// The handler would keep the core busy for milliseconds: it is called again on another thread,
     /// where it must not return this.
     Offload,
+}
+
+/// A body that is made as the client takes it.
+pub struct PacedBody {
+    /// What it is, in the log.
+    pub what: &'static str,
+    /// Status and fields of the answer.
+    pub head: Response,
+    pub bytes_per_second: u64,
+    /// A client that has not taken all of it by then is disconnected.
+    pub time_max: Duration,
+    pub source: Box<dyn PieceSource>,
+}
+
+/// Makes a body piece by piece.
+pub trait PieceSource {
+    /// Appends the next piece, for which it may take a millisecond. Returns false with the last
+    /// one.
+    fn next(&mut self, out: &mut Vec<u8>) -> bool;
+
+    /// All of it was sent.
+    fn on_sent(&self);
 }
 
 /// A list that is built in slices between other requests.

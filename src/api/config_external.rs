@@ -74,9 +74,11 @@ fn list_or_changes(
     let etag = Etag::of(call.state, node.generation);
     let known = call.request.headers.if_none_match();
     if let Some(since) = request.since {
-        // Revisions of another store, or of one restored from a backup, are not comparable.
-        if known.is_some_and(|header| !etag.is_of_same_store(header)) {
-            return Err(revision_gone(node));
+        // Revisions of another store, or of a future that a restore took back, are not comparable.
+        let oldest = oldest_revision(call.state, node);
+        let is_foreign = known.is_some_and(|header| !etag.is_of_same_store(header));
+        if is_foreign || since < call.state.restored_revision() {
+            return Err(revision_gone(oldest));
         }
         if (node.generation..=call.state.revision()).contains(&since)
             && let Some(wait) = request.wait
@@ -457,8 +459,9 @@ pub fn delta(
     since: u64,
     rendered_max: usize,
 ) -> Result<Option<Vec<u8>>, ApiError> {
-    if since < node.delta_floor || since > state.revision() {
-        return Err(revision_gone(node));
+    let oldest = oldest_revision(state, node);
+    if since < oldest || since > state.revision() {
+        return Err(revision_gone(oldest));
     }
     let mut body = Vec::with_capacity(1024);
     body.extend_from_slice(b"{\"removed\":[");
@@ -512,11 +515,16 @@ pub fn delta(
     Ok(Some(body))
 }
 
-fn revision_gone(node: &Node) -> ApiError {
+/// The oldest revision that a delta for a node can start from.
+fn oldest_revision(state: &State, node: &Node) -> u64 {
+    node.delta_floor.max(state.restored_revision())
+}
+
+fn revision_gone(oldest: u64) -> ApiError {
     error::REVISION_GONE
         .error()
         .at_parameter("changes_since")
-        .with("oldest", node.delta_floor)
+        .with("oldest", oldest)
 }
 
 /// An adapter that formats text into bytes.
@@ -734,9 +742,9 @@ const POLL_TIMEOUT: Seconds = Seconds::new(
 const CHANGES_SINCE: Integer = Integer::new(
     "changes_since",
     "Revision the node has. The response is what changed for the node since then, or 410 when \
-     that is too long ago; then the whole list has to be fetched. Send the `ETag` of that revision \
-     in `If-None-Match`, too: if the server was restored from a backup since, its revisions mean \
-     something else, and the response is 410.",
+     that is too long ago, or before the server was restored from a backup; then the whole list \
+     has to be fetched. Send the `ETag` of that revision in `If-None-Match`, too: if it is of \
+     another server, the response is 410 as well.",
 )
 .example("1820")
 .extension();

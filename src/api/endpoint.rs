@@ -8,9 +8,9 @@ use super::operation::{
 };
 use super::router::{self, Found, PathParameter, Route};
 use super::{
-    agent, auth_backend, balancer, cluster, config, config_external, control, dvr, dvr_presence,
-    episode, event, external_episodes, layout, monitoring, person, session_auth, srt_port, stats,
-    stats_format, stream, streamer, streamer_check, token,
+    agent, auth_backend, backup, balancer, cluster, config, config_external, control, dvr,
+    dvr_presence, episode, event, external_episodes, layout, monitoring, person, session_auth,
+    srt_port, stats, stats_format, stream, streamer, streamer_check, token,
 };
 use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
@@ -286,6 +286,8 @@ pub const OPERATIONS: &[Endpoint] = &[
             .query(&[&stats_format::FORMAT]),
     put(("/config", NO_KEY, ""),
         "config_save", ADMINISTRATOR, config::save, &words::config::CONFIG_SAVE),
+    get(("/backup", NO_KEY, ""),
+        "backup_get", ADMINISTRATOR, backup::get, &words::backup::BACKUP_GET),
     get(("/cluster/stats", NO_KEY, ""),
         "cluster_stats_get", right("cluster", Read), cluster::stats,
         &words::cluster::CLUSTER_STATS_GET).query(&[&stats_format::FORMAT]),

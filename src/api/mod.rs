@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod auth_backend;
+pub mod backup;
 pub mod balancer;
 pub mod call;
 pub mod cluster;
@@ -26,6 +27,7 @@ pub mod monitoring;
 pub mod operation;
 pub mod person;
 pub mod router;
+pub mod running_backups;
 pub mod server_metrics;
 pub mod session_auth;
 pub mod settings_save;

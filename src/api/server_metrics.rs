@@ -21,6 +21,7 @@ pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &
     write_process(shared, &mut out);
     write_writer(shared, &mut out);
     write_store(shared, state, &mut out);
+    write_backups(shared, &mut out);
     shared.layouter.metrics.write_metrics(&mut out);
     ProcessMetrics::read().write(&mut out);
     out.finish()
@@ -149,6 +150,16 @@ fn write_writer(shared: &Shared, out: &mut Exposition) {
         .histogram(&[], &writer.commits);
     let waiting = shared.commands.waiting();
     out.one("weir_writer_commands_waiting", Gauge, "", "Queued commands.", &[], waiting);
+}
+
+#[rustfmt::skip]
+fn write_backups(shared: &Shared, out: &mut Exposition) {
+    let backups = &shared.workers.backups;
+    out.one("weir_backups_running", Gauge, "", "Backups being sent.", &[], backups.running());
+    let help = "Backups sent to their end.";
+    out.one("weir_backups_completed", Counter, "", help, &[], backups.completed());
+    let help = "Backups refused because too many were being sent.";
+    out.one("weir_backups_refused", Counter, "", help, &[], backups.refused());
 }
 
 #[rustfmt::skip]

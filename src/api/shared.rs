@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::running_backups::{BackupLimits, Backups};
 use super::stream_doc::Around;
 use crate::access::auth::Auth;
 use crate::access::geo::Countries;
@@ -42,6 +43,7 @@ pub struct ApiSettings {
     pub page_bytes_max: usize,
     /// Silence after which the connection of an agent is closed.
     pub agent_silence_max: Duration,
+    pub backup: BackupLimits,
 }
 
 /// All settings that the cores read.
@@ -79,10 +81,11 @@ pub struct LayouterAccess {
     pub whatif: WhatIfWorker,
 }
 
-/// Threads that work for requests besides the cores.
+/// Threads that work for requests besides the cores, and work that is counted.
 pub struct WorkerThreads {
     pub outbound: Outbound,
     pub offload: Offload,
+    pub backups: Arc<Backups>,
 }
 
 /// Shared by all io cores.
@@ -180,6 +183,7 @@ pub(crate) mod tests {
             workers: WorkerThreads {
                 outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
                 offload: Offload::start(1).expect("a thread"),
+                backups: Arc::default(),
             },
             agents: AgentsShared::new().expect("there is randomness"),
             watches: StatsWatches::new(1),
@@ -199,6 +203,10 @@ pub(crate) mod tests {
                 auth_backend_timeout: Duration::from_secs(1),
                 agent_command_wait: Duration::from_secs(1),
                 agent_silence_max: Duration::from_mins(1),
+                backup: BackupLimits {
+                    bytes_per_second: 1 << 20,
+                    time_max: Duration::from_mins(1),
+                },
             },
             running: Running::new(config, crate::config::Secret::new("k")),
             journal: Journal::new(data_dir),

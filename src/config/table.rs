@@ -155,6 +155,12 @@ settings! {
         /// Space on disk that is kept aside, so that a full disk can be emptied by deleting. Given
         /// up while the disk is full; saves are refused then. 0 keeps none.
         reserve_bytes("store_reserve"): usize = bytes(0, 64 * GIB), Default "64MiB", AtStart;
+        /// Bytes per second of a backup that a client downloads, at most. What is left of the disk
+        /// and the processors belongs to saves.
+        backup_rate("backup_rate"): usize = bytes(64 * 1024, 64 * GIB), Default "32MiB", AtStart;
+        /// A client that takes longer to download a backup is disconnected: until its end, the
+        /// memory of what is deleted and replaced meanwhile is not free.
+        backup_time_max("backup_time"): Duration = time(secs(1), DAY), Default "1h", AtStart;
         /// How long the event log keeps an event.
         events_age_max("events_age"): Duration = time(secs(60), YEARS_10), Default "30d", AtStart;
         /// Size limit of the event log, in memory and on disk. The oldest events are removed first.

@@ -6,6 +6,7 @@
 //! to one thread; other threads send a [`message::CoreMessage`].
 
 mod agents;
+mod bodies;
 mod held;
 mod lists;
 pub mod message;
@@ -238,6 +239,14 @@ impl Core {
                 if ends_with_right {
                     self.hold(call, &answer, by_visibility);
                 }
+                Ok(answer)
+            }
+            Outcome::Body(body) => {
+                let answer = Answer::Wait {
+                    deadline: Some(ANSWER_WAIT_MAX),
+                };
+                self.hold(call, &answer, false);
+                rt::spawn(this.send_body(body, ticket));
                 Ok(answer)
             }
             Outcome::Park {

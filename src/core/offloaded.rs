@@ -78,6 +78,7 @@ impl OffloadedCall {
                 Outcome::Pending(pending) => Finished::Pending(pending),
                 Outcome::List(_)
                 | Outcome::Park { .. }
+                | Outcome::Body(_)
                 | Outcome::Upgrade { .. }
                 | Outcome::Offload => {
                     unreachable!("{} must not be offloaded", self.endpoint.id)

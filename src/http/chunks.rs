@@ -66,6 +66,24 @@ impl<A> Connections<A> {
         self.return_out(out);
         Some(answer)
     }
+
+    /// Answers a waiting request for the head of a chunked answer. Returns false if it is not one.
+    pub fn finish_chunked_head(&self, ticket: Ticket, response: &Response) -> bool {
+        let mut table = self.table.borrow_mut();
+        let Some(conn) = table.waiting(ticket) else {
+            return false;
+        };
+        if !conn.form.takes_chunks || !conn.form.head_only {
+            return false;
+        }
+        let style = self.style_of(conn);
+        let mut out = self.take_out();
+        response::write_chunked_head(response, style, &self.common.borrow(), &mut out);
+        self.deliver(&mut table, ticket.slot, style.close, &out, None);
+        drop(table);
+        self.return_out(out);
+        true
+    }
 }
 
 impl<A> ChunkedAnswer<A> {

@@ -18,7 +18,6 @@ mod compare;
 mod player_options;
 pub mod playlist;
 mod report;
-mod server;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -31,7 +30,8 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::config::{self, Config, Settings};
+use crate::client::{ApiClient, BatchRefusal, ClientError, api_key, base_url};
+use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::stdout;
 
@@ -39,7 +39,6 @@ use channel::Channel;
 use compare::{ChannelChange, compare};
 use playlist::Problem;
 use report::{ImportReport, ProgressLine};
-use server::{ApiClient, BatchRefusal, ImportError};
 
 /// Largest playlist. It is read whole; the largest known ones have a tenth of this size.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -96,7 +95,7 @@ fn prefix(text: &str) -> Result<String, String> {
 pub fn run(options: &ImportOptions, config: &Config) -> Result<Exit, Failure> {
     let bytes = read_file(&options.file)?;
     let server = ApiClient::new(
-        &base_url(options, &config.settings)?,
+        &base_url(options.url.as_deref(), &config.settings)?,
         &api_key(&config.settings)?,
     )
     .map_err(|message| Failure::new(Exit::Usage, message))?;
@@ -149,46 +148,6 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
         ));
     }
     Ok(bytes)
-}
-
-/// The URL of the server: `--url`, else the setting `api_url`, else the first address of `listen`.
-fn base_url(options: &ImportOptions, settings: &Settings) -> Result<String, Failure> {
-    if let Some(url) = options.url.as_ref().or(settings.http.api_url.as_ref()) {
-        return Ok(url.clone());
-    }
-    let mut address = settings.http.listen[0];
-    if address.port() == 0 {
-        return Err(Failure::new(
-            Exit::Usage,
-            "the server listens on a port chosen at its start; --url is required",
-        ));
-    }
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            [127, 0, 0, 1].into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    Ok(format!("http://{address}"))
-}
-
-fn api_key(settings: &Settings) -> Result<String, Failure> {
-    if let Some(key) = &settings.auth.api_key {
-        return Ok(key.expose().to_owned());
-    }
-    match config::stored_api_key(&settings.store.data_dir) {
-        Ok(Some(key)) => Ok(key.expose().to_owned()),
-        Ok(None) => Err(Failure::new(
-            Exit::Usage,
-            format!(
-                "no API key: set --api-key or CENTRAL_API_KEY, or --data-dir of a server on this \
-                 machine (no key in {})",
-                settings.store.data_dir.display()
-            ),
-        )),
-        Err(error) => Err(Failure::new(Exit::Runtime, error.to_string())),
-    }
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -314,7 +273,7 @@ fn save(
                 report.changes.append(&mut batch);
                 return Ok(());
             }
-            Err(ImportError::Refused(refusals)) => refusals,
+            Err(ClientError::Refused(refusals)) => refusals,
             Err(error) => return Err(error.into()),
         };
         let mut refused: BTreeMap<usize, Problem> = BTreeMap::new();
@@ -357,8 +316,8 @@ fn save(
     Ok(())
 }
 
-impl From<ImportError> for Failure {
-    fn from(error: ImportError) -> Self {
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
         Self::new(
             Exit::Runtime,
             format!("{error}. Run the import again when this is fixed: it saves what is missing"),

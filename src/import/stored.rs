@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::channel::{Channel, numbered, without_secrets};
 use super::compare::{is_masked, is_same_url};
 use super::report::ProgressLine;
-use super::server::{self, ApiClient, ImportError};
+use crate::client::{self, ApiClient, ClientError};
 
 /// Most bytes of the names in one request. Percent-encoded in the target, they fit the server's
 /// limit for a request head.
@@ -26,7 +26,7 @@ pub fn find(
     server: &ApiClient,
     channels: &mut [Channel],
     progress: &ProgressLine,
-) -> Result<HashMap<String, Value>, ImportError> {
+) -> Result<HashMap<String, Value>, ClientError> {
     let mut streams = HashMap::new();
     let names: Vec<String> = channels
         .iter()
@@ -60,7 +60,7 @@ pub fn find(
         if let Some(stream) = streams.get_mut(&channel.name)
             && is_masked(&stream["inputs"].to_string())
         {
-            let path = format!("/streams/{}", server::escape(&channel.name));
+            let path = format!("/streams/{}", client::escape(&channel.name));
             *stream = as_stored(server.get(&path)?);
         }
         progress.show("comparing", at + 1, channels.len());
@@ -81,13 +81,13 @@ fn read(
     names: &[String],
     into: &mut HashMap<String, Value>,
     progress: &ProgressLine,
-) -> Result<(), ImportError> {
+) -> Result<(), ClientError> {
     let mut rest = names;
     while !rest.is_empty() {
         let mut query = String::new();
         let mut count = 0;
         for name in rest {
-            let name = server::escape(name);
+            let name = client::escape(name);
             if count > 0 && query.len() + 1 + name.len() > NAMES_BYTES_MAX {
                 break;
             }
@@ -102,11 +102,11 @@ fn read(
         let list = response
             .get("streams")
             .and_then(Value::as_array)
-            .ok_or_else(|| ImportError::Unexpected("a list without streams".to_owned()))?;
+            .ok_or_else(|| ClientError::Unexpected("a list without streams".to_owned()))?;
         for stream in list {
             let Some(name) = stream.get("name").and_then(Value::as_str) else {
                 let what = "a stream without a name".to_owned();
-                return Err(ImportError::Unexpected(what));
+                return Err(ClientError::Unexpected(what));
             };
             into.insert(name.to_owned(), as_stored(stream.clone()));
         }

@@ -825,6 +825,7 @@ mod tests {
                 "auth_backend_save",
                 "auth_backends_list",
                 "auth_request",
+                "backup_get",
                 "batch_stream_layout_preview",
                 "batch_streamer_layout_preview",
                 "batch_update_agents_layouts",

@@ -28,6 +28,7 @@ use crate::access::auth::Auth;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
+use crate::api::running_backups::BackupLimits;
 use crate::api::settings_save;
 use crate::api::shared::{
     AccessControl, ApiSettings, LayouterAccess, ServerIdentity, Shared, SharedSettings,
@@ -463,7 +464,11 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.clone()),
         },
         draining: AtomicBool::new(false),
-        workers: WorkerThreads { outbound, offload },
+        workers: WorkerThreads {
+            outbound,
+            offload,
+            backups: Arc::default(),
+        },
         agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),
         cores: parts.inboxes,
@@ -479,6 +484,10 @@ fn api_settings(settings: &Settings) -> ApiSettings {
         auth_backend_timeout: settings.viewers.auth_backend_timeout,
         agent_command_wait: settings.agents.command_timeout,
         agent_silence_max: settings.agents.silence_max,
+        backup: BackupLimits {
+            bytes_per_second: settings.store.backup_rate as u64,
+            time_max: settings.store.backup_time_max,
+        },
     }
 }
 

@@ -24,6 +24,13 @@ impl Loader {
         Self { state }
     }
 
+    /// The revision at which the store began when it was restored from a backup.
+    #[must_use]
+    pub fn restored_at(mut self, revision: u64) -> Self {
+        self.state.restored_revision = revision;
+        self
+    }
+
     pub fn streamer(&mut self, record: StreamerRecord) {
         self.state
             .streamers

@@ -58,6 +58,8 @@ pub struct State {
     stamp_ms: u64,
     /// Identifies the store; part of every ETag.
     store_id: u64,
+    /// Where the store began when it was restored from a backup; 0 if it was not.
+    restored_revision: u64,
     streams: [StreamMap; SHARDS],
     streams_count: usize,
     by_stamp: OrdSet<(u64, StreamName)>,
@@ -79,6 +81,7 @@ impl State {
             revision: 0,
             stamp_ms: 0,
             store_id,
+            restored_revision: 0,
             streams: std::array::from_fn(|_| OrdMap::new()),
             streams_count: 0,
             by_stamp: OrdSet::new(),
@@ -104,6 +107,12 @@ impl State {
 
     pub fn store_id(&self) -> u64 {
         self.store_id
+    }
+
+    /// The oldest revision from which changes are known. What a reader has of an earlier one may be
+    /// of a future that a restore took back.
+    pub fn restored_revision(&self) -> u64 {
+        self.restored_revision
     }
 
     pub fn settings(&self) -> &RenderSettings {
@@ -172,7 +181,6 @@ impl State {
         self.nodes.get(hostname)
     }
 
-    #[cfg(any(test, feature = "testing"))]
     pub fn nodes(&self) -> &OrdMap<Hostname, Arc<Node>> {
         &self.nodes
     }

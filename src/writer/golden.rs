@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rkyv::string::ArchivedString;
 use weir_storage::{FILE_NAME, Options, Storage, Store};
 
-use super::{StateMachine, load, tables};
+use super::{SnapshotRecords, StateMachine, load, tables};
 use crate::json;
 use crate::state::command::{Command, EntitySave, StreamPatch, streamer_patch};
 use crate::state::entity::{Key, Kind};
@@ -169,4 +169,26 @@ fn writer_uses_the_tables_and_keys_of_the_golden_store() {
         let has_record = golden.iter().any(|(name, _)| *name == table.0);
         assert!(has_record, "{} has no golden record", table.0);
     }
+}
+
+#[test]
+fn snapshot_of_a_state_has_the_records_of_its_store() {
+    let directory = tempfile::tempdir().expect("a directory");
+    written(directory.path()).close().expect("closes");
+    let (store, opened) = Store::open(directory.path(), &Options::default()).expect("opens");
+    let state = load(&store, &opened, RenderSettings::default()).expect("loads");
+    let mut stored = Vec::new();
+    for table in tables() {
+        let mut add = |key: &[u8], value: &[u8]| {
+            stored.push((table.0, key.to_vec(), value.to_vec()));
+        };
+        store.load(table, None, &mut add).expect("loads");
+    }
+    let records = SnapshotRecords::new(state);
+    let found: Vec<_> = records
+        .map(|(table, key, value)| (table.0, key.to_vec(), value.to_vec()))
+        .collect();
+    // Also in the same order: tables one after another, keys as the store sorts them.
+    assert_eq!(found, stored);
+    assert!(stored.len() >= tables().count(), "a table has no record");
 }

@@ -13,6 +13,7 @@ pub mod insert_buffer;
 mod machine;
 pub mod permission;
 mod published;
+mod snapshot;
 pub mod tables;
 
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use commands::{COMMANDS_WAITING_MAX, Commands, Envelope, ReplyTo};
 pub use machine::NoStorage;
 pub use machine::StateMachine;
 pub use published::{Published, SafeMode};
+pub use snapshot::SnapshotRecords;
 pub use tables::{entity_table, load, tables};
 
 /// Commands in one batch: bounds how long the first of them waits for the last to be applied.

@@ -52,11 +52,11 @@ fn key(shard: u8, rest: &[u8]) -> Box<[u8]> {
     key.into_boxed_slice()
 }
 
-fn stream_key(name: &str) -> Box<[u8]> {
+pub(super) fn stream_key(name: &str) -> Box<[u8]> {
     key(shard_of(name) as u8, name.as_bytes())
 }
 
-fn host_key(hostname: &str) -> Box<[u8]> {
+pub(super) fn host_key(hostname: &str) -> Box<[u8]> {
     key(0, hostname.as_bytes())
 }
 
@@ -65,7 +65,7 @@ pub(super) fn event_key(revision: u64) -> Box<[u8]> {
 }
 
 /// Sorts as the collection does.
-fn entity_key(entity: &Key) -> Box<[u8]> {
+pub(super) fn entity_key(entity: &Key) -> Box<[u8]> {
     match entity {
         Key::Number(number) => key(0, &number.to_be_bytes()),
         Key::Text(text) => key(0, text.as_bytes()),
@@ -130,7 +130,8 @@ pub fn load<S: Storage>(
     opened: &Opened,
     settings: RenderSettings,
 ) -> Result<Arc<State>, StoreError> {
-    let mut loader = Loader::new(opened.store_id, opened.lsn, opened.stamp_ms, settings);
+    let mut loader = Loader::new(opened.store_id, opened.lsn, opened.stamp_ms, settings)
+        .restored_at(opened.restored_lsn);
     for (shard, streams) in load_streams(log)? {
         loader.shard(shard, streams);
     }

@@ -48,12 +48,13 @@
 //!
 //! This file (the vocabulary and what a caller sees), `store` (life of a store), `log` (what a
 //! commit waits for), `append` and `entry` (a log of its own), `replay` (what it has), `overlay` and
-//! `applier` (what the tables lack, and how it gets there), `pace` (how fast), `tables` (the redb file), `record`
-//! (checksums), `backup`, `disk` (the directory), `shadow` (one that is only read), `sim` (one that
-//! loses power), `planted` (bugs for tests to find).
+//! `applier` (what the tables lack, and how it gets there), `pace` (how fast), `tables` (the redb
+//! file), `record` (checksums), `archive` and `backup`, `disk` (the directory), `shadow` (one that is
+//! only read), `sim` (one that loses power), `planted` (bugs for tests to find).
 
 mod append;
 mod applier;
+mod archive;
 mod backup;
 mod blocks;
 pub mod disk;
@@ -71,7 +72,10 @@ pub mod sim;
 mod store;
 mod tables;
 
-pub use backup::{Restored, Saved, backup, restore, restore_on, verify};
+pub use archive::{ArchiveWriter, BACKUP_FORMAT};
+pub use backup::{
+    BackupFile, Floor, Restored, Saved, backup, copy_verified, restore, restore_on, verify,
+};
 pub use error::StoreError;
 pub use store::{FILE_NAME, Store};
 pub use tables::FORMAT;
@@ -177,6 +181,9 @@ pub struct Opened {
     pub lsn: u64,
     /// Stamp of the last batch. Never hand out a smaller one.
     pub stamp_ms: u64,
+    /// Where the store began when it was restored from a backup; 0 if it was not. What a reader
+    /// knows from before may be of a future that was lost.
+    pub restored_lsn: u64,
     /// The last owner closed the store (or there was none).
     pub clean: bool,
     /// Every page of the file was verified while opening.

@@ -163,7 +163,7 @@ impl Store {
                 "it is a backup, put here without `restore`",
             ));
         }
-        let (row, complete) = (tables.log, tables.complete());
+        let (row, complete, restored_lsn) = (tables.log, tables.complete(), tables.restored_lsn);
         self.store_id = tables.head.store_id;
         let shortage = self.shared.progress().shortage;
         *self.shared.progress() = Progress {
@@ -203,7 +203,7 @@ impl Store {
         });
         Ok(Opened {
             corrected,
-            ..opened(self.store_id, self.head, found)
+            ..opened(self.store_id, self.head, restored_lsn, found)
         })
     }
 
@@ -596,11 +596,12 @@ fn put_bytes<'a>(changes: impl Iterator<Item = Change<'a>>) -> u64 {
     puts.sum()
 }
 
-pub(crate) fn opened(store_id: u64, head: Position, found: Found) -> Opened {
+pub(crate) fn opened(store_id: u64, head: Position, restored_lsn: u64, found: Found) -> Opened {
     Opened {
         store_id,
         lsn: head.lsn,
         stamp_ms: head.stamp_ms,
+        restored_lsn,
         clean: found.clean,
         checked: found.checked,
         corrected: 0,

@@ -8,12 +8,13 @@
 //! caught. Handles are owned outside the caught call and dropped in calls of their own: a panic
 //! while unwinding would end the process.
 
+use crate::StoreError;
+use crate::archive::ArchiveRecord;
 use crate::disk::Backend;
 use crate::entry::{Change, Position};
 use crate::log::Tables;
 use crate::pace::Pace;
 use crate::record::{Digest, Digests, SHARDS, Seed};
-use crate::{Op, StoreError};
 use redb::{
     Database, Durability, ReadableDatabase, StorageBackend, TableDefinition, TableError,
     WriteTransaction,
@@ -32,17 +33,18 @@ const FORMAT_WITHOUT_LOG: u16 = 1;
 
 /// The table about the others. Rows, each sealed like a record:
 /// `format` = format u16, reader_min u16; `head` = store id u64, lsn u64, stamp u64;
-/// `digest/` + shard u8 + table name = count u64, sum u64; `backup` = see `Seal`; `log` = see
-/// `LogRow`.
+/// `digest/` + shard u8 + table name = count u64, sum u64; `backup` = see `Seal`, in
+/// backups of the first form; `log` = see `LogRow`; `restored` = lsn u64.
 const META: &str = "weir.meta";
 const ROW_FORMAT: &[u8] = b"format";
 const ROW_HEAD: &[u8] = b"head";
 const ROW_BACKUP: &[u8] = b"backup";
 const ROW_DIGEST: &[u8] = b"digest/";
 const ROW_LOG: &[u8] = b"log";
+const ROW_RESTORED: &[u8] = b"restored";
 
 const HEADER_BYTES: usize = 512;
-const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+pub(crate) const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 /// Position of the engine's flags in its header, and the flag that is set while a writer has the
 /// file open.
 const FLAGS_AT: usize = 9;
@@ -84,6 +86,8 @@ pub(crate) struct RedbTables {
     pub head: Head,
     pub log: Option<LogRow>,
     pub seal: Option<Seal>,
+    /// Where the store began when it was restored from a backup; 0 if it was not.
+    pub restored_lsn: u64,
     pub format: u16,
     digests: Digests,
     order: Vec<u32>,
@@ -123,6 +127,7 @@ impl RedbTables {
             head,
             log: None,
             seal: None,
+            restored_lsn: 0,
             format: FORMAT_WITHOUT_LOG,
             digests: Digests::default(),
             order: Vec::new(),
@@ -181,6 +186,7 @@ impl RedbTables {
             },
             log: None,
             seal: None,
+            restored_lsn: 0,
             format: 0,
             digests: Digests::default(),
             order: Vec::new(),
@@ -270,6 +276,10 @@ impl RedbTables {
                     (Some(head), Some(total)) => Some(Seal { head, total }),
                     _ => return Err(self.corrupt(META, key, "the row cannot be read")),
                 };
+            } else if key == ROW_RESTORED {
+                let lsn = value.first_chunk().map(|lsn| u64::from_le_bytes(*lsn));
+                let lsn = lsn.ok_or_else(|| self.corrupt(META, key, "the row cannot be read"));
+                self.restored_lsn = lsn?;
             } else if let Some(rest) = key.strip_prefix(ROW_DIGEST) {
                 let row = match (rest.split_first(), Digest::from_bytes(value)) {
                     (Some((shard, table)), Some(digest)) => std::str::from_utf8(table)
@@ -384,49 +394,46 @@ impl RedbTables {
         })
     }
 
-    /// Adds groups of records in one transaction, for filling a file that is not in use yet.
-    pub fn fill(&mut self, groups: impl Iterator<Item = Vec<Op>>) -> Result<(), StoreError> {
+    /// Adds groups of records in one transaction, for filling a file that is not in use yet. `next`
+    /// adds the records of the next group, none at the end.
+    pub fn fill(
+        &mut self,
+        mut next: impl FnMut(&mut Vec<ArchiveRecord>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         self.transaction(|tables, txn| {
             let mut rows = BTreeMap::new();
-            for ops in groups {
-                rows.extend(tables.put_ops(txn, &ops)?);
+            let mut group: Vec<ArchiveRecord> = Vec::new();
+            loop {
+                group.clear();
+                next(&mut group)?;
+                if group.is_empty() {
+                    break;
+                }
+                let changes: Vec<Change<'_>> = group.iter().map(ArchiveRecord::change).collect();
+                rows.extend(tables.put_changes(txn, &changes)?);
             }
             let rows: Vec<Row> = rows.into_iter().collect();
             tables.put_meta(txn, &rows)
         })
     }
 
-    /// Sets the head, and the seal if this is a backup; durable.
-    pub fn finish(&mut self, head: Head, sealed: bool) -> Result<(), StoreError> {
-        let seal = sealed.then(|| Seal {
-            head,
-            total: self.digests.total(),
-        });
+    /// Sets the head of a restored store, and that it begins there; durable.
+    pub fn finish_restore(&mut self, head: Head) -> Result<(), StoreError> {
         self.transaction(|tables, txn| {
-            let mut rows = vec![head_row(head)];
-            if let Some(seal) = seal {
-                let mut value = head_row(seal.head).1;
-                value.extend_from_slice(&seal.total.to_bytes());
-                rows.push((ROW_BACKUP.to_vec(), value));
-            } else {
-                let mut meta = txn
-                    .open_table(Definition::new(META))
-                    .map_err(|error| tables.failed("write", error))?;
-                meta.remove(ROW_BACKUP)
-                    .map_err(|error| tables.failed("write", error))?;
-            }
-            tables.put_meta(txn, &rows)
+            let mut meta = txn
+                .open_table(Definition::new(META))
+                .map_err(|error| tables.failed("write", error))?;
+            meta.remove(ROW_BACKUP)
+                .map_err(|error| tables.failed("write", error))?;
+            drop(meta);
+            let restored = (ROW_RESTORED.to_vec(), head.lsn.to_le_bytes().to_vec());
+            tables.put_meta(txn, &[head_row(head), restored])
         })?;
-        (self.head, self.seal) = (head, seal);
+        (self.head, self.seal, self.restored_lsn) = (head, None, head.lsn);
         Ok(())
     }
 
     /// Applies the operations and returns the rows of the digests they changed.
-    fn put_ops(&mut self, txn: &WriteTransaction, ops: &[Op]) -> Result<Vec<Row>, StoreError> {
-        let changes: Vec<Change<'_>> = ops.iter().map(Op::change).collect();
-        self.put_changes(txn, &changes)
-    }
-
     fn put_changes(
         &mut self,
         txn: &WriteTransaction,

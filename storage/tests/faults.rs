@@ -5,13 +5,15 @@
 mod common;
 
 use common::quiet_engine;
+use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use weir_storage::disk::Disk;
 use weir_storage::sim::{Fault, SimDisk};
 use weir_storage::{
-    Batch, LogKind, Op, Options, Storage, Store, StoreError, Table, backup, restore_on,
+    Batch, Floor, LogKind, Op, Options, Storage, Store, StoreError, Table, backup, restore_on,
 };
 
 const TABLE: Table = Table("stream");
@@ -402,6 +404,16 @@ fn full_disk_takes_writes_into_the_space_of_deleted_records() {
 }
 
 #[test]
+fn cut_restore_of_an_old_backup_leaves_the_old_store_or_it() {
+    quiet_engine();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.backup");
+    let source = SimDisk::file(&std::fs::read(&file).expect("reads"));
+    // Half of its records.
+    let count = |store: &Store| store.load(TABLE, None, &mut |_, _| {}).expect("loads");
+    cut_restore(&file, &*source, 4_711, |store| count(store) == 20);
+}
+
+#[test]
 fn cut_restore_leaves_the_old_store_or_the_new_one() {
     quiet_engine();
     let dir = tempfile::tempdir().expect("scratch");
@@ -412,8 +424,34 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
         .map(|(key, value)| (TABLE, key.as_slice().into(), value.as_slice().into()));
     backup(&file, 1, 7, 7, false, feed).expect("saves");
     let source = SimDisk::file(&std::fs::read(&file).expect("reads"));
+    cut_restore(&file, &*source, 7, |store| contents(store) == records);
+}
+
+/// Cuts the power, and fails, at every operation of a restore over a store at 1, and of one into an
+/// empty directory.
+fn cut_restore(
+    file: &Path,
+    source: &dyn StorageBackend,
+    lsn: u64,
+    is_restored: impl Fn(&Store) -> bool,
+) {
+    for has_store in [true, false] {
+        cut_restore_over(has_store, file, source, lsn, &is_restored);
+    }
+}
+
+fn cut_restore_over(
+    has_store: bool,
+    file: &Path,
+    source: &dyn StorageBackend,
+    lsn: u64,
+    is_restored: &dyn Fn(&Store) -> bool,
+) {
     let prepared = || {
         let disk = SimDisk::new();
+        if !has_store {
+            return (disk, 0);
+        }
         let (mut store, opened) = open(LogKind::Redb, &disk).expect("creates");
         store.commit(&batch(1)).expect("commits");
         store.close().expect("closes");
@@ -421,7 +459,7 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
     };
     let (disk, _) = prepared();
     let before = disk.operations();
-    restore_on(&disk, &file, &*source, true, 0).expect("restores");
+    restore_on(&disk, file, source, true, Floor::default()).expect("restores");
     let operations = disk.operations() - before;
     assert!(operations > 10);
     for at in 1..=operations {
@@ -432,22 +470,24 @@ fn cut_restore_leaves_the_old_store_or_the_new_one() {
         ] {
             let (disk, old) = prepared();
             disk.set_fault(at, fault);
-            let result = restore_on(&disk, &file, &*source, true, 0);
+            let result = restore_on(&disk, file, source, true, Floor::default());
             assert!(result.is_err() || fault != Fault::Cut, "operation {at}");
             let after = disk.power_cut(at);
             let (store, opened) = open(LogKind::Redb, &after)
                 .unwrap_or_else(|error| panic!("operation {at}, {fault:?}: {error}"));
             match result {
                 Ok(restored) => assert_eq!(opened.store_id, restored.opened.store_id),
-                Err(_) => assert!(
-                    opened.store_id == old || opened.lsn == 7,
-                    "operation {at}, {fault:?}"
-                ),
+                Err(_) => {
+                    let is_old = opened.store_id == old || (!has_store && opened.lsn == 0);
+                    assert!(is_old || opened.lsn == lsn, "operation {at}, {fault:?}");
+                }
             }
-            assert!(
-                contents(&store) == model(opened.lsn),
-                "operation {at}, {fault:?}"
-            );
+            let is_whole = if opened.lsn == lsn {
+                is_restored(&store)
+            } else {
+                contents(&store) == model(opened.lsn)
+            };
+            assert!(is_whole, "operation {at}, {fault:?}");
         }
     }
 }

@@ -1,11 +1,16 @@
 //! Files of every released format still open and hold what was written: `golden/v1.redb`,
-//! `golden/v1.backup`, `golden/v2.redb` with `golden/v2.log`.
+//! `golden/v1.backup`, `golden/v2.redb` with `golden/v2.log`; and of every format of backups:
+//! `golden/backup_v1`. (`v1.backup` is a file of the engine, which programs before the first of these
+//! formats wrote.)
 //!
 //! They are made once per format by `WEIR_GOLDEN=write cargo test -p weir-storage --test golden`
 //! and never changed.
 
 use std::path::{Path, PathBuf};
-use weir_storage::{Batch, FORMAT, LogKind, Op, Options, Storage, Store, Table, restore, verify};
+use weir_storage::{
+    BACKUP_FORMAT, Batch, FORMAT, Floor, LogKind, Op, Options, Storage, Store, StoreError, Table,
+    backup, restore, verify,
+};
 
 const TABLES: [Table; 2] = [Table("stream"), Table("streamer")];
 const LSN: u64 = 4_711;
@@ -47,8 +52,8 @@ fn check(store: &Store) {
     }
 }
 
-/// Makes the golden file of this format: some records in the tables, the others in the log.
-fn write_golden(dir: &Path) {
+/// A store of this format: some records in the tables, the others in the log.
+fn write_store(dir: &Path) {
     let ops: Vec<Op> = records()
         .into_iter()
         .map(|(table, key, value)| Op::Put { table, key, value })
@@ -67,10 +72,17 @@ fn write_golden(dir: &Path) {
         };
         store.commit(&batch).expect("commits");
     }
+}
+
+/// Makes the golden files of these formats.
+fn write_golden(dir: &Path) {
+    write_store(dir);
     for (file, kept) in [("weir.redb", "redb"), ("weir.log.0", "log")] {
         let kept = golden(&format!("v{FORMAT}.{kept}"));
         std::fs::copy(dir.join(file), kept).expect("copies");
     }
+    let kept = golden(&format!("backup_v{BACKUP_FORMAT}"));
+    backup(&kept, 7, LSN, STAMP_MS, true, records()).expect("saves");
 }
 
 fn options(log: LogKind) -> Options {
@@ -113,21 +125,62 @@ fn files_of_every_released_format_still_open() {
             store.close().expect("closes");
         }
     }
-    // Backups have no log, and their format is the first.
-    let file = dir.path().join("v1.backup");
-    std::fs::copy(golden("v1.backup"), &file).expect("the backup");
-    let saved = verify(&file).expect("verifies");
-    assert_eq!(
-        (saved.lsn, saved.stamp_ms, saved.records),
-        (LSN, STAMP_MS, 40)
-    );
-    for log in [LogKind::Redb, LogKind::Append] {
-        // Beside the log of the store that it replaces.
-        let data = dir.path().join("v2-Append");
-        let restored = restore(&file, &data, true, 0).expect("restores");
-        assert_eq!(restored.records, 40);
-        let (store, opened) = Store::open(&data, &options(log)).expect("opens");
-        assert_eq!(opened.lsn, LSN);
-        check(&store);
+}
+
+#[test]
+fn backups_of_every_released_format_are_restored() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let formats = (1..=BACKUP_FORMAT).map(|format| format!("backup_v{format}"));
+    for name in formats.chain(["v1.backup".to_owned()]) {
+        // The engine marks what it has open.
+        let file = dir.path().join(&name);
+        std::fs::copy(golden(&name), &file).expect("the backup");
+        let saved = verify(&file).expect("verifies");
+        assert_eq!(
+            (saved.lsn, saved.stamp_ms, saved.records),
+            (LSN, STAMP_MS, 40)
+        );
+        for log in [LogKind::Redb, LogKind::Append] {
+            // Beside the log of the store that it replaces.
+            let data = dir.path().join(format!("{name}-{log:?}"));
+            write_store(&data);
+            let restored = restore(&file, &data, true, Floor::default()).expect("restores");
+            assert_eq!(restored.records, 40);
+            let (store, opened) = Store::open(&data, &options(log)).expect("opens");
+            assert_eq!((opened.lsn, opened.restored_lsn), (LSN, LSN));
+            check(&store);
+        }
     }
+    // What this program writes is what the newest of them has.
+    let file = dir.path().join("now");
+    backup(&file, 7, LSN, STAMP_MS, false, records()).expect("saves");
+    let kept = golden(&format!("backup_v{BACKUP_FORMAT}"));
+    assert!(std::fs::read(file).expect("reads") == std::fs::read(kept).expect("reads"));
+}
+
+#[test]
+fn newer_format_of_a_backup_is_refused_by_its_number() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let file = dir.path().join("newer");
+    let mut image = std::fs::read(golden("backup_v1")).expect("reads");
+    let newer = BACKUP_FORMAT + 1;
+    for at in [12, 14] {
+        image[at..at + 2].copy_from_slice(&newer.to_le_bytes());
+    }
+    std::fs::write(&file, image).expect("writes");
+    for refused in [
+        verify(&file).err(),
+        restore(&file, &dir.path().join("data"), true, Floor::default()).err(),
+    ] {
+        let error = refused.expect("it is refused");
+        assert!(
+            matches!(
+                error,
+                StoreError::Version { format, reader_min, supported, .. }
+                    if (format, reader_min, supported) == (newer, newer, BACKUP_FORMAT)
+            ),
+            "{error}"
+        );
+    }
+    assert!(!dir.path().join("data").exists());
 }

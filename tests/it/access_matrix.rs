@@ -65,6 +65,7 @@ fn rule(method: &str, template: &str) -> Rule {
     };
     match &*collection {
         "monitoring" | "lb" => return Rule::Public,
+        "backup" => return Rule::Administrator,
         "api_tokens" | "config" if action == Action::Write => return Rule::Administrator,
         _ => {}
     }

@@ -14,7 +14,7 @@ fn bearer(key: &str) -> String {
     format!("Bearer {key}")
 }
 
-fn basic(login: &str) -> String {
+pub fn basic(login: &str) -> String {
     format!(
         "Basic {}",
         base64::engine::general_purpose::STANDARD.encode(login)

@@ -24,6 +24,7 @@ mod access_matrix;
 mod agent;
 mod auth;
 mod auth_backend;
+mod backup;
 mod balancer;
 mod cluster;
 mod config;

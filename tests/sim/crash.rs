@@ -370,6 +370,7 @@ impl World<'_> {
             store_id: state.store_id(),
             lsn: self.model.revision,
             stamp_ms: self.model.stamp_ms,
+            restored_lsn: 0,
             clean: true,
             checked: true,
             corrected: 0,

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod auth;
+pub mod backup;
 pub mod balancer;
 pub mod cluster;
 pub mod config;

@@ -1,9 +1,11 @@
-//! A client of the API: two requests over plain HTTP, with errors worded for an operator.
+//! A client of the API, for subcommands: requests over plain HTTP, with errors worded for an
+//! operator.
 //!
 //! A busy server (429, 503) is retried after the time that it names. Redirects are not followed,
 //! proxies of the environment are not used, and only the given server receives the key.
 
 use std::fmt;
+use std::io::Read;
 use std::thread;
 use std::time::Duration;
 
@@ -12,8 +14,12 @@ use serde_json::Value;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
+use crate::config::{self, Settings};
+use crate::exit::{Exit, Failure};
+
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 const ATTEMPTS_MAX: u32 = 6;
+const ANSWER_WAIT_MAX: Duration = Duration::from_mins(2);
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Characters that are not escaped in a path segment and in a value of a query.
@@ -35,7 +41,7 @@ pub struct ApiClient {
 
 /// Why a request failed.
 #[derive(Debug)]
-pub enum ImportError {
+pub enum ClientError {
     /// 400 for a batch: the refused elements.
     Refused(Vec<BatchRefusal>),
     /// Any other status that is not a success.
@@ -83,7 +89,7 @@ impl fmt::Display for BatchRefusal {
     }
 }
 
-impl fmt::Display for ImportError {
+impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |reasons: &[BatchRefusal]| {
             reasons
@@ -153,9 +159,9 @@ impl ApiClient {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
-            .user_agent(concat!("weir-import/", env!("CARGO_PKG_VERSION")))
+            .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(5)))
-            .timeout_global(Some(Duration::from_mins(2)))
+            .timeout_global(Some(ANSWER_WAIT_MAX))
             .build()
             .into();
         Ok(Self {
@@ -169,18 +175,18 @@ impl ApiClient {
         })
     }
 
-    pub fn get(&self, path: &str) -> Result<Value, ImportError> {
+    pub fn get(&self, path: &str) -> Result<Value, ClientError> {
         let bytes = self.request(path, || {
             self.agent
                 .get(format!("{}{path}", self.base))
                 .header("authorization", &self.authorization)
                 .call()
         })?;
-        serde_json::from_slice(&bytes).map_err(|_| ImportError::Unexpected("not JSON".to_owned()))
+        serde_json::from_slice(&bytes).map_err(|_| ClientError::Unexpected("not JSON".to_owned()))
     }
 
-    /// 400 with reasons is [`ImportError::Refused`].
-    pub fn put(&self, path: &str, body: &Value) -> Result<(), ImportError> {
+    /// 400 with reasons is [`ClientError::Refused`].
+    pub fn put(&self, path: &str, body: &Value) -> Result<(), ClientError> {
         let body = body.to_string();
         let sent = self.request(path, || {
             self.agent
@@ -191,32 +197,68 @@ impl ApiClient {
         });
         match sent {
             Ok(_) => Ok(()),
-            Err(ImportError::Status {
+            Err(ClientError::Status {
                 status: 400,
                 reasons,
                 ..
-            }) if !reasons.is_empty() => Err(ImportError::Refused(reasons)),
+            }) if !reasons.is_empty() => Err(ClientError::Refused(reasons)),
             Err(error) => Err(error),
         }
     }
 
-    /// Sends a request, and again while the server is busy. Both requests of this client are
-    /// idempotent.
+    /// The body of an answer of any length, as it arrives. A server that sends nothing for two
+    /// minutes is an error.
+    pub fn download(&self, path: &str) -> Result<impl Read + use<>, ClientError> {
+        let response = self.respond(path, || {
+            self.agent
+                .get(format!("{}{path}", self.base))
+                .header("authorization", &self.authorization)
+                .config()
+                .timeout_global(None)
+                .timeout_recv_response(Some(ANSWER_WAIT_MAX))
+                .timeout_per_read(Some(ANSWER_WAIT_MAX))
+                .build()
+                .call()
+        })?;
+        Ok(response.into_body().into_reader())
+    }
+
+    /// Sends a request, and reads the whole answer.
     fn request(
         &self,
         path: &str,
         send: impl Fn() -> Result<Response<Body>, ureq::Error>,
-    ) -> Result<Vec<u8>, ImportError> {
-        // Without the query, which may be a long list of names.
-        let url = format!("{}{}", self.base, path.split('?').next().unwrap_or(path));
-        let transport = |error: ureq::Error| ImportError::Transport {
+    ) -> Result<Vec<u8>, ClientError> {
+        read_whole(self.respond(path, send)?).map_err(|error| ClientError::Transport {
+            url: self.shown(path),
+            cause: error.to_string(),
+        })
+    }
+
+    /// Without the query, which may be a long list of names.
+    fn shown(&self, path: &str) -> String {
+        format!("{}{}", self.base, path.split('?').next().unwrap_or(path))
+    }
+
+    /// Sends a request, and again while the server is busy. All requests of this client are
+    /// idempotent.
+    fn respond(
+        &self,
+        path: &str,
+        send: impl Fn() -> Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, ClientError> {
+        let url = self.shown(path);
+        let transport = |error: ureq::Error| ClientError::Transport {
             url: url.clone(),
             cause: error.to_string(),
         };
         let mut attempt = 1;
         loop {
-            let mut response = send().map_err(transport)?;
+            let response = send().map_err(transport)?;
             let status = response.status();
+            if status.is_success() {
+                return Ok(response);
+            }
             let busy = [
                 StatusCode::SERVICE_UNAVAILABLE,
                 StatusCode::TOO_MANY_REQUESTS,
@@ -227,21 +269,58 @@ impl ApiClient {
                 thread::sleep(retry_after(&response));
                 continue;
             }
-            let bytes = response
-                .body_mut()
-                .with_config()
-                .limit(ANSWER_BYTES_MAX)
-                .read_to_vec()
-                .map_err(transport)?;
-            if status.is_success() {
-                return Ok(bytes);
-            }
-            return Err(ImportError::Status {
+            let bytes = read_whole(response).map_err(transport)?;
+            return Err(ClientError::Status {
                 status: status.as_u16(),
                 url,
                 reasons: reasons(&bytes),
             });
         }
+    }
+}
+
+fn read_whole(response: Response<Body>) -> Result<Vec<u8>, ureq::Error> {
+    let body = response.into_body().into_with_config();
+    body.limit(ANSWER_BYTES_MAX).read_to_vec()
+}
+
+/// The URL of the server: `--url`, else the setting `api_url`, else the first address of `listen`.
+pub fn base_url(url: Option<&str>, settings: &Settings) -> Result<String, Failure> {
+    if let Some(url) = url.or(settings.http.api_url.as_deref()) {
+        return Ok(url.to_owned());
+    }
+    let mut address = settings.http.listen[0];
+    if address.port() == 0 {
+        return Err(Failure::new(
+            Exit::Usage,
+            "the server listens on a port chosen at its start; --url is required",
+        ));
+    }
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            [127, 0, 0, 1].into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    Ok(format!("http://{address}"))
+}
+
+pub fn api_key(settings: &Settings) -> Result<String, Failure> {
+    if let Some(key) = &settings.auth.api_key {
+        return Ok(key.expose().to_owned());
+    }
+    match config::stored_api_key(&settings.store.data_dir) {
+        Ok(Some(key)) => Ok(key.expose().to_owned()),
+        Ok(None) => Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "no API key: set --api-key or CENTRAL_API_KEY, or --data-dir of a server on this \
+                 machine (no key in {})",
+                settings.store.data_dir.display()
+            ),
+        )),
+        Err(error) => Err(Failure::new(Exit::Runtime, error.to_string())),
     }
 }
 
