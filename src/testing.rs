@@ -18,7 +18,7 @@ pub mod agents {
 pub mod api {
     pub use crate::api::dvr_presence::DVR_PRESENCE_CHECK;
     pub use crate::api::endpoint::OPERATIONS;
-    pub use crate::api::router::{Found, Route, find};
+    pub use crate::api::router::{Found, Route, Router};
 
     pub mod config_external {
         pub use crate::api::config_external::{Etag, delta, render_whole};

@@ -6,7 +6,7 @@ use super::call::{Call, Outcome};
 use super::operation::{
     BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX, Conditions, Operation, RequiredPermission,
 };
-use super::router::{self, Found, PathParameter, Route};
+use super::router::{Found, PathParameter, Route, Router};
 use super::{
     agent, auth_backend, backup, balancer, cluster, config, config_external, control, dvr,
     dvr_presence, episode, event, external_episodes, layout, monitoring, person, session_auth,
@@ -370,6 +370,8 @@ pub const OPERATIONS: &[Endpoint] = &[
 pub static ROUTES: std::sync::LazyLock<Vec<Route>> =
     std::sync::LazyLock::new(|| OPERATIONS.iter().map(|operation| operation.route).collect());
 
+pub static ROUTER: std::sync::LazyLock<Router> = std::sync::LazyLock::new(|| Router::new(&ROUTES));
+
 /// The requirements of an operation for the caller of one path.
 pub fn needs<'a>(operation: &Operation, parameter: &'a str) -> Needs<'a> {
     let named = matches!(
@@ -387,7 +389,7 @@ pub fn needs<'a>(operation: &Operation, parameter: &'a str) -> Needs<'a> {
 
 /// The value of header `Allow` for a path.
 pub fn allowed(path: &str) -> &'static str {
-    let serves = |method| matches!(router::find(&ROUTES, method, path), Ok(Found::Endpoint(..)));
+    let serves = |method| matches!(ROUTER.find(method, path), Ok(Found::Endpoint(..)));
     let served = [Method::Get, Method::Put, Method::Post, Method::Delete].map(serves);
     ALLOWED[served
         .iter()

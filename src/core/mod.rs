@@ -41,9 +41,9 @@ use crate::access::guesses::FAILURE_DELAY;
 use crate::access::rights::{Action, Listable};
 use crate::access::token::{Demand, Tokens};
 use crate::api::call::{Call, CoreLocal, ListRequest, LocalState, Outcome};
-use crate::api::endpoint::{Endpoint, OPERATIONS, ROUTES, allowed, needs};
+use crate::api::endpoint::{Endpoint, OPERATIONS, ROUTER, allowed, needs};
 use crate::api::operation::BODY_BYTES_MAX;
-use crate::api::router::{self, Found};
+use crate::api::router::{self, Found, ParameterSpan};
 use crate::api::shared::Shared;
 use crate::api::{config_external, done, strict};
 use crate::error::{self, ApiError};
@@ -112,9 +112,9 @@ impl std::ops::Deref for PublishedState {
     }
 }
 
-/// The endpoint of a request and its caller, as found when the head was complete. `None`: there is
-/// no endpoint; `call` responds with 404 or 405.
-pub struct Admitted(Option<(&'static Endpoint, Caller)>);
+/// The endpoint of a request, its parameter and its caller, as found when the head was complete.
+/// `None`: there is no endpoint; `call` responds with 404 or 405.
+pub struct Admitted(Option<(&'static Endpoint, ParameterSpan, Caller)>);
 
 impl Core {
     pub fn new(
@@ -169,15 +169,14 @@ impl Core {
         let state = self.state();
         let (endpoint, parameter, caller) = match admitted.0 {
             // Found and authorised when the head was complete, without yielding since.
-            Some((endpoint, caller)) if !request.body_late => {
-                let parameter = router::parameter(&endpoint.route, request.path)?;
-                (endpoint, parameter, caller)
+            Some((endpoint, span, caller)) if !request.body_late => {
+                (endpoint, span.parameter(request.path)?, caller)
             }
             // No endpoint, or rights that may have changed while the body arrived.
             _ => {
                 let authorization = request.headers.authorization();
                 match self.find(request.method, request.path, authorization, &state)? {
-                    (Found::Endpoint(index, parameter), caller) => {
+                    (Found::Endpoint(index, parameter, _), caller) => {
                         (&OPERATIONS[index], parameter, caller)
                     }
                     (other, _) => return Ok(Answer::Reply(not_here(request.path, &other))),
@@ -362,9 +361,9 @@ impl Core {
         authorization: Option<&[u8]>,
         state: &State,
     ) -> Result<(Found<'p>, Caller), ApiError> {
-        let found = router::find(&ROUTES, method, path)?;
+        let found = ROUTER.find(method, path)?;
         let needs = match &found {
-            Found::Endpoint(index, parameter) => needs(&OPERATIONS[*index], parameter),
+            Found::Endpoint(index, parameter, _) => needs(&OPERATIONS[*index], parameter),
             Found::OtherMethods(_) | Found::Nothing => Needs {
                 access: Access::Admin,
                 token: TokenNeed::Any,
@@ -533,9 +532,9 @@ impl Service for Core {
         let authorization = head.headers.authorization();
         let method = head.method.without_head();
         match self.find(method, head.path, authorization, &self.state()) {
-            Ok((Found::Endpoint(index, _), caller)) => Ok(Admission {
+            Ok((Found::Endpoint(index, _, span), caller)) => Ok(Admission {
                 body_bytes_max: OPERATIONS[index].body_bytes_max,
-                admitted: Admitted(Some((&OPERATIONS[index], caller))),
+                admitted: Admitted(Some((&OPERATIONS[index], span, caller))),
             }),
             // Answered by `call`; a small body is read.
             Ok(_) => Ok(Admission {

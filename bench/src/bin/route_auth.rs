@@ -4,15 +4,16 @@
 
 use weir::testing::access::{Access, Auth, Needs, TokenNeed};
 use weir::testing::api::OPERATIONS;
-use weir::testing::api::{Found, Route, find};
+use weir::testing::api::{Found, Route, Router};
 use weir::testing::http::Method;
 use weir_bench::{measure, size, world};
 
 fn main() {
     let calls = size(100_000);
     let routes: Vec<Route> = OPERATIONS.iter().map(|endpoint| endpoint.route).collect();
-    let found = |method, path: &str| match find(&routes, method, path) {
-        Ok(Found::Endpoint(index, _)) => index,
+    let router = Router::new(&routes);
+    let found = |method, path: &str| match router.find(method, path) {
+        Ok(Found::Endpoint(index, ..)) => index,
         other => panic!("{path} leads to {other:?}"),
     };
     for (name, method, path) in [
