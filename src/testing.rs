@@ -6,6 +6,7 @@
 pub mod access {
     pub use crate::access::auth::{Access, Auth, Needs, TokenNeed};
     pub use crate::access::rights::{Action, Listable, Rights};
+    pub use crate::access::token::Tokens;
 }
 
 pub mod agents {

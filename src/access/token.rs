@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::digests::Digests;
 use super::rights::{Action, Grant, Rights};
 use crate::json::{self, Object, Value};
 use crate::state::State;
@@ -60,6 +61,8 @@ impl Token {
 pub struct Tokens {
     of: OrdMap<Key, EntityRecord>,
     by_digest: HashMap<[u8; 32], Arc<Token>>,
+    /// Digests of keys that were accepted on this core.
+    pub(super) digests: Digests,
 }
 
 impl Tokens {
@@ -68,6 +71,7 @@ impl Tokens {
         let newest = state.entities(Kind::ApiToken).by_key();
         if !self.of.ptr_eq(newest) {
             self.of = newest.clone();
+            self.forget_keys();
             self.by_digest = newest
                 .values()
                 .filter_map(Token::of)
@@ -75,5 +79,10 @@ impl Tokens {
                 .collect();
         }
         self.by_digest.get(digest).cloned()
+    }
+
+    /// Forgets the keys of clients. They are hashed again when they are sent again.
+    pub fn forget_keys(&mut self) {
+        self.digests.clear();
     }
 }

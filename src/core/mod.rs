@@ -371,11 +371,10 @@ impl Core {
                 hostname: None,
             },
         };
-        let token = |digest: &[u8; 32]| self.tokens.borrow_mut().find(state, digest);
         let caller = self.shared.access.auth.authorize(
             needs,
             authorization,
-            token,
+            &mut self.tokens.borrow_mut(),
             state,
             crate::api::now_seconds,
         )?;
@@ -413,7 +412,10 @@ impl Core {
                 } => self.on_reply(ticket, part, reply),
                 CoreMessage::Agent(message) => self.on_agent_message(message),
                 CoreMessage::Reported => reports.push(()),
-                CoreMessage::CredentialsReplaced => self.end_administrator_requests().await,
+                CoreMessage::CredentialsReplaced => {
+                    self.tokens.borrow_mut().forget_keys();
+                    self.end_administrator_requests().await;
+                }
                 CoreMessage::CollectMetrics(to) => {
                     to.send(Reply::Metrics(Box::new(self.metrics())));
                 }

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p weir-bench --bin route_auth -- [CALLS PER ROUND]`
 
-use weir::testing::access::{Access, Auth, Needs, TokenNeed};
+use weir::testing::access::{Access, Auth, Needs, TokenNeed, Tokens};
 use weir::testing::api::OPERATIONS;
 use weir::testing::api::{Found, Route, Router};
 use weir::testing::http::Method;
@@ -50,6 +50,7 @@ fn main() {
         Some(("admin", "a-long-password")),
     );
     let state = world::state(1, 1);
+    let mut tokens = Tokens::default();
     let host = world::host(0);
     let signed = "Cluster 1700000000:63d20a4a6dc0ba6ed5a3dc9ecb4a1ef4bd1de9e5";
     for (name, header, is_known) in [
@@ -70,7 +71,7 @@ fn main() {
                 key: Some(&host),
                 hostname: Some(&host),
             };
-            let known = auth.authorize(needs, header, |_| None, &state, || 1_700_000_000);
+            let known = auth.authorize(needs, header, &mut tokens, &state, || 1_700_000_000);
             assert_eq!(known.is_ok(), is_known, "{name}");
         });
     }
