@@ -5,9 +5,10 @@
 //! streams has a layout of its own.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use imbl::{OrdMap, OrdSet};
+use memchr::memmem::Finder;
 use percent_encoding::percent_decode_str;
 
 use super::State;
@@ -28,8 +29,9 @@ pub fn agents_of(config: &str) -> Vec<Box<str>> {
 
 /// The agents that a stream's configuration names, in the order of its inputs.
 pub fn agents_in_order(config: &str) -> Vec<Box<str>> {
-    // Few streams have one, and every saved stream is scanned.
-    if memchr::memmem::find(config.as_bytes(), SCHEME.as_bytes()).is_none() {
+    // Few streams have one, and every stream that is saved or shown is scanned.
+    static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(SCHEME));
+    if FINDER.find(config.as_bytes()).is_none() {
         return Vec::new();
     }
     let inputs = scan::member(config, "inputs").unwrap_or("[]");
