@@ -16,6 +16,9 @@ pub const APPLIED: &str = "handling=strict";
 /// Whether the request prefers strict handling. Of several preferences of one name the first
 /// counts.
 pub fn is_preferred(request: &Request<'_>) -> bool {
+    if !request.headers.has_preferences() {
+        return false;
+    }
     let elements = request.headers.values("prefer");
     let elements = elements.flat_map(|value| value.split(|byte| *byte == b','));
     let mut handling = elements.filter_map(|element| {

@@ -13,6 +13,10 @@ use crate::subnet::{Subnets, parse_address};
 /// The address of the client of a request that came over a connection from `peer`.
 pub fn client_address(headers: &Headers<'_>, peer: IpAddr, trusted: &Subnets) -> IpAddr {
     let peer = peer.to_canonical();
+    // Most requests have none.
+    if !headers.has_forwarded() {
+        return peer;
+    }
     if !trusted.contains(peer) {
         return peer;
     }

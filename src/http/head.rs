@@ -92,6 +92,9 @@ struct Known {
     accept_encoding: u8,
     if_none_match: u8,
     if_match: u8,
+    /// Whether there is a field that names the client of a proxy.
+    forwarded: bool,
+    prefer: bool,
 }
 
 const ABSENT: u8 = u8::MAX;
@@ -120,6 +123,16 @@ impl<'a> Headers<'a> {
     /// Whether it has `If-Match` or `If-None-Match`.
     pub fn has_conditions(&self) -> bool {
         self.known.if_match != ABSENT || self.known.if_none_match != ABSENT
+    }
+
+    /// Whether it has `X-Real-IP` or `X-Forwarded-For`.
+    pub(super) fn has_forwarded(&self) -> bool {
+        self.known.forwarded
+    }
+
+    /// Whether it has `Prefer`.
+    pub fn has_preferences(&self) -> bool {
+        self.known.prefer
     }
 
     /// The values of all fields of this name, in their order.
@@ -210,7 +223,7 @@ pub fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Option<H
     };
     // httparse accepts a bare LF as a line end; other servers do not, and that difference is how
     // requests are smuggled.
-    if memchr::memchr_iter(b'\n', &text[..len]).any(|at| at == 0 || text[at - 1] != b'\r') {
+    if !lines_end_with_cr(&text[..len], request.headers) {
         return Err(Refusal::LineEnd);
     }
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
@@ -218,6 +231,16 @@ pub fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Option<H
         return Err(Refusal::RequestLine);
     };
     check(method, target, minor, request.headers, start + len).map(Some)
+}
+
+/// Whether every LF of a head follows a CR. httparse lets a LF only end a line, so each is before
+/// the name of a field or at the end of the head.
+fn lines_end_with_cr(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let starts = fields
+        .iter()
+        .map(|field| field.name.as_ptr().addr() - head.as_ptr().addr());
+    let ends_in_empty_line = head.ends_with(b"\r\n\r\n");
+    ends_in_empty_line && starts.into_iter().all(|at| head[..at].ends_with(b"\r\n"))
 }
 
 fn need_more<T>(text: &[u8]) -> Result<Option<T>, Refusal> {
@@ -328,6 +351,8 @@ impl FieldFacts {
                 accept_encoding: ABSENT,
                 if_none_match: ABSENT,
                 if_match: ABSENT,
+                forwarded: false,
+                prefer: false,
             },
             length: None,
             chunked: false,
@@ -369,7 +394,9 @@ impl FieldFacts {
                 }
                 self.expects_continue = !is_1_0;
             }
+            6 if is("prefer") => known.prefer = true,
             8 if is("if-match") => known.if_match = index,
+            9 if is("x-real-ip") => known.forwarded = true,
             10 if is("connection") => {
                 for option in list(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
@@ -394,6 +421,7 @@ impl FieldFacts {
             15 if is("accept-encoding") && known.accept_encoding == ABSENT => {
                 known.accept_encoding = index;
             }
+            15 if is("x-forwarded-for") => known.forwarded = true,
             16 if is("content-encoding") => self.coded |= !value.eq_ignore_ascii_case(b"identity"),
             17 if is("transfer-encoding") => {
                 if self.chunked || is_1_0 {
@@ -483,8 +511,10 @@ fn is_host(value: &[u8]) -> bool {
         let is_address = address.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok());
         (is_address, &rest[end + 1..])
     } else {
-        let end = memchr::memchr(b':', value).unwrap_or(value.len());
-        (is_registered_name(&value[..end]), &value[end..])
+        // A host is short: a search by words would cost more than it saves.
+        let end = value.iter().position(|byte| *byte == b':');
+        let (name, port) = value.split_at(end.unwrap_or(value.len()));
+        (is_registered_name(name), port)
     };
     let port_fits = match port {
         [] => true,
@@ -493,6 +523,19 @@ fn is_host(value: &[u8]) -> bool {
     };
     fits && port_fits
 }
+
+/// Bytes of a registered name that need no escape.
+static REGISTERED_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = matches!(byte as u8,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'!' | b'$'
+            | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=');
+        byte += 1;
+    }
+    table
+};
 
 /// No comma: a list of hosts is a way to smuggle requests.
 fn is_registered_name(name: &[u8]) -> bool {
@@ -504,9 +547,7 @@ fn is_registered_name(name: &[u8]) -> bool {
             {
                 after
             }
-            (byte, after) if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte) => {
-                after
-            }
+            (byte, after) if REGISTERED_NAME[usize::from(*byte)] => after,
             _ => return false,
         };
     }
@@ -586,4 +627,37 @@ pub(super) fn is_token(byte: u8) -> bool {
 /// Bytes of field values and chunk extensions: no control characters but the tab.
 pub(super) fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn bare_lf_is_refused_wherever_it_is(
+            line in "(GET|PUT) /[a-z?]{0,9} HTTP/1[.][01]",
+            lines in proptest::collection::vec("[A-Z][a-z-]{0,8}: ?[a-z ]{0,9}", 0..5),
+            ends in proptest::collection::vec(0..8_usize, 8),
+            after in "(|\n|\r\n|GET / HTTP/1.1\r\n)",
+        ) {
+            let mut text = String::new();
+            let lines = std::iter::once(&line).chain(&lines).map(String::as_str).chain([""]);
+            for (line, end) in lines.zip(&ends) {
+                text.push_str(line);
+                text.push_str(if *end == 0 { "\n" } else { "\r\n" });
+            }
+            let head = text.len();
+            text.push_str(&after);
+            let bytes = text.as_bytes();
+            let mut fields = fields();
+            let mut request = httparse::Request::new(&mut []);
+            let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
+            proptest::prop_assert_eq!(parsed, Ok(httparse::Status::Complete(head)));
+            let mut ends = memchr::memchr_iter(b'\n', &bytes[..head]);
+            let all_after_cr = ends.all(|at| at > 0 && bytes[at - 1] == b'\r');
+            let found = lines_end_with_cr(&bytes[..head], request.headers);
+            proptest::prop_assert_eq!(found, all_after_cr, "{:?}", text);
+        }
+    }
 }
