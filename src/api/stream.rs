@@ -63,8 +63,10 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let name = call.stream_name()?;
-    let stream = call.state.stream(&name).ok_or_else(stream_not_found)?;
+    let Some(stream) = call.state.stream(call.parameter) else {
+        // A text that cannot be a name gets another error than a name that no stream has.
+        return Err(call.stream_name().err().unwrap_or_else(stream_not_found));
+    };
     let mut body = Vec::new();
     let source = render(stream, call.masks(), Some(call.around()), &mut body);
     let answer = call.entity_answer(stream.tag(call.state), source, body)?;

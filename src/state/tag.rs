@@ -20,8 +20,10 @@ use crate::json::Value;
 pub const IF_MATCH_MEMBER: &str = "if_match";
 /// Most failed conditions of a batch that an error names.
 const NAMED_MAX: usize = 20;
+/// Quotes, a version, a dash, and a number in hexadecimal digits.
+const TEXT_BYTES_MAX: usize = 1 + PLAIN_BYTES_MAX + 1 + 16 + 1;
 /// Two numbers in hexadecimal digits, one in decimal digits, two dashes.
-const TEXT_BYTES_MAX: usize = 16 + 1 + 20 + 1 + 16;
+const PLAIN_BYTES_MAX: usize = 16 + 1 + 20 + 1 + 16;
 
 /// One entity of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,15 +98,8 @@ impl EntityTag {
 
     /// The value of `ETag` for a body of this form.
     pub fn text(&self, form: u64) -> String {
-        let plain = self.plain();
-        let mut form = TagText::new().hex(form, 1);
-        form = form.push(b"\"");
-        let mut text = String::with_capacity(plain.len + form.len + 2);
-        text.push('"');
-        text.push_str(plain.as_str());
-        text.push('-');
-        text.push_str(form.as_str());
-        text
+        let text = self.write(TagText::new().push(b"\""));
+        text.push(b"-").hex(form, 1).push(b"\"").as_str().to_owned()
     }
 
     /// Whether a tag without its quotes names this version, in any form.
@@ -115,13 +110,17 @@ impl EntityTag {
     }
 
     fn plain(&self) -> TagText {
-        let text = TagText::new().hex(self.store_id, 16).push(b"-");
+        self.write(TagText::new())
+    }
+
+    fn write(&self, text: TagText) -> TagText {
+        let text = text.hex(self.store_id, 16).push(b"-");
         let text = text.push(itoa::Buffer::new().format(self.revision).as_bytes());
         text.push(b"-").hex(self.stamp_ms, 1)
     }
 }
 
-/// A part of a tag on the stack.
+/// A tag, or the start of one, on the stack.
 struct TagText {
     bytes: [u8; TEXT_BYTES_MAX],
     len: usize,
@@ -149,11 +148,13 @@ impl TagText {
     /// Lower-case digits, with zeros in front of them up to `digits_min`.
     fn hex(mut self, number: u64, digits_min: u32) -> Self {
         let digits = (16 - number.leading_zeros() / 4).max(digits_min);
-        for digit in (0..digits).rev() {
-            let value = (number >> (4 * digit)) & 0xf;
-            self.bytes[self.len] = b"0123456789abcdef"[value as usize];
-            self.len += 1;
+        let end = self.len + digits as usize;
+        let mut number = number;
+        for byte in self.bytes[self.len..end].iter_mut().rev() {
+            *byte = b"0123456789abcdef"[(number & 0xf) as usize];
+            number >>= 4;
         }
+        self.len = end;
         self
     }
 }
@@ -457,7 +458,7 @@ mod tests {
         let stored = tag(0xab, 7, 0x18f);
         assert_eq!(stored.text(0x1f), "\"00000000000000ab-7-18f-1f\"");
         let longest = tag(u64::MAX, u64::MAX, u64::MAX).text(u64::MAX);
-        assert_eq!(longest.len(), TEXT_BYTES_MAX + 16 + 3);
+        assert_eq!(longest.len(), TEXT_BYTES_MAX);
         let names = |text: &str, strong| list(text).expect("a list").names(Some(stored), strong);
         for form in ["", "-0", "-1f", "-1f-gzip", "-1f-zstd"] {
             let text = format!("\"00000000000000ab-7-18f{form}\"");
