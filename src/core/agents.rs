@@ -4,7 +4,7 @@
 //! request, which receives the reply. An agent is sent to the streamer in its layout, and again
 //! when a commit changes the layout.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Core, YieldBudget};
@@ -20,7 +20,7 @@ use crate::api::now_ms;
 use crate::core::message::{CoreMessage, Reply};
 use crate::error::{self, ApiError};
 use crate::feed::Commit;
-use crate::http::{Ended, Lines, Ticket};
+use crate::http::{Ended, Lines, Ticket, TicketMap, TicketSet};
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::event::{EntityType, NewEvent};
@@ -28,7 +28,7 @@ use crate::state::event::{EntityType, NewEvent};
 /// The control connections of one core.
 #[derive(Default)]
 pub struct Control {
-    sessions: HashMap<Ticket, ControlSession>,
+    sessions: TicketMap<ControlSession>,
     /// The newest connection of each agent on this core.
     by_id: HashMap<Arc<str>, Ticket>,
 }
@@ -289,7 +289,7 @@ impl Core {
                 self.shared.agents.nonces.forget(&id);
             }
         }
-        let concerned: HashSet<Ticket> = {
+        let concerned: TicketSet = {
             let control = self.control.borrow();
             if control.sessions.is_empty() {
                 return;
@@ -298,7 +298,7 @@ impl Core {
                 .iter()
                 .map(ToString::to_string);
             let ids = touched.chain(commit.agents.iter().map(ToString::to_string));
-            let mut concerned: HashSet<Ticket> = ids
+            let mut concerned: TicketSet = ids
                 .filter_map(|id| control.by_id.get(id.as_str()).copied())
                 .collect();
             if !commit.streamers.is_empty() {

@@ -5,7 +5,6 @@
 //! replaced. The request then ends at once, without a partial response. Commands sent to the writer
 //! are not held: they can no longer be withdrawn.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Core;
@@ -16,16 +15,16 @@ use crate::access::token::{Demand, Token};
 use crate::api::endpoint::needs;
 use crate::api::operation::Operation;
 use crate::error::ApiError;
-use crate::http::Ticket;
+use crate::http::{Ticket, TicketMap, TicketSet};
 use crate::state::State;
 use crate::state::name::Hostname;
 use crate::state::record::StreamerRecord;
 
 #[derive(Default)]
 pub struct HeldRequests {
-    requests: HashMap<Ticket, Held>,
+    requests: TicketMap<Held>,
     /// Waiting requests whose answers name the preference for strict handling.
-    strict: HashSet<Ticket>,
+    strict: TicketSet,
 }
 
 enum Held {
@@ -85,7 +84,7 @@ impl HeldRequests {
     /// Forgets a request that is answered or abandoned. Returns whether it was handled strictly.
     pub fn end(&mut self, ticket: Ticket) -> bool {
         self.requests.remove(&ticket);
-        self.strict.remove(&ticket)
+        !self.strict.is_empty() && self.strict.remove(&ticket)
     }
 
     pub fn by_administrator(&self) -> Vec<Ticket> {

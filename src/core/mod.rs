@@ -19,7 +19,6 @@ pub mod stats_watch;
 mod wake;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,7 +49,7 @@ use crate::error::{self, ApiError};
 use crate::feed::{NodePoll, Waiters};
 use crate::http::{
     Accepts, Admission, Answer, Connections, Ended, Head, Lines, Method, Request, Response,
-    Service, Ticket,
+    Service, Ticket, TicketMap, TicketSet,
 };
 use crate::query::Restriction;
 use crate::rt;
@@ -81,7 +80,7 @@ pub struct Core {
     answers: [Cell<u64>; 5],
     tokens: RefCell<Tokens>,
     /// Commands sent to the writer whose responses mask secrets.
-    masked: RefCell<HashSet<Ticket>>,
+    masked: RefCell<TicketSet>,
     local: CoreLocal,
     control: RefCell<Control>,
     this: std::rc::Weak<Core>,
@@ -91,9 +90,9 @@ pub struct Core {
 #[derive(Default)]
 struct RunningLists {
     /// Polls for lists that are no longer parked and not answered yet.
-    answering: RefCell<HashMap<Ticket, Rc<Poll>>>,
+    answering: RefCell<TicketMap<Rc<Poll>>>,
     /// Requests, and parked polls among them, whose list is still being scanned.
-    scanning: RefCell<HashSet<Ticket>>,
+    scanning: RefCell<TicketSet>,
     turns: ScanTurns,
 }
 

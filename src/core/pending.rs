@@ -3,20 +3,19 @@
 //! One entry per ticket. An entry is removed by its response, its deadline, the disconnection of
 //! its client, or the loss of its caller's right. Dropping it cancels its calls.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{ANSWER_WAIT_MAX, Core};
 use crate::api::call::{Context, Pending, Step};
 use crate::core::message::Reply;
-use crate::http::{Answer, Response, Ticket};
+use crate::http::{Answer, Response, Ticket, TicketMap};
 use crate::rt;
 
 #[derive(Default)]
 pub struct PendingRequests {
-    requests: HashMap<Ticket, PendingRequest>,
+    requests: TicketMap<PendingRequest>,
     /// Refusals that are sent later.
-    delayed: HashMap<Ticket, Response>,
+    delayed: TicketMap<Response>,
 }
 
 struct PendingRequest {

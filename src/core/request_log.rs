@@ -2,11 +2,10 @@
 //! logged.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::http::{Answer, Request, Ticket};
+use crate::http::{Answer, Request, Ticket, TicketMap};
 
 /// The status that nginx logs for a request whose client disconnected before the response.
 pub const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -14,7 +13,7 @@ pub const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Requests that are logged once they are answered.
 #[derive(Default)]
 pub struct RequestLog {
-    waiting: RefCell<HashMap<Ticket, LoggedRequest>>,
+    waiting: RefCell<TicketMap<LoggedRequest>>,
 }
 
 struct LoggedRequest {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::http::Coding;
+use crate::http::{BuildTicketHasher, Coding};
 use crate::state::entity::Kind;
 use crate::state::name::Hostname;
 
@@ -41,7 +41,7 @@ pub enum Subject {
 /// Parking and removing take time that does not depend on the number of parked polls: one commit
 /// may answer thousands of different queries.
 pub struct Waiters<W, P, Q> {
-    parked: HashMap<W, ParkedAt>,
+    parked: HashMap<W, ParkedAt, BuildTicketHasher>,
     nodes: HashMap<Hostname, Vec<(W, P)>>,
     queries: BTreeMap<QueryId, ParkedQuery<W, Q>>,
     /// By key; equal queries have equal keys.
@@ -81,7 +81,7 @@ impl ParkedAt {
 impl<W: Copy + Eq + Hash, P, Q> Default for Waiters<W, P, Q> {
     fn default() -> Self {
         Self {
-            parked: HashMap::new(),
+            parked: HashMap::default(),
             nodes: HashMap::new(),
             queries: BTreeMap::new(),
             ids: HashMap::new(),

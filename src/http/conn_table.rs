@@ -1,6 +1,5 @@
 //! The table of the open connections of one core, and what is known of each.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::task::Waker;
@@ -10,7 +9,7 @@ use super::input::Input;
 use super::segmented_vec::SegmentedVec;
 use super::shares::ConnectionShares;
 use super::unsent::Unsent;
-use super::{Accepts, Ended, Ticket};
+use super::{Accepts, Ended, Ticket, TicketMap};
 use crate::rt::sys;
 
 /// State of a connection between two calls of `Served::advance`. Independent of unsent answers.
@@ -138,7 +137,7 @@ pub(super) struct Table<A> {
     pub(super) open: usize,
     pub(super) shares: ConnectionShares,
     /// The tasks that wait until a client has taken a part of its answer.
-    pub(super) producers: HashMap<Ticket, Waker>,
+    pub(super) producers: TicketMap<Waker>,
 }
 
 impl<A> Table<A> {

@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::RawFd;
@@ -23,6 +22,7 @@ use super::input::Input;
 use super::response::{self, Body, Response};
 use super::segmented_vec::SegmentedVec;
 use super::shares::ConnectionShares;
+use super::tickets::TicketMap;
 use super::unsent::{Gone, Unsent, is_not_now};
 use crate::error::ApiError;
 use crate::limits::{Limits, READ_BYTES, UNSENT_BYTES_MAX};
@@ -88,7 +88,7 @@ impl<A> Connections<A> {
                 wheel: Wheel::new(),
                 open: 0,
                 shares: ConnectionShares::default(),
-                producers: HashMap::new(),
+                producers: TicketMap::default(),
             }),
             common: RefCell::new(common),
             started: Instant::now(),

@@ -34,6 +34,7 @@ mod segmented_vec;
 mod shares;
 #[cfg(test)]
 mod testing;
+mod tickets;
 mod unsent;
 
 use std::borrow::Cow;
@@ -51,6 +52,7 @@ pub use detached::DetachedRequest;
 pub use encoding::{Accepts, Coding, quality};
 pub use head::{Head, Headers, Method};
 pub use response::{Body, Prepared, Response, VARY};
+pub use tickets::{BuildTicketHasher, TicketMap, TicketSet};
 
 /// One complete request. It lives as long as the call: what is needed later must be copied.
 pub struct Request<'a> {
@@ -97,7 +99,7 @@ impl Request<'_> {
 
 /// Names one waiting request, or one upgraded connection, of one core. A ticket never names another
 /// one later, so it may outlive its request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
     pub slot: u32,
     pub epoch: u32,
