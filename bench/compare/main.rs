@@ -285,10 +285,10 @@ fn find_weir(given: Option<&Path>) -> Result<PathBuf, Failure> {
     let profile = directory
         .file_name()
         .and_then(|name| name.to_str())
-        .unwrap_or("release");
+        .unwrap_or("dist");
     let profile = if profile == "debug" { "dev" } else { profile };
-    if profile != "release" {
-        eprintln!("profile {profile}: a claim needs --release");
+    if profile != "dist" {
+        eprintln!("profile {profile}: a claim needs --profile dist");
     }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let status = Command::new(cargo)
