@@ -294,6 +294,7 @@ error_codes! {
     EPISODES_UNKNOWN = 501 "episodes_unknown"
         "The list of episodes may be incomplete; keep all recordings"
         | "The store fails, so the list of episodes may be incomplete; keep all recordings"
+        | "The store was restored from a backup and may lack episodes; keep all recordings"
         | "More than 250000 episodes match; request fewer streams, or pages with `limit`"
         | "Streams named `null` or `undefined` cannot be queried; keep all recordings";
     AGENT_CONNECTION_CLOSED = 502 "agent_connection_closed"

@@ -11,10 +11,11 @@ use super::ListRequest;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use super::config_external::{HOST, known_node, snapshot_expired};
 use super::entity::visit_media;
-use super::{Call, Collection, LocalState, Outcome};
+use super::{Call, Collection, LocalState, Outcome, now_ms};
 use crate::error::{self, ApiError};
 use crate::json::{FieldType, Number, write_string};
 use crate::query::params::{EngineParameter, Integer, Parameter, ParameterValues as _, ValueKind};
@@ -89,6 +90,14 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut query = call.query(&KIND)?;
     check_media(call.request.query)?;
     let times = Times::of(&query)?;
+    // Saved after the backup, an episode of any time before the restore is lost.
+    let kept = call.shared.settings.running.config().settings.episodes.kept;
+    let restored_ms = call.state.restored_stamp_ms();
+    if would_be_kept(restored_ms, kept, now_ms()) && times.reach_before(restored_ms) {
+        return Err(unknown(
+            "The store was restored from a backup and may lack episodes; keep all recordings",
+        ));
+    }
     let state: LocalState = match query.revision() {
         Some(revision) if revision != call.state.revision() => {
             let earlier = call.shared.paged_snapshots.get(revision);
@@ -108,6 +117,13 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         snapshot: Some(state),
         ..ListRequest::new(Collection::ExternalEpisodes, query)
     }))
+}
+
+/// Whether an episode that a restore has lost would still be kept now. `kept`: how long one is;
+/// zero is for ever.
+fn would_be_kept(restored_ms: u64, kept: Duration, now_ms: u64) -> bool {
+    let kept_ms = kept.as_millis() as u64;
+    restored_ms > 0 && (kept_ms == 0 || now_ms < restored_ms.saturating_add(kept_ms))
 }
 
 /// The error upon which a streamer keeps everything.
@@ -169,6 +185,11 @@ impl Times {
             opened_before: query.integer(&OPENED_BEFORE)?,
             closed_after: query.integer(&CLOSED_AFTER)?,
         })
+    }
+
+    /// Whether recordings of a time before this one are in the range.
+    fn reach_before(self, moment_ms: u64) -> bool {
+        self.closed_after.is_none_or(|after| after < moment_ms)
     }
 
     /// Whether an episode is in the range. An open episode ends after any moment.
@@ -309,6 +330,18 @@ impl Source for ExternalEpisodes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lost_episodes_are_missed_as_long_as_they_would_be_kept() {
+        let day = Duration::from_hours(24);
+        let restored_ms = 1_700_000_000_000;
+        let after = |days: u64| restored_ms + days * 86_400_000;
+        assert!(!would_be_kept(0, day, after(0)), "no restore");
+        assert!(would_be_kept(restored_ms, day, after(0)));
+        assert!(would_be_kept(restored_ms, day, after(1) - 1));
+        assert!(!would_be_kept(restored_ms, day, after(1)));
+        assert!(would_be_kept(restored_ms, Duration::ZERO, after(10_000)));
+    }
 
     #[test]
     fn media_is_required_once_and_without_null() {

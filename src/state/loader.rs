@@ -24,10 +24,11 @@ impl Loader {
         Self { state }
     }
 
-    /// The revision at which the store began when it was restored from a backup.
+    /// The revision and the stamp at which the store began when it was restored from a backup.
     #[must_use]
-    pub fn restored_at(mut self, revision: u64) -> Self {
+    pub fn restored_at(mut self, revision: u64, stamp_ms: u64) -> Self {
         self.state.restored_revision = revision;
+        self.state.restored_stamp_ms = stamp_ms;
         self
     }
 

@@ -60,6 +60,8 @@ pub struct State {
     store_id: u64,
     /// Where the store began when it was restored from a backup; 0 if it was not.
     restored_revision: u64,
+    /// Its stamp then.
+    restored_stamp_ms: u64,
     streams: [StreamMap; SHARDS],
     streams_count: usize,
     by_stamp: OrdSet<(u64, StreamName)>,
@@ -82,6 +84,7 @@ impl State {
             stamp_ms: 0,
             store_id,
             restored_revision: 0,
+            restored_stamp_ms: 0,
             streams: std::array::from_fn(|_| OrdMap::new()),
             streams_count: 0,
             by_stamp: OrdSet::new(),
@@ -113,6 +116,12 @@ impl State {
     /// of a future that a restore took back.
     pub fn restored_revision(&self) -> u64 {
         self.restored_revision
+    }
+
+    /// The time of the restore, UTC ms; 0 without one. Of what was saved before that, some may be
+    /// lost.
+    pub fn restored_stamp_ms(&self) -> u64 {
+        self.restored_stamp_ms
     }
 
     pub fn settings(&self) -> &RenderSettings {

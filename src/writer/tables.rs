@@ -131,7 +131,7 @@ pub fn load<S: Storage>(
     settings: RenderSettings,
 ) -> Result<Arc<State>, StoreError> {
     let mut loader = Loader::new(opened.store_id, opened.lsn, opened.stamp_ms, settings)
-        .restored_at(opened.restored_lsn);
+        .restored_at(opened.restored.lsn, opened.restored.stamp_ms);
     for (shard, streams) in load_streams(log)? {
         loader.shard(shard, streams);
     }

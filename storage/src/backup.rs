@@ -45,7 +45,7 @@ pub struct Restored {
     pub records: u64,
 }
 
-/// What a restored store must be above of: all that was ever handed out and is not in the backup.
+/// Where a restored store begins: above all that was ever handed out and is not in the backup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Floor {
     pub lsn: u64,
@@ -279,14 +279,14 @@ pub fn restore_on(
     let result = made.and_then(|(mut tables, saved, records)| {
         let head = restored_head(saved, floor, disk.random().map_err(io)?);
         tables.finish_restore(head)?;
-        let complete = tables.complete();
+        let (complete, restored) = (tables.complete(), tables.restored);
         tables.close()?;
         publish(disk)?;
         let found = crate::tables::Found {
             clean: true,
             checked: true,
         };
-        let opened = opened(head.store_id, complete, head.lsn, found);
+        let opened = opened(head.store_id, complete, restored, found);
         Ok(Restored { opened, records })
     });
     if result.is_err() {

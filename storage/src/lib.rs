@@ -183,7 +183,7 @@ pub struct Opened {
     pub stamp_ms: u64,
     /// Where the store began when it was restored from a backup; 0 if it was not. What a reader
     /// knows from before may be of a future that was lost.
-    pub restored_lsn: u64,
+    pub restored: Floor,
     /// The last owner closed the store (or there was none).
     pub clean: bool,
     /// Every page of the file was verified while opening.

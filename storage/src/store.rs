@@ -6,6 +6,7 @@
 
 use crate::append::AppendLog;
 use crate::applier::{Applier, Progress, Shared};
+use crate::backup::Floor;
 use crate::disk::{Directory, Disk};
 use crate::entry::{Change, Position};
 use crate::log::{AppendError, Appended, Log, RedbLog, Refusal, Tables as _};
@@ -163,7 +164,7 @@ impl Store {
                 "it is a backup, put here without `restore`",
             ));
         }
-        let (row, complete, restored_lsn) = (tables.log, tables.complete(), tables.restored_lsn);
+        let (row, complete, restored) = (tables.log, tables.complete(), tables.restored);
         self.store_id = tables.head.store_id;
         let shortage = self.shared.progress().shortage;
         *self.shared.progress() = Progress {
@@ -203,7 +204,7 @@ impl Store {
         });
         Ok(Opened {
             corrected,
-            ..opened(self.store_id, self.head, restored_lsn, found)
+            ..opened(self.store_id, self.head, restored, found)
         })
     }
 
@@ -596,12 +597,12 @@ fn put_bytes<'a>(changes: impl Iterator<Item = Change<'a>>) -> u64 {
     puts.sum()
 }
 
-pub(crate) fn opened(store_id: u64, head: Position, restored_lsn: u64, found: Found) -> Opened {
+pub(crate) fn opened(store_id: u64, head: Position, restored: Floor, found: Found) -> Opened {
     Opened {
         store_id,
         lsn: head.lsn,
         stamp_ms: head.stamp_ms,
-        restored_lsn,
+        restored,
         clean: found.clean,
         checked: found.checked,
         corrected: 0,

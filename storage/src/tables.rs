@@ -10,6 +10,7 @@
 
 use crate::StoreError;
 use crate::archive::ArchiveRecord;
+use crate::backup::Floor;
 use crate::disk::Backend;
 use crate::entry::{Change, Position};
 use crate::log::Tables;
@@ -87,7 +88,7 @@ pub(crate) struct RedbTables {
     pub log: Option<LogRow>,
     pub seal: Option<Seal>,
     /// Where the store began when it was restored from a backup; 0 if it was not.
-    pub restored_lsn: u64,
+    pub restored: Floor,
     pub format: u16,
     digests: Digests,
     order: Vec<u32>,
@@ -127,7 +128,7 @@ impl RedbTables {
             head,
             log: None,
             seal: None,
-            restored_lsn: 0,
+            restored: Floor::default(),
             format: FORMAT_WITHOUT_LOG,
             digests: Digests::default(),
             order: Vec::new(),
@@ -186,7 +187,7 @@ impl RedbTables {
             },
             log: None,
             seal: None,
-            restored_lsn: 0,
+            restored: Floor::default(),
             format: 0,
             digests: Digests::default(),
             order: Vec::new(),
@@ -277,9 +278,11 @@ impl RedbTables {
                     _ => return Err(self.corrupt(META, key, "the row cannot be read")),
                 };
             } else if key == ROW_RESTORED {
-                let lsn = value.first_chunk().map(|lsn| u64::from_le_bytes(*lsn));
-                let lsn = lsn.ok_or_else(|| self.corrupt(META, key, "the row cannot be read"));
-                self.restored_lsn = lsn?;
+                let words = (read_word(value, 0), read_word(value, 1));
+                let (Some(lsn), Some(stamp_ms)) = words else {
+                    return Err(self.corrupt(META, key, "the row cannot be read"));
+                };
+                self.restored = Floor { lsn, stamp_ms };
             } else if let Some(rest) = key.strip_prefix(ROW_DIGEST) {
                 let row = match (rest.split_first(), Digest::from_bytes(value)) {
                     (Some((shard, table)), Some(digest)) => std::str::from_utf8(table)
@@ -426,10 +429,15 @@ impl RedbTables {
             meta.remove(ROW_BACKUP)
                 .map_err(|error| tables.failed("write", error))?;
             drop(meta);
-            let restored = (ROW_RESTORED.to_vec(), head.lsn.to_le_bytes().to_vec());
+            let words = write_words([head.lsn, head.stamp_ms]);
+            let restored = (ROW_RESTORED.to_vec(), words);
             tables.put_meta(txn, &[head_row(head), restored])
         })?;
-        (self.head, self.seal, self.restored_lsn) = (head, None, head.lsn);
+        (self.head, self.seal) = (head, None);
+        self.restored = Floor {
+            lsn: head.lsn,
+            stamp_ms: head.stamp_ms,
+        };
         Ok(())
     }
 
@@ -744,7 +752,7 @@ fn read_log_row(value: &[u8]) -> Option<LogRow> {
     })
 }
 
-fn write_words(words: [u64; 3]) -> Vec<u8> {
+fn write_words<const N: usize>(words: [u64; N]) -> Vec<u8> {
     let mut value = Vec::with_capacity(40);
     for word in words {
         value.extend_from_slice(&word.to_le_bytes());

@@ -147,7 +147,8 @@ fn backups_of_every_released_format_are_restored() {
             let restored = restore(&file, &data, true, Floor::default()).expect("restores");
             assert_eq!(restored.records, 40);
             let (store, opened) = Store::open(&data, &options(log)).expect("opens");
-            assert_eq!((opened.lsn, opened.restored_lsn), (LSN, LSN));
+            assert_eq!((opened.lsn, opened.restored.lsn), (LSN, LSN));
+            assert_eq!(opened.restored.stamp_ms, STAMP_MS);
             check(&store);
         }
     }

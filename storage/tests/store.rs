@@ -347,10 +347,10 @@ fn a_backup_restores_to_the_same_records_under_a_new_id() {
         // A batch a millisecond may have been committed since.
         (501, 77 + (5_000 - 1_077), 5_000)
     );
-    assert_eq!(restored.opened.restored_lsn, restored.opened.lsn);
+    assert_eq!(restored.opened.restored.lsn, restored.opened.lsn);
     let (store, again) = open(&data);
     assert_eq!(again.store_id, restored.opened.store_id);
-    assert_eq!(again.restored_lsn, restored.opened.lsn);
+    assert_eq!(again.restored, restored.opened.restored);
     assert_ne!(again.store_id, opened.store_id);
     assert_eq!(contents(&store), before);
     drop(store);

@@ -696,3 +696,38 @@ fn server_with_a_full_disk_sends_a_backup() {
     let list = restored.get("/streams?limit=1000&select=name").json();
     assert_eq!(crate::calls::names(&list).len(), saved);
 }
+
+#[test]
+fn recordings_from_before_a_restore_are_kept() {
+    // Goal: no streamer erases a recording because its episode was saved after the backup.
+    let mut server = TestServer::new();
+    save_node(&server, "s1");
+    let save = |id: u64, opened_at: u64| {
+        let body = json!({"media": "a", "opened_at": opened_at, "closed_at": opened_at + 1000});
+        server.put(&format!("/episodes/{id}"), body).expect(200);
+    };
+    save(1, 1_700_000_000_000);
+    let list = |server: &TestServer, closed_after: u64| {
+        let path = format!("/streamers/s1/episodes?media=a&closed_at_gt={closed_after}");
+        server.get(&path)
+    };
+    list(&server, 0).expect(200);
+    let scratch = tempfile::tempdir().expect("a directory");
+    let file = stored(&server, scratch.path());
+    save(2, 1_700_000_100_000);
+    server.terminate();
+    restore(&server, &file);
+    for _ in 0..2 {
+        server.start();
+        assert_eq!(server.get("/episodes/2").status, 404);
+        for closed_after in [0, 1_699_999_999_000, 1_700_000_099_000] {
+            let refused = list(&server, closed_after).expect(501);
+            assert_eq!(refused.errors(), ["episodes_unknown"]);
+        }
+        server.get("/streamers/s1/episodes?media=a").expect(501);
+        // Recordings of a later time cannot have lost an episode.
+        let later = list(&server, 4_000_000_000_000).expect(200);
+        assert_eq!(later.json()["episodes"], json!([]));
+        server.terminate();
+    }
+}

@@ -18,7 +18,7 @@ use weir::testing::state::node::RenderSettings;
 use weir::testing::writer::StateMachine;
 use weir::testing::writer::load;
 use weir_storage::sim::{Fault, SimDisk};
-use weir_storage::{LogKind, Opened, Options, Store, StoreError};
+use weir_storage::{Floor, LogKind, Opened, Options, Store, StoreError};
 
 use super::model::{self, Model};
 use super::op::Op;
@@ -370,7 +370,7 @@ impl World<'_> {
             store_id: state.store_id(),
             lsn: self.model.revision,
             stamp_ms: self.model.stamp_ms,
-            restored_lsn: 0,
+            restored: Floor::default(),
             clean: true,
             checked: true,
             corrected: 0,
