@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -124,7 +124,7 @@ fn open(settings: &Settings) -> Result<(Store, Recovered), Failure> {
         .iter()
         .filter(|address| address.port() != 0)
     {
-        rt::is_free(*address).map_err(cannot(format!("listen on {address}")))?;
+        wait_until_free(*address).map_err(cannot(format!("listen on {address}")))?;
     }
     survive_signals().map_err(cannot("handle signals"))?;
     let started = Instant::now();
@@ -140,6 +140,29 @@ fn open(settings: &Settings) -> Result<(Store, Recovered), Failure> {
             ..recovered
         },
     ))
+}
+
+/// Fails if an address is in use, and stays so: after a kill the kernel may hold the sockets of the
+/// ended process for a moment.
+fn wait_until_free(address: SocketAddr) -> io::Result<()> {
+    const WAIT_MAX: Duration = Duration::from_secs(5);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let began = Instant::now();
+    let mut is_first = true;
+    loop {
+        match rt::is_free(address) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < WAIT_MAX =>
+            {
+                if is_first {
+                    info!(%address, "the address is in use: waiting");
+                }
+                is_first = false;
+                thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Loads the state of an open store.

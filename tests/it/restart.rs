@@ -11,7 +11,9 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::calls::save_node;
-use weir_testkit::{API_KEY, Client, ClientError, PREFIX, Response, TestServer, run};
+use weir_testkit::{
+    API_KEY, Client, ClientError, PREFIX, Response, TestServer, program, run, wait_until,
+};
 
 /// One request below the prefix as an administrator. The server may end at any moment: then the
 /// outcome is unknown, which is no failure of a test.
@@ -399,4 +401,40 @@ fn requests_of_kept_connections_are_answered_until_the_end() {
     for thread in threads {
         thread.join().expect("every request was answered");
     }
+}
+
+#[test]
+fn start_waits_for_an_address_that_is_in_use_for_a_moment() {
+    // Goal: a start right after a kill does not fail because the kernel still has the sockets of
+    // the ended process. Method: another socket has the address until the start has met it.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("an address");
+    let address = taken.local_addr().expect("an address").to_string();
+    let scratch = tempfile::tempdir().expect("a directory");
+    let data = scratch.path().join("data");
+    let log = scratch.path().join("log");
+    let file = fs::File::create(&log).expect("a file");
+    let arguments = [
+        "--data-dir",
+        data.to_str().expect("text"),
+        "--listen",
+        &address,
+    ];
+    let mut child = std::process::Command::new(program("weir"))
+        .args(arguments)
+        .stdout(std::process::Stdio::null())
+        .stderr(file)
+        .spawn()
+        .expect("starts");
+    let look = || fs::read_to_string(&log).expect("a log");
+    wait_until("it has met the address", look, |log| {
+        log.contains("the address is in use")
+    });
+    drop(taken);
+    wait_until(
+        "it listens",
+        || Client::connect(address.parse().expect("an address")).is_ok(),
+        |is| *is,
+    );
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
 }
