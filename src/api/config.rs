@@ -75,6 +75,10 @@ fn metrics(shared: &Shared) -> String {
 }
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    // The file is in the data directory, which safe mode leaves as it is.
+    if let Some(safe_mode) = call.shared.published.safe_mode() {
+        return Err(safe_mode.error());
+    }
     let running = &call.shared.settings.running;
     let (changes, warnings) = changes(call.json()?, &running.config(), &running.api_key())?;
     let audit = call.audit(None);

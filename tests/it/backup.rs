@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::calls::{get_request, lay_out, save_node};
 use crate::described::Document;
 use crate::memory::metric;
+use crate::offline::{fails, succeeds, weir};
 use crate::round_trip::with_one_of_each_and;
 use weir_testkit::{
     API_KEY, Client, ClientError, EDIT_AUTH, PREFIX, SetOnDrop, Signal, TestServer, program, run,
@@ -25,26 +26,6 @@ fn download(server: &TestServer) -> Vec<u8> {
     let response = server.get("/backup").expect(200);
     assert_eq!(response.header("Transfer-Encoding"), Some("chunked"));
     response.body
-}
-
-fn weir(arguments: &[&str], data: &Path, scratch: &Path) -> Output {
-    let data = data.to_str().expect("a path in UTF-8");
-    run(&[arguments, &["--data-dir", data]].concat(), &[], scratch)
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// The message of a command that ends with this code.
-#[track_caller]
-fn fails(output: &Output, code: i32) -> String {
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{error}");
-    error
 }
 
 /// A backup of a server as a file.

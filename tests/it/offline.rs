@@ -21,23 +21,24 @@ fn killed() -> TestServer {
     server
 }
 
-fn weir(arguments: &[&str], data: &Path, scratch: &Path) -> Output {
+/// Runs a command on a data directory.
+pub fn weir(arguments: &[&str], data: &Path, scratch: &Path) -> Output {
     let data = data.to_str().expect("a path in UTF-8");
     run(&[arguments, &["--data-dir", data]].concat(), &[], scratch)
 }
 
 #[track_caller]
-fn succeeds(output: &Output) -> String {
+pub fn succeeds(output: &Output) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The message of a command that found the store or a file damaged.
+/// The message of a command that ends with this code.
 #[track_caller]
-fn fails(output: &Output) -> String {
+pub fn fails(output: &Output, code: i32) -> String {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(74), "{error}");
+    assert_eq!(output.status.code(), Some(code), "{error}");
     error
 }
 
@@ -62,12 +63,14 @@ fn backup_of_a_killed_server_is_restored_whole() {
         "{checked}"
     );
     // A file that is there, and a store that is there, are not overwritten.
-    fails(&weir(&["backup", name], &server.data_dir(), scratch.path()));
-    fails(&weir(
-        &["restore", name],
-        &server.data_dir(),
-        scratch.path(),
-    ));
+    fails(
+        &weir(&["backup", name], &server.data_dir(), scratch.path()),
+        74,
+    );
+    fails(
+        &weir(&["restore", name], &server.data_dir(), scratch.path()),
+        74,
+    );
     server.start();
     let before = server.get("/streams?limit=100").json();
     server.put("/streams/later", json!({})).expect(200);
@@ -108,7 +111,7 @@ fn check_names_what_is_damaged() {
         for at in places {
             flip(&data.join("weir.log.0"), *at);
         }
-        let error = fails(&check());
+        let error = fails(&check(), 74);
         assert!(error.contains("weir.log.0"), "{places:?}: {error}");
     }
     // A single bit of an entry is corrected.
@@ -135,8 +138,8 @@ fn check_names_what_is_damaged() {
     for at in found {
         flip(&data.join("weir.redb"), at + 20);
     }
-    let error = fails(&check());
+    let error = fails(&check(), 74);
     assert!(error.contains("weir.redb"), "{error}");
     let nothing = weir(&["check"], &scratch.path().join("none"), scratch.path());
-    assert!(fails(&nothing).contains("there is no store"));
+    assert!(fails(&nothing, 74).contains("there is no store"));
 }

@@ -8,8 +8,9 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::calls::{etag, lay_out, names, park, save_node};
+use crate::offline::fails;
 use crate::restricted::token;
-use weir_testkit::{Response, TestServer, run};
+use weir_testkit::{API_KEY, Response, TestServer, run};
 
 /// Starts the program on the directory of a server, and waits for its end.
 fn start_and_fail(server: &TestServer, arguments: &[&str]) -> Output {
@@ -21,12 +22,6 @@ fn start_and_fail(server: &TestServer, arguments: &[&str]) -> Output {
     ];
     let scratch = tempfile::tempdir().expect("a directory");
     run(&all.concat(), &[], scratch.path())
-}
-
-#[track_caller]
-fn fails(output: &Output, code: i32) {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{error}");
 }
 
 /// What the store is made of.
@@ -163,6 +158,7 @@ fn readable_store_is_read_and_not_written() {
         json!({"layouts": [{"name": "a3", "ingest": "s1"}]}),
     ));
     refused(server.put("/streamers/s2", json!({})));
+    refused(server.put("/config", json!({"api_key": API_KEY, "log_level": "error"})));
     refused(server.call_as("DELETE", "/streams/a1", Some(&restricted)));
     server
         .call_as("DELETE", "/streams/a2", Some(&restricted))
