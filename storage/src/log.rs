@@ -31,8 +31,8 @@ pub(crate) trait Log: Send + Sync {
 /// What became of the records of a batch that is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Appended {
-    /// They are in the tables, in the place of records of so many bytes.
-    InTables { freed_bytes: u64 },
+    /// They are in the tables.
+    InTables,
     /// They are to be put there.
     Ahead,
 }
@@ -121,10 +121,10 @@ impl Log for RedbLog {
             chain: 0,
         };
         let put = self.shared.put(&changes, batch.lsn, Some(head));
-        let freed_bytes = put.map_err(AppendError::Unknown)?;
+        put.map_err(AppendError::Unknown)?;
         self.head = head;
         self.shared.set_complete(head);
-        Ok(Appended::InTables { freed_bytes })
+        Ok(Appended::InTables)
     }
 
     fn trim(&mut self, _: &Position) {}
