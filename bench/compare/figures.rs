@@ -117,6 +117,8 @@ pub struct Row {
     pub spread: Option<Spread>,
     /// The same comparison per second of wall clock, where it has a meaning.
     pub wall: Option<Spread>,
+    /// The kernel's part of the candidate's busy time.
+    pub kernel: Option<f64>,
     /// Absolute figures and conditions; or why there is no figure.
     pub notes: Vec<String>,
     pub failed: bool,
@@ -138,6 +140,7 @@ impl Row {
             goal,
             spread: None,
             wall: None,
+            kernel: None,
             notes: Vec::new(),
             failed: false,
         }
@@ -150,6 +153,11 @@ impl Row {
 
     pub fn wall(mut self, values: impl IntoIterator<Item = f64>) -> Row {
         self.wall = Some(Spread::of(values));
+        self
+    }
+
+    pub fn kernel(mut self, shares: impl IntoIterator<Item = f64>) -> Row {
+        self.kernel = Some(Spread::of(shares).median);
         self
     }
 
@@ -212,7 +220,7 @@ fn spread_text(spread: Option<Spread>) -> [String; 3] {
 pub fn table(rows: &[Row]) -> String {
     let header = [
         "#", "what", "against", "unit", "must", "stretch", "median", "smallest", "largest", "wall",
-        "verdict",
+        "kernel", "verdict",
     ];
     let mut cells: Vec<Vec<String>> = vec![header.iter().map(ToString::to_string).collect()];
     for row in rows {
@@ -232,6 +240,8 @@ pub fn table(rows: &[Row]) -> String {
             smallest,
             largest,
             wall,
+            row.kernel
+                .map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0)),
             row.verdict().into(),
         ]);
     }
@@ -248,7 +258,7 @@ pub fn table(rows: &[Row]) -> String {
     for (index, line) in cells.iter().enumerate() {
         let mut text = String::new();
         for (column, cell) in line.iter().enumerate() {
-            let numeric = (4..=9).contains(&column);
+            let numeric = (4..=10).contains(&column);
             let pad = " ".repeat(widths[column] - cell.chars().count());
             if numeric {
                 text.push_str(&pad);
@@ -294,6 +304,7 @@ pub fn document(rows: &[Row], machine: &str, settings: &Value) -> Value {
                 "item": row.item, "what": row.what, "against": row.against, "unit": row.unit,
                 "goal": {"direction": direction, "must": must, "stretch": stretch},
                 "ratio": spread_json(row.spread), "wall": spread_json(row.wall),
+                "kernel": row.kernel,
                 "verdict": row.verdict(), "notes": row.notes, "failed": row.failed,
             })
         })
@@ -382,6 +393,7 @@ mod tests {
         let rows = [
             Row::new("P1", "GET", "nginx", "x", Goal::AtLeast(1.1, 1.35))
                 .values([1.2, 1.3, 1.25])
+                .kernel([0.9, 0.625, 0.5])
                 .note("first"),
             Row::failure("P2", "no server"),
         ];
@@ -391,6 +403,7 @@ mod tests {
         let column = lines[0].find("verdict").expect("a verdict column");
         assert_eq!(&lines[2][column..], "must");
         assert_eq!(&lines[4][column..], "no figure");
+        assert!(lines[2].contains("62 %"), "{text}");
         assert!(lines[3].trim() == ". first" && lines[5].trim() == ". no server");
     }
 

@@ -555,6 +555,7 @@ mod tests {
                 count: 1,
             },
             pids: Vec::new(),
+            disk: None,
         }
     }
 

@@ -6,6 +6,7 @@
 //! would mislead.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use weir_testkit::sys;
 
@@ -29,29 +30,89 @@ impl Cores {
     }
 }
 
-/// Seconds of user + nice + system + irq + softirq out of one `cpu` line of `/proc/stat`.
-fn busy_of_line(line: &str, ticks_per_second: f64) -> f64 {
-    let fields: Vec<f64> = line
+/// `USER_HZ`: the kernel's promise to user space on every architecture we run on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Fields of a `cpu` line of `/proc/stat`: user nice system idle iowait irq softirq steal ..
+const BUSY: &[usize] = &[0, 1, 2, 5, 6];
+const KERNEL: &[usize] = &[2, 5, 6];
+
+/// Seconds of these fields in the line of one core, or of all (`None`).
+fn seconds_in(stat: &str, core: Option<usize>, fields: &[usize]) -> f64 {
+    let name = core.map_or_else(|| "cpu".to_owned(), |core| format!("cpu{core}"));
+    let Some(line) = stat
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(name.as_str()))
+    else {
+        return 0.0;
+    };
+    let ticks: Vec<f64> = line
         .split_whitespace()
         .skip(1)
         .filter_map(|field| field.parse().ok())
         .collect();
-    // user nice system idle iowait irq softirq steal ..
-    [0, 1, 2, 5, 6]
-        .iter()
-        .filter_map(|&at| fields.get(at))
-        .sum::<f64>()
-        / ticks_per_second
+    fields.iter().filter_map(|&at| ticks.get(at)).sum::<f64>() / TICKS_PER_SECOND
 }
 
-/// `USER_HZ`: the kernel's promise to user space on every architecture we run on.
-const TICKS_PER_SECOND: f64 = 100.0;
-
 fn busy_in(stat: &str, core: Option<usize>) -> f64 {
-    let name = core.map_or_else(|| "cpu".to_owned(), |core| format!("cpu{core}"));
-    stat.lines()
-        .find(|line| line.split_whitespace().next() == Some(name.as_str()))
-        .map_or(0.0, |line| busy_of_line(line, TICKS_PER_SECOND))
+    seconds_in(stat, core, BUSY)
+}
+
+/// (user, system) seconds in the text of `/proc/PID/stat`; the name in it may hold blanks and
+/// parentheses.
+fn process_seconds(stat: &str) -> (f64, f64) {
+    let mut fields = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace()
+        .skip(11)
+        .map(|field| field.parse::<f64>().unwrap_or(0.0) / TICKS_PER_SECOND);
+    (fields.next().unwrap_or(0.0), fields.next().unwrap_or(0.0))
+}
+
+/// The kernel's part of all CPU time these processes have used.
+pub fn kernel_share(pids: &[u32]) -> f64 {
+    let (user, system) = pids
+        .iter()
+        .map(|pid| {
+            process_seconds(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
+        })
+        .fold((0.0, 0.0), |sum, each| (sum.0 + each.0, sum.1 + each.1));
+    system / (user + system).max(1e-9)
+}
+
+/// The block device under a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    major: u32,
+    minor: u32,
+}
+
+impl Disk {
+    /// `None` where there is none (tmpfs, overlays, network).
+    pub fn under(path: &std::path::Path) -> Option<Disk> {
+        let device = fs::metadata(path).ok()?.dev();
+        let disk = Disk {
+            major: rustix::fs::major(device),
+            minor: rustix::fs::minor(device),
+        };
+        let lines = fs::read_to_string("/proc/diskstats").ok()?;
+        disk.written_in(&lines).map(|_| disk)
+    }
+
+    /// Bytes written and flushes completed since the machine started.
+    fn written_in(self, diskstats: &str) -> Option<(f64, f64)> {
+        diskstats.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let device = |at: usize| fields.get(at)?.parse::<u32>().ok();
+            let count = |at: usize| fields.get(at)?.parse::<f64>().ok();
+            if device(0)? != self.major || device(1)? != self.minor {
+                return None;
+            }
+            // Columns of Documentation/admin-guide/iostats.rst, sectors of 512 bytes.
+            Some((count(9)? * 512.0, count(18)?))
+        })
+    }
 }
 
 /// Share of all cores that is busy over `time`, while the harness itself does nothing.
@@ -76,30 +137,61 @@ pub fn busy_for(time: std::time::Duration) -> f64 {
 pub struct Meter {
     pub cores: Cores,
     pub pids: Vec<u32>,
+    /// Counts what is written to it, too.
+    pub disk: Option<Disk>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading {
     pub server: f64,
+    /// The part of `server` inside the kernel, interrupts included.
+    pub kernel: f64,
     pub generator: f64,
     pub exact: f64,
+    pub bytes_written: f64,
+    pub flushes: f64,
+}
+
+impl Reading {
+    pub fn kernel_share(&self) -> f64 {
+        self.kernel / self.server.max(1e-9)
+    }
 }
 
 impl Meter {
     pub fn read(&self) -> Reading {
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         let own = sys::cpu_seconds(std::process::id());
-        let server = match self.cores.server() {
-            Some(core) => busy_in(&stat, Some(core)),
-            None => busy_in(&stat, None) - own,
+        let (server, kernel) = match self.cores.server() {
+            Some(core) => (
+                busy_in(&stat, Some(core)),
+                seconds_in(&stat, Some(core), KERNEL),
+            ),
+            None => {
+                let (_, system) =
+                    process_seconds(&fs::read_to_string("/proc/self/stat").unwrap_or_default());
+                (
+                    busy_in(&stat, None) - own,
+                    seconds_in(&stat, None, KERNEL) - system,
+                )
+            }
         };
+        let (bytes_written, flushes) = self
+            .disk
+            .and_then(|disk| {
+                disk.written_in(&fs::read_to_string("/proc/diskstats").unwrap_or_default())
+            })
+            .unwrap_or_default();
         let generator = self
             .cores
             .generator()
             .map_or(own, |core| busy_in(&stat, Some(core)));
         Reading {
             server,
+            kernel,
             generator,
+            bytes_written,
+            flushes,
             exact: self.pids.iter().map(|&pid| sys::cpu_seconds(pid)).sum(),
         }
     }
@@ -110,6 +202,9 @@ impl std::ops::Sub for Reading {
     fn sub(self, earlier: Reading) -> Reading {
         Reading {
             server: self.server - earlier.server,
+            kernel: self.kernel - earlier.kernel,
+            bytes_written: self.bytes_written - earlier.bytes_written,
+            flushes: self.flushes - earlier.flushes,
             generator: self.generator - earlier.generator,
             exact: self.exact - earlier.exact,
         }
@@ -220,6 +315,23 @@ mod tests {
         assert_eq!(busy_in(STAT, Some(1)), 1.72);
         assert_eq!(busy_in(STAT, None), 4.63);
         assert_eq!(busy_in(STAT, Some(7)), 0.0);
+        assert_eq!(seconds_in(STAT, Some(0), KERNEL), 0.81);
+    }
+
+    #[test]
+    fn times_of_a_process_are_behind_its_name() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 9";
+        assert_eq!(process_seconds(stat), (1.5, 0.5));
+        assert_eq!(process_seconds(""), (0.0, 0.0));
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_numbers() {
+        const DISKS: &str = "   7       0 loop0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n 254       0 vda 1 \
+             2 3 4 5 6 1000 8 0 10 11 12 13 14 15 77 17\n";
+        let disk = |major| Disk { major, minor: 0 };
+        assert_eq!(disk(254).written_in(DISKS), Some((512_000.0, 77.0)));
+        assert_eq!(disk(8).written_in(DISKS), None);
     }
 
     #[test]

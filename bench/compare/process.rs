@@ -95,6 +95,7 @@ impl Process {
         Meter {
             cores,
             pids: self.pids(),
+            disk: None,
         }
     }
 

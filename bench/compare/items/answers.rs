@@ -1,7 +1,7 @@
 //! P11-P13: the configuration of a streamer with 1,000 streams: nothing new, everything compressed,
 //! and only what changed.
 
-use super::{rates_note, ratios};
+use super::{kernel_shares, rates_note, ratios};
 use crate::figures::{Goal, Row, Side, alternate};
 use crate::http::{Checked as _, Client};
 use crate::load::{self, Get, Plan, Sample};
@@ -64,6 +64,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
             )
             .values(ratios(&pairs, Sample::per_busy_second))
             .wall(ratios(&pairs, Sample::per_second))
+            .kernel(kernel_shares(&pairs))
             .note(rates_note(&pairs, ("304", "GET"))),
         );
     }
@@ -110,6 +111,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
                 )
                 .values(ratios(&pairs, Sample::per_busy_second))
                 .wall(ratios(&pairs, Sample::per_second))
+                .kernel(kernel_shares(&pairs))
                 .note(rates_note(&pairs, ("weir", "nginx")))
                 .note(format!(
                     "{} B of JSON; compressed {} B, nginx {} B",

@@ -73,6 +73,7 @@ fn prepare(bench: &Bench) -> Result<String, Failure> {
 
 fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let (mut clean, mut killed, mut resident) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut clean_kernel, mut killed_kernel) = (Vec::new(), Vec::new());
     bench.discard("empty");
     let empty = Weir::start(bench, "empty")?;
     let base = machine::resident_bytes(&empty.process.pids());
@@ -80,6 +81,7 @@ fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> 
     for round in 0..bench.pairs {
         let mut weir = Weir::start(bench, data)?;
         clean.push(weir.ready_after.as_secs_f64());
+        clean_kernel.push(machine::kernel_share(&weir.process.pids()));
         resident
             .push((machine::resident_bytes(&weir.process.pids()) - base) / bench.streams as f64);
         // Saves in flight, the last one acknowledged, then the end without a warning.
@@ -103,6 +105,7 @@ fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> 
         weir.process.end(Signal::KILL);
         let again = Weir::start(bench, data)?;
         killed.push(again.ready_after.as_secs_f64());
+        killed_kernel.push(machine::kernel_share(&again.process.pids()));
         let shown = again
             .get(&format!("/streams/{}", stream_name(round)))?
             .one_of(&[200], "GET stream")?
@@ -125,6 +128,7 @@ fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> 
             Goal::AtMost(2.0, 0.1),
         )
         .values(clean)
+        .kernel(clean_kernel)
         .note("files in the page cache"),
     );
     rows.push(
@@ -136,6 +140,7 @@ fn start(bench: &Bench, data: &str, rows: &mut Vec<Row>) -> Result<(), Failure> 
             Goal::AtMost(3.0, 0.1),
         )
         .values(killed)
+        .kernel(killed_kernel)
         .note("the acknowledged save was there each time"),
     );
     rows.push(
@@ -260,6 +265,7 @@ fn fleet(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
                     .iter()
                     .map(|sample| sample.busy.server / sample.wall * 100.0),
             )
+            .kernel(samples.iter().map(|sample| sample.busy.kernel_share()))
             .note(format!(
                 "{per_second:.0} polls/s, {bytes:.0} B each, p99 {} ms; the \
                  server's own CPU clock {own:.1} %",
@@ -318,8 +324,15 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
     for (number, question) in questions.iter().enumerate() {
         session.prepare(number + 1, &question.sql)?;
         let names = compare_names(weir, &mut session, number + 1, question)?;
+        let meter = weir.process.meter(bench.cores);
+        let mut kernel = Vec::new();
         let pairs = alternate(bench.pairs, |side| {
-            query(weir, &mut session, number + 1, question, side)
+            let before = meter.read();
+            let time = query(weir, &mut session, number + 1, question, side)?;
+            if side == Side::Candidate {
+                kernel.push((meter.read() - before).kernel_share());
+            }
+            Ok::<_, Failure>(time)
         })?;
         let times = medians(&pairs, |&each| each);
         let what = format!("{} streams: {}", bench.streams, question.what);
@@ -332,6 +345,7 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
             rows.push(
                 Row::new("P15", what, "-", "ms", Goal::AtMost(1.0, 0.3))
                     .values(pairs.iter().map(|pair| pair.0))
+                    .kernel(kernel)
                     .note(note),
             );
         } else {
@@ -344,6 +358,7 @@ fn lists(bench: &Bench, weir: &Weir, rows: &mut Vec<Row>) -> Result<(), Failure>
                     Goal::AtMost(1.0, 0.2),
                 )
                 .values(ratios(&pairs, |&each| each))
+                .kernel(kernel)
                 .note(note),
             );
         }

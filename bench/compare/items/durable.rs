@@ -9,12 +9,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use super::{medians, rates_note, ratios};
+use super::{kernel_shares, medians, rates_note, ratios};
 use crate::etcd::{self, Etcd};
 use crate::figures::{Goal, Row, Side, alternate, figure, rate};
 use crate::http::{self, Checked as _};
 use crate::load::{self, Plan, Sample, Turn, Work};
+use crate::machine::{Disk, Meter};
 use crate::postgres::{self, Postgres, Upsert};
+use crate::process::Process;
 use crate::weir::{API, AUTHORIZATION, Weir, stream_json, stream_name};
 use crate::{Bench, Failure};
 use weir_testkit::sys;
@@ -104,6 +106,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
             (1, Goal::AtLeast(0.9, 1.2)),
             (32, Goal::AtLeast(3.0, 4.0)),
             (128, Goal::AtLeast(5.0, 8.0)),
+            (512, Goal::Open),
         ] {
             let pairs = alternate(bench.pairs, |side| match (side, &weir) {
                 (Side::Candidate, Some(weir)) => put(bench, weir, clients, &mut saves),
@@ -128,7 +131,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
             load::closed(
                 plan(bench, etcd.to, 32),
                 &mut work,
-                &etcd.process.meter(bench.cores),
+                &meter(bench, &etcd.process),
             )
         })?;
         rows.push(save_row(
@@ -169,7 +172,9 @@ fn save_row(
         goal,
     )
     .values(ratios(pairs, Sample::per_second))
+    .kernel(kernel_shares(pairs))
     .note(rates_note(pairs, (name, against)))
+    .note(disk_note(pairs, (name, against)))
     .note(format!(
         "per busy second of the core x{}; ms p50 / p99: {name} {} / {}, {against} {} / {}",
         figure(crate::figures::Spread::of(busy).median),
@@ -178,6 +183,37 @@ fn save_row(
         figure(latency.1),
         figure(slow.1)
     ))
+}
+
+/// What a save costs the disk, counted at the device: the applier's and the checkpointer's writes
+/// are in it.
+fn disk_note(pairs: &[(Sample, Sample)], names: (&str, &str)) -> String {
+    let saves_per_flush = medians(pairs, |sample| {
+        sample.answers as f64 / sample.busy.flushes.max(1.0)
+    });
+    let bytes = medians(pairs, |sample| {
+        sample.busy.bytes_written / (sample.answers as f64).max(1.0)
+    });
+    format!(
+        "saves per flush of the disk and bytes written per save: {} {}, {:.0} B; {} {}, {:.0} B",
+        names.0,
+        figure(saves_per_flush.0),
+        bytes.0,
+        names.1,
+        figure(saves_per_flush.1),
+        bytes.1
+    )
+}
+
+/// A meter that counts what reaches the disk, too.
+fn meter(bench: &Bench, process: &Process) -> Meter {
+    Meter {
+        disk: bench
+            .directory("durable")
+            .ok()
+            .and_then(|directory| Disk::under(&directory)),
+        ..process.meter(bench.cores)
+    }
 }
 
 fn plan(bench: &Bench, to: std::net::SocketAddrV4, connections: usize) -> Plan {
@@ -195,7 +231,7 @@ fn put(bench: &Bench, weir: &Weir, clients: usize, saves: &mut Saves) -> Result<
     load::closed(
         plan(bench, weir.to, clients),
         &mut WeirPut { saves },
-        &weir.process.meter(bench.cores),
+        &meter(bench, &weir.process),
     )
 }
 
@@ -209,8 +245,26 @@ fn upsert(
     load::closed(
         plan(bench, postgres.to, clients),
         &mut Upsert { next: &mut next },
-        &postgres.process.meter(bench.cores),
+        &meter(bench, &postgres.process),
     )
+}
+
+/// Milliseconds, and the kernel's part of the busy time.
+#[derive(Default)]
+struct AnswerTimes {
+    p50: f64,
+    p99: f64,
+    kernel: f64,
+}
+
+impl AnswerTimes {
+    fn of(sample: &Sample) -> AnswerTimes {
+        AnswerTimes {
+            p50: sample.percentile_ms(50.0),
+            p99: sample.percentile_ms(99.0),
+            kernel: sample.busy.kernel_share(),
+        }
+    }
 }
 
 /// P10: the disk is measured in the same run, in the same directory, between the turns of the
@@ -233,13 +287,12 @@ fn answer_times(
                 &mut WeirPut { saves },
                 &meter,
             )?;
-            Ok((sample.percentile_ms(50.0), sample.percentile_ms(99.0)))
+            Ok(AnswerTimes::of(&sample))
         }
         Side::Peer => probe(bench),
     })?;
     let alone = alternate(bench.pairs, |side| match side {
-        Side::Candidate => put(bench, weir, 1, saves)
-            .map(|sample| (sample.percentile_ms(50.0), sample.percentile_ms(99.0))),
+        Side::Candidate => put(bench, weir, 1, saves).map(|sample| AnswerTimes::of(&sample)),
         Side::Peer => probe(bench),
     })?;
     for (what, goal, pairs) in [
@@ -254,12 +307,13 @@ fn answer_times(
         ("PUT p99, 1 client".to_owned(), Goal::Open, alone),
     ] {
         let (p50, p99) = (
-            medians(&pairs, |each: &(f64, f64)| each.0),
-            medians(&pairs, |each: &(f64, f64)| each.1),
+            medians(&pairs, |each: &AnswerTimes| each.p50),
+            medians(&pairs, |each: &AnswerTimes| each.p99),
         );
         rows.push(
             Row::new("P10", what, "fdatasync p99", "x", goal)
-                .values(ratios(&pairs, |each| each.1))
+                .values(ratios(&pairs, |each| each.p99))
+                .kernel(pairs.iter().map(|pair| pair.0.kernel))
                 .note(format!(
                     "ms p50 / p99: PUT {} / {}, one 4 KiB write and fdatasync {} / {}",
                     figure(p50.0),
@@ -274,7 +328,7 @@ fn answer_times(
 
 /// p50 and p99 in ms of overwriting 4 KiB of a preallocated file and syncing it, on the server's
 /// core.
-fn fdatasync(bench: &Bench, time: Duration) -> Result<(f64, f64), Failure> {
+fn fdatasync(bench: &Bench, time: Duration) -> Result<AnswerTimes, Failure> {
     const BYTES: u64 = 32 << 20;
     let path = bench.directory("durable")?.join("probe");
     let cores = bench.cores;
@@ -303,10 +357,11 @@ fn fdatasync(bench: &Bench, time: Duration) -> Result<(f64, f64), Failure> {
             latency.saturating_record(before.elapsed().as_nanos() as u64);
         }
         std::fs::remove_file(&path)?;
-        Ok((
-            latency.value_at_percentile(50.0) as f64 / 1e6,
-            latency.value_at_percentile(99.0) as f64 / 1e6,
-        ))
+        Ok(AnswerTimes {
+            p50: latency.value_at_percentile(50.0) as f64 / 1e6,
+            p99: latency.value_at_percentile(99.0) as f64 / 1e6,
+            ..AnswerTimes::default()
+        })
     });
     Ok(probe
         .join()

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddrV4;
 
-use super::{medians, rates_note, ratios};
+use super::{kernel_shares, medians, rates_note, ratios};
 use crate::figures::{Goal, Row, Side, alternate, rate};
 use crate::http::{Checked as _, Client};
 use crate::load::{self, Get, Plan, Sample, Turn};
@@ -146,6 +146,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
         Row::new(item, what, "nginx", "x per busy s", goal)
             .values(ratios(pairs, Sample::per_busy_second))
             .wall(ratios(pairs, Sample::per_second))
+            .kernel(kernel_shares(pairs))
             .note(rates_note(pairs, names))
     };
     let plain = series(1, None)?;
@@ -200,6 +201,7 @@ pub fn run(bench: &Bench, items: &[&'static str], rows: &mut Vec<Row>) -> Result
                     goal,
                 )
                 .values(ratios(&pairs, |sample| sample.percentile_ms(99.0)))
+                .kernel(kernel_shares(&pairs))
                 .note(format!(
                     "{}/s requested; ms p50 / p99 / p99.9: {} {:.3} / {:.3} / {:.3}, {} {:.3} \
                          / {:.3} / {:.3}",

@@ -70,24 +70,35 @@ fn medians<T>(pairs: &[(T, T)], of: impl Fn(&T) -> f64) -> (f64, f64) {
     )
 }
 
+/// The kernel's part of the candidate's busy time, pair by pair.
+fn kernel_shares(pairs: &[(Sample, Sample)]) -> Vec<f64> {
+    pairs
+        .iter()
+        .map(|(candidate, _)| candidate.busy.kernel_share())
+        .collect()
+}
+
 /// Absolute figures of a closed-loop comparison in one line.
 fn rates_note(pairs: &[(Sample, Sample)], names: (&str, &str)) -> String {
     let busy = medians(pairs, Sample::per_busy_second);
     let wall = medians(pairs, Sample::per_second);
     let share = medians(pairs, |sample| sample.busy.server / sample.wall);
     let generator = medians(pairs, Sample::generator_share);
+    let kernel = medians(pairs, |sample| sample.busy.kernel_share());
     format!(
-        "{}: {} per busy s, {}/s, core {:.0} % busy, generator {:.0} %; {}: {} per busy s, {}/s, \
-         core {:.0} %, generator {:.0} %",
+        "{}: {} per busy s, {}/s, core {:.0} % busy ({:.0} % of it kernel), generator \
+         {:.0} %; {}: {} per busy s, {}/s, core {:.0} % ({:.0} % kernel), generator {:.0} %",
         names.0,
         rate(busy.0),
         rate(wall.0),
         share.0 * 100.0,
+        kernel.0 * 100.0,
         generator.0 * 100.0,
         names.1,
         rate(busy.1),
         rate(wall.1),
         share.1 * 100.0,
+        kernel.1 * 100.0,
         generator.1 * 100.0,
     )
 }

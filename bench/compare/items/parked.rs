@@ -97,6 +97,7 @@ struct FanOutTurn {
     woken: f64,
     exact: f64,
     stat: f64,
+    kernel: f64,
     last_ms: f64,
     bytes: f64,
 }
@@ -221,6 +222,11 @@ fn wake_row(
     )
     .values(ratios(pairs, |turn| turn.woken / turn.exact))
     .wall(ratios(pairs, |turn| 1.0 / turn.last_ms))
+    .kernel(
+        pairs
+            .iter()
+            .map(|(candidate, _)| candidate.kernel / candidate.stat.max(1e-9)),
+    )
     .note(format!(
         "busy us per wake-up by the CPU clock (by 10 ms ticks of /proc/stat): {} {} ({}), {} \
              {} ({}); {}/s and {}/s",
@@ -301,6 +307,7 @@ fn fan_out(feed: &mut Feed, count: usize, rounds: usize) -> Result<FanOutTurn, F
         woken: 0.0,
         exact: 0.0,
         stat: 0.0,
+        kernel: 0.0,
         last_ms: 0.0,
         bytes: 0.0,
     };
@@ -317,6 +324,7 @@ fn fan_out(feed: &mut Feed, count: usize, rounds: usize) -> Result<FanOutTurn, F
             turn.woken += done.woken.len() as f64;
             turn.exact += done.busy.exact;
             turn.stat += done.busy.server;
+            turn.kernel += done.busy.kernel;
             turn.bytes = done.woken[0].bytes as f64;
             last.push(done.last_ms());
         }

@@ -41,7 +41,7 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
     let mut p99_of_one: Vec<(usize, Vec<f64>)> = Vec::new();
     for parked in PARKED.into_iter().filter(|&parked| parked <= most) {
         let mut one = Vec::new();
-        let mut measured: Vec<(usize, Vec<[f64; 5]>)> = CONCERNED
+        let mut measured: Vec<(usize, Vec<[f64; 6]>)> = CONCERNED
             .iter()
             .map(|&(concerned, _)| (concerned, Vec::new()))
             .collect();
@@ -55,6 +55,7 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
             let mut fleet = Fleet::park(&weir, parked, &meter)?;
             for (index, &(concerned, rounds)) in CONCERNED.iter().enumerate() {
                 let mut latencies = Vec::new();
+                let before = meter.read();
                 for round in 0..rounds {
                     latencies.extend(fleet.change(
                         concerned.min(parked),
@@ -63,6 +64,7 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
                         &meter,
                     )?);
                 }
+                let kernel = (meter.read() - before).kernel_share();
                 let service = services[index][1] + send_ms * concerned as f64;
                 let (p50, p99) = (
                     percentile(&mut latencies, 0.5),
@@ -77,6 +79,7 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
                     p50,
                     services[index][1],
                     services[index][0],
+                    kernel,
                 ]);
             }
         }
@@ -99,6 +102,7 @@ pub fn run(bench: &Bench, _items: &[&'static str], rows: &mut Vec<Row>) -> Resul
                     },
                 )
                 .values(series.iter().map(|each| each[0]))
+                .kernel(series.iter().map(|each| each[5]))
                 .note(format!(
                     "wake-up p50 {} ms, p99 {} ms from the batch being sent; the batch \
                          without parked polls p50 {} ms, p99 {} ms; bare send {} us",
