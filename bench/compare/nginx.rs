@@ -136,7 +136,7 @@ fn configure(
         out,
         "daemon off;\nuser root;\nworker_processes 1;\n{affinity}pid {directory}/nginx.pid;\nerror_log {directory}/error.log warn;\n\
          worker_rlimit_nofile 20000;\nload_module {NCHAN_MODULE};\n\
-         events {{ worker_connections 19900; multi_accept on; use poll; }}\n\
+         events {{ worker_connections 19900; multi_accept on; use epoll; }}\n\
          http {{\n access_log off; server_tokens off; etag off; tcp_nodelay on; sendfile on;\n\
          keepalive_timeout 3600s; keepalive_requests 1000000000; nchan_max_reserved_memory 512M;\n\
          client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;\n\
