@@ -138,7 +138,7 @@ fn configure(
          worker_rlimit_nofile 20000;\nload_module {NCHAN_MODULE};\n\
          events {{ worker_connections 19900; multi_accept on; use epoll; }}\n\
          http {{\n access_log off; server_tokens off; etag off; tcp_nodelay on; sendfile on;\n\
-         keepalive_timeout 3600s; keepalive_requests 1000000000; nchan_max_reserved_memory 512M;\n\
+         keepalive_timeout 3600s 75s; keepalive_requests 1000000000; nchan_max_reserved_memory 512M;\n\
          client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;\n\
          uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;\n\
          server {{\n  listen {to} backlog=65535; root {directory};\n\

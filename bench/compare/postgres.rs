@@ -88,7 +88,7 @@ impl Postgres {
             format!("port={}", to.port()),
             "listen_addresses=127.0.0.1".into(),
             format!("unix_socket_directories={}", home.display()),
-            "max_connections=300".into(),
+            "max_connections=600".into(),
             "fsync=on".into(),
             "synchronous_commit=on".into(),
             "full_page_writes=on".into(),
