@@ -136,10 +136,14 @@ pub fn raise_descriptor_limit() -> u64 {
     current.unwrap_or(u64::MAX)
 }
 
-/// Raises the scheduling priority of the calling thread, if permitted.
+/// Raises the scheduling priority of the calling thread, if permitted. One that was started with a
+/// higher priority keeps it.
 pub fn raise_priority() {
+    const NICENESS: i32 = -10;
     // To Linux, no process means the calling thread.
-    let _ = process::setpriority_process(None, -10);
+    if process::getpriority_process(None).is_ok_and(|current| current > NICENESS) {
+        let _ = process::setpriority_process(None, NICENESS);
+    }
 }
 
 /// Processors that the calling thread may use, ascending. At most as many as the CPU quota of the
