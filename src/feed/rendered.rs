@@ -2,8 +2,12 @@
 //! parked poll that sends it.
 //!
 //! A slot belongs to a node ([`super::nodes`]) and holds the answer of its newest generation. What
-//! all slots hold together is bounded in bytes: the slots that were filled first are emptied first,
-//! and filled again by the next poll that needs them.
+//! all slots hold together is bounded in bytes.
+//!
+//! When that is full, most new answers are not kept. Streamers poll in turns: if the oldest answer
+//! made room for the newest, each would be gone when its streamer polls again, as soon as all
+//! together are a little too large. One in [`REPLACED_EVERY`] replaces the oldest, so that answers
+//! which are not needed any more go.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -12,6 +16,9 @@ use arc_swap::ArcSwapOption;
 use crossbeam_queue::SegQueue;
 
 use crate::http::encoding::{Coding, compress};
+
+/// Of the answers that do not fit, one in so many replaces the oldest ones.
+const REPLACED_EVERY: usize = 8;
 
 /// The rendered configuration of one node.
 #[derive(Default, Debug)]
@@ -128,6 +135,8 @@ pub struct RenderedCache {
     total: Arc<AtomicUsize>,
     /// Filled slots with their generation, oldest first.
     filled: SegQueue<(Weak<RenderedSlot>, u64)>,
+    /// Answers that did not fit, ever.
+    unfit: AtomicUsize,
 }
 
 impl RenderedCache {
@@ -136,6 +145,7 @@ impl RenderedCache {
             bytes_max,
             total: Arc::default(),
             filled: SegQueue::new(),
+            unfit: AtomicUsize::new(0),
         }
     }
 
@@ -155,9 +165,19 @@ impl RenderedCache {
         let identity = Arc::from(render()?);
         let rendered = Arc::new(Rendered::counted(generation, identity, self.total.clone()));
         slot.store(&rendered);
-        self.filled.push((Arc::downgrade(slot), generation));
-        self.shrink();
-        Ok(rendered.body(coding))
+        let body = rendered.body(coding);
+        if self.bytes() > self.bytes_max
+            && !self
+                .unfit
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(REPLACED_EVERY)
+        {
+            slot.clear(generation);
+        } else {
+            self.filled.push((Arc::downgrade(slot), generation));
+            self.shrink();
+        }
+        Ok(body)
     }
 
     /// Bytes held now, all codings.
@@ -209,6 +229,40 @@ mod tests {
         assert!(cache.bytes() <= 1000, "{} bytes are held", cache.bytes());
         assert!(!slots[0].has(1), "the oldest goes first");
         assert!(slots[2].has(1), "the newest stays");
+    }
+
+    #[test]
+    fn polls_in_turns_find_most_answers_although_not_all_fit() {
+        let cache = RenderedCache::new(80_000);
+        let slots: Vec<Arc<RenderedSlot>> = (0..100).map(|_| Arc::default()).collect();
+        let round = || {
+            let found = slots.iter().filter(|slot| slot.has(1)).count();
+            slots
+                .iter()
+                .for_each(|slot| drop(fill(&cache, slot, 1, 1000)));
+            assert!(cache.bytes() <= 80_000, "{} bytes are held", cache.bytes());
+            found
+        };
+        round();
+        for _ in 0..10 {
+            let found = round();
+            assert!((70..=80).contains(&found), "{found} of 100 were there");
+        }
+    }
+
+    #[test]
+    fn answers_that_are_not_needed_make_room() {
+        let cache = RenderedCache::new(80_000);
+        let unused: Vec<Arc<RenderedSlot>> = (0..100).map(|_| Arc::default()).collect();
+        unused
+            .iter()
+            .for_each(|slot| drop(fill(&cache, slot, 1, 1000)));
+        let used: Vec<Arc<RenderedSlot>> = (0..40).map(|_| Arc::default()).collect();
+        for _ in 0..200 {
+            used.iter()
+                .for_each(|slot| drop(fill(&cache, slot, 1, 1000)));
+        }
+        assert!(used.iter().all(|slot| slot.has(1)));
     }
 
     #[test]
