@@ -1230,6 +1230,7 @@ proptest! {
         let mut tree = value.clone();
         schema.mask_value(&mut tree);
         prop_assert_eq!(&tree.to_text(), &masked);
+        prop_assert!(masked == text || schema.may_have_secrets(&text), "{text}");
         let already = text.contains(MASK);
         prop_assert!(schema.has_secrets(&value) == (masked != text) || already);
         for secret in ["secret", "pw@", ":p@", "token=t\""] {
@@ -1363,6 +1364,26 @@ fn numbers_of_episodes_are_exact() {
         episode().prune(&mut document);
         assert_eq!(document.to_text(), text);
     }
+}
+
+#[test]
+fn texts_without_secrets_are_recognized() {
+    let table = [
+        (
+            r#"{"inputs":[{"url":"rtsp://h/1"}],"title":"password"}"#,
+            false,
+        ),
+        (r#"{"labels":{"site":"a"},"title":"a \"key\": b"}"#, false),
+        (r#"{"inputs":[{"url":"rtsp://u:p@h/1"}]}"#, true),
+        (r#"{"inputs":[{"url":"http://h/?token=t"}]}"#, true),
+        (r#"{"inputs":[{"url":"http://h/;token=t"}]}"#, true),
+    ];
+    for (text, expected) in table {
+        assert_eq!(stream().may_have_secrets(text), expected, "{text}");
+    }
+    assert!(agent().may_have_secrets(r#"{"id":"1","key":"a"}"#));
+    assert!(auth_backend().may_have_secrets(r#"{"allow_tokens":["a"],"name":"b"}"#));
+    assert!(!auth_backend().may_have_secrets(r#"{"name":"allow_tokens"}"#));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Building a state from stored records, with its indexes.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -58,7 +58,7 @@ impl Loader {
 
     /// Builds the indexes. `marks` come from the store.
     pub fn finish(mut self, marks: Vec<(Hostname, NodeMark)>) -> State {
-        let mut nodes: Nodes = BTreeMap::new();
+        let mut nodes = Nodes::new();
         for hostname in self.state.streamers.keys() {
             nodes.entry(hostname.clone()).or_default();
         }
@@ -84,7 +84,7 @@ impl Loader {
     }
 }
 
-type Nodes = BTreeMap<Hostname, Node>;
+type Nodes = HashMap<Hostname, Node>;
 
 fn node_mut<'a>(nodes: &'a mut Nodes, host: &str) -> &'a mut Node {
     if !nodes.contains_key(host) {

@@ -112,7 +112,10 @@ pub(super) fn collect_ops(changes: &Changes, ops: &mut Vec<Op>) {
 macro_rules! marked {
     ($record:ident, $value:expr, $schema:expr) => {{
         let record = $record::from_bytes($value)?;
-        if record.has_secrets || $schema.mask(&record.config) == *record.config {
+        if record.has_secrets
+            || !$schema.may_have_secrets(&record.config)
+            || $schema.mask(&record.config) == *record.config
+        {
             record
         } else {
             let mut owned = record.to_owned();
