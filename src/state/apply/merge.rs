@@ -63,8 +63,8 @@ pub(super) struct Stored {
 
 pub(super) fn stored(schema: &Schema, merged: Object) -> Stored {
     let merged = Value::Object(merged);
-    let has_secrets = schema.has_secrets(&merged);
     let effective = schema.effective(&merged);
+    let has_secrets = schema.may_have_secrets(&effective.text) && schema.has_secrets(&merged);
     Stored {
         config: effective.text,
         filled: effective.filled,
