@@ -24,6 +24,7 @@
 //!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
 //!   old states       a follower of commits: frees what no thread holds any more
 //!   publications     a follower of commits: when streams began and ended
+//!   traces           sends spans of requests to a collector, if there is one
 //!   settings         one thread per saved change of settings
 //!   signals          the main thread: waits for TERM, INT, HUP
 //! ```
@@ -81,6 +82,7 @@
 //! activity, health        last signs of life of a node; what follows from them
 //! report                  statistics that a streamer sends
 //! egress policy           the addresses that outbound calls may reach
+//! trace, span             requests that belong together, over several servers; one of them
 //! drain                   the orderly end: answer polls, finish requests, commit, exit
 //! ```
 //!
@@ -90,7 +92,7 @@
 //! each other in no circle. Tests hold both.
 //!
 //! ```floors
-//! limits exit duration error stdout proptests metrics offload
+//! limits exit duration error stdout proptests metrics offload traces
 //! json rt
 //! schema subnet
 //! http outbound
@@ -147,6 +149,7 @@ mod server;
 mod state;
 mod stdout;
 mod subnet;
+mod traces;
 mod writer;
 
 #[cfg(test)]

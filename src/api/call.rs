@@ -5,7 +5,7 @@
 //! until the response is complete.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ use crate::state::entity::Kind;
 use crate::state::event::{Audit, AuditSubject, EntityType};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
 use crate::state::tag::Precondition;
+use crate::traces::TraceContext;
 
 /// Sent by pages for people: what they read is no sign of life of a streamer.
 const PAGE_HEADER: &str = "X-Weir-UI";
@@ -177,10 +178,24 @@ impl Call<'_> {
         Some(value[..value.floor_char_boundary(TEXT_BYTES_MAX)].into())
     }
 
-    /// The trace id that the caller gave, or a new one.
+    /// The trace id that the caller gave, or a new one. A span of the request has the same.
     pub fn trace_id(&self) -> Box<str> {
         self.header_text("x-trace-id")
+            .or_else(|| Some(format!("{:032x}", self.sent_trace()?.trace_id).into()))
             .unwrap_or_else(|| self.local.new_trace_id())
+    }
+
+    fn sent_trace(&self) -> Option<TraceContext> {
+        let value = self.request.headers.get("traceparent")?;
+        TraceContext::parse(std::str::from_utf8(value).ok()?)
+    }
+
+    /// The fields by which requests to other servers, made for this one, belong to its trace.
+    pub fn trace_fields(&self) -> Vec<(&'static str, String)> {
+        let context = self.local.trace().or_else(|| self.sent_trace());
+        let traceparent = context.map(|context| ("traceparent", context.to_string()));
+        let trace_id = ("x-trace-id", self.trace_id().into());
+        traceparent.into_iter().chain([trace_id]).collect()
     }
 
     /// The name under which the caller is recorded.
@@ -251,12 +266,33 @@ pub struct CoreLocal {
     pub compiled: RefCell<CompiledRules>,
     pub refusals: RefCell<Refusals>,
     ids: RefCell<TraceIds>,
+    /// Of the request whose handler runs, if it is recorded as a span.
+    trace: Cell<Option<TraceContext>>,
 }
 
 impl CoreLocal {
-    /// A version 4 UUID, unique per core; not unguessable.
-    pub fn new_trace_id(&self) -> Box<str> {
-        uuid(self.ids.borrow_mut().next_number())
+    /// The trace id of the request whose handler runs; a new one if it is not recorded. A version
+    /// 4 UUID, unique per core; not unguessable.
+    fn new_trace_id(&self) -> Box<str> {
+        match self.trace.get() {
+            Some(context) => uuid::Uuid::from_u128(context.trace_id).to_string().into(),
+            None => uuid(self.ids.borrow_mut().next_number()),
+        }
+    }
+
+    /// The id of a new trace: the number of a version 4 UUID.
+    pub fn new_trace(&self) -> u128 {
+        let bits = self.ids.borrow_mut().next_number();
+        let uuid = uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid();
+        uuid.as_u128()
+    }
+
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace.get()
+    }
+
+    pub fn set_trace(&self, context: Option<TraceContext>) {
+        self.trace.set(context);
     }
 
     /// A number that differs each time; not unguessable.

@@ -3,6 +3,7 @@
 //! Every core has its own counters, which are summed here. The counters of the writer are shared.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::shared::Shared;
 use crate::core::metrics::CoreMetrics;
@@ -18,6 +19,7 @@ pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &
     write_edge(cores, &mut out);
     write_stalls(cores, &mut out);
     write_offload(shared, &mut out);
+    write_traces(shared, &mut out);
     write_process(shared, &mut out);
     write_writer(shared, &mut out);
     write_store(shared, state, &mut out);
@@ -112,6 +114,23 @@ fn write_offload(shared: &Shared, out: &mut Exposition) {
     out.one("weir_offload_jobs_waiting", Gauge, "", "Jobs that have not ended.", &[], jobs as u64);
     let help = "Bytes of the requests and responses of jobs that have not ended.";
     out.one("weir_offload_bytes", Gauge, "bytes", help, &[], bytes as u64);
+}
+
+fn write_traces(shared: &Shared, out: &mut Exposition) {
+    let counts = &shared.workers.traces.counts;
+    let mut spans = out.family(
+        "weir_trace_spans",
+        Counter,
+        "",
+        "Recorded spans: taken by the collector; not taken; dropped because too many waited.",
+    );
+    for (outcome, count) in [
+        ("exported", &counts.exported),
+        ("failed", &counts.failed),
+        ("dropped", &counts.dropped),
+    ] {
+        spans.sample(&[("outcome", outcome)], count.load(Ordering::Relaxed));
+    }
 }
 
 fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {

@@ -318,7 +318,7 @@ pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
         pending: question.rules.backends.len(),
         question,
         denied: None,
-        trace_id: call.trace_id(),
+        trace_fields: call.trace_fields(),
         cancel: CancelToken::default(),
     })))
 }
@@ -329,7 +329,7 @@ struct AuthBackends {
     /// Backends that have not replied yet.
     pending: usize,
     denied: Option<SessionDecision>,
-    trace_id: Box<str>,
+    trace_fields: Vec<(&'static str, String)>,
     cancel: CancelToken,
 }
 
@@ -350,7 +350,7 @@ impl Pending for AuthBackends {
         for (part, target) in self.question.rules.backends.iter().enumerate() {
             let call = OutboundCall {
                 target: target.with_query(&self.question.query),
-                headers: vec![("x-trace-id", self.trace_id.to_string())],
+                headers: self.trace_fields.clone(),
                 deadline,
                 response_bytes_max: answer::BODY_BYTES_MAX,
             };
@@ -538,7 +538,7 @@ mod tests {
                 query: "name=a".into(),
             },
             denied: None,
-            trace_id: "t".into(),
+            trace_fields: Vec::new(),
             cancel: CancelToken::default(),
         }
     }

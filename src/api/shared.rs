@@ -28,6 +28,7 @@ use crate::offload::Offload;
 use crate::outbound::Outbound;
 use crate::rt::Inbox;
 use crate::state::State;
+use crate::traces::Traces;
 use crate::writer::{Commands, Published};
 
 /// Settings used by handlers.
@@ -86,6 +87,7 @@ pub struct WorkerThreads {
     pub outbound: Outbound,
     pub offload: Offload,
     pub backups: Arc<Backups>,
+    pub traces: Traces,
 }
 
 /// Shared by all io cores.
@@ -184,6 +186,7 @@ pub(crate) mod tests {
                 outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
                 offload: Offload::start(1).expect("a thread"),
                 backups: Arc::default(),
+                traces: Traces::default(),
             },
             agents: AgentsShared::new().expect("there is randomness"),
             watches: StatsWatches::new(1),

@@ -128,12 +128,15 @@ pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
     let path = "/streamer/api/v3/config";
     let now = super::now_seconds();
     match peer::get(&streamer, path, now, deadline, ANSWER_BYTES_MAX) {
-        Some(to_streamer) => Ok(Outcome::Pending(Box::new(StreamerCheck {
-            command: Some(command),
-            call: Some(to_streamer),
-            reveals,
-            cancel: CancelToken::default(),
-        }))),
+        Some(mut to_streamer) => {
+            to_streamer.headers.extend(call.trace_fields());
+            Ok(Outcome::Pending(Box::new(StreamerCheck {
+                command: Some(command),
+                call: Some(to_streamer),
+                reveals,
+                cancel: CancelToken::default(),
+            })))
+        }
         None => Err(shown(failed("no_address"), reveals)),
     }
 }

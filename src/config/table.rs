@@ -14,14 +14,15 @@ use super::setting::{
     self, Effect, MemberShape, SettingRule, Written, bytes, number, settings, switch, time,
 };
 use super::value::{
-    API_KEY, API_URL, BALANCE, CORS, DIRECTORY, FILE, LABEL_KEY, LISTEN, LOG_LEVEL, LOGIN,
-    LayouterBalance, LogLevel, Login, PIN_THREADS, PORT, PROXIES, PinThreads, RESTREAMING,
+    API_KEY, API_URL, BALANCE, COLLECTOR, CORS, DIRECTORY, FILE, LABEL_KEY, LISTEN, LOG_LEVEL,
+    LOGIN, LayouterBalance, LogLevel, Login, PIN_THREADS, PORT, PROXIES, PinThreads, RESTREAMING,
     STORAGE_LOG, SUBNETS, Secret, Shown as _, URL_TOKEN,
 };
 use crate::http::Cors;
 use crate::limits::{EPISODES_DELAY_MS_MAX, EPISODES_LIMIT_MAX};
 use crate::state::node::Restreaming;
 use crate::subnet::Subnets;
+use crate::traces::Collector;
 use weir_storage::LogKind;
 
 /// One setting of this server.
@@ -319,6 +320,18 @@ settings! {
         /// Write a line for every response.
         requests("log_requests"): bool = switch(), Default "false", AtOnce, Word "/log_requests";
     }
+
+    /// Spans of requests, for a collector of traces.
+    traces: TraceSettings, "Tracing" {
+        /// Where spans are sent, by OTLP over HTTP; `/v1/traces` is added to the path unless it
+        /// ends so. The parameter `service_name` names this server there. Not set: the variable
+        /// `OTEL_EXPORTER_OTLP_ENDPOINT`; if that is not set either, no spans are recorded.
+        collector("opentelemetry_url"): Option<Collector> = COLLECTOR,
+            Example "http://127.0.0.1:4318?service_name=weir", AtOnce, Text "/opentelemetry_url";
+        /// Of the requests without `traceparent`, one in so many is recorded; 0: none. The caller
+        /// decides about a request with `traceparent`.
+        one_in("trace_one_in"): u64 = number(0, 1_000_000_000), Default "100", AtOnce;
+    }
 }
 
 /// Settings of the reference and of earlier versions that have no effect, and why. They are
@@ -333,5 +346,4 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
         "temporary data lives in memory, there is no Redis to connect to",
     ),
     ("license_key", "no licence is needed"),
-    ("opentelemetry_url", "this version sends no traces"),
 ];

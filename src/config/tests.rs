@@ -384,12 +384,12 @@ fn variables_without_effect_are_reported_as_warnings() {
 
 #[test]
 fn removed_settings_in_the_file_are_reported_as_warnings() {
-    let text = "opentelemetry_url = \"http://u:CANARY@h\"\nlog_level = \"error\"\n";
+    let text = "database_url = \"http://u:CANARY@h\"\nlog_level = \"error\"\n";
     let config = read_with(text, &[], &[]).expect("warnings do not prevent a start");
     assert_eq!(config.settings.log.level, LogLevel::Error);
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
     let warning = &config.warnings[0];
-    assert!(warning.starts_with("opentelemetry_url ("), "{warning}");
+    assert!(warning.starts_with("database_url ("), "{warning}");
     assert!(warning.contains("weir.toml line 1) is ignored: ") && !warning.contains("CANARY"));
 }
 

@@ -12,6 +12,7 @@ use crate::json::{Object, Value};
 use crate::schema::MASK;
 use crate::state::node::Restreaming;
 use crate::subnet::Subnets;
+use crate::traces::Collector;
 use weir_storage::LogKind;
 
 /// A text that is never printed by accident. It is not compared in constant time; the check of
@@ -123,6 +124,12 @@ pub(super) const API_URL: SettingRule<Option<String>> = text(
     "a URL that begins with http:// or https:// and has a host, without credentials, query or \
      fragment",
     |text| base_url(text).map(Some),
+);
+
+pub(super) const COLLECTOR: SettingRule<Option<Collector>> = text(
+    "a URL that begins with http:// or https:// and has a host, without credentials; its query may \
+     be service_name=NAME",
+    |text| Collector::parse(text).map(Some),
 );
 
 pub(super) const CORS: SettingRule<Cors> = list(
@@ -326,6 +333,13 @@ impl Shown for LogLevel {
 impl Shown for Option<String> {
     fn shown(&self, _: bool) -> Option<Value> {
         self.as_deref().map(Value::from)
+    }
+}
+
+impl Shown for Option<Collector> {
+    fn shown(&self, _: bool) -> Option<Value> {
+        self.as_ref()
+            .map(|collector| Value::from(&*collector.to_string()))
     }
 }
 

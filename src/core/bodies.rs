@@ -68,7 +68,7 @@ impl Core {
         }
         if self.connections.finish_chunked_head(ticket, &head) {
             self.count_answer(200);
-            self.log_later(ticket, 200);
+            self.ended(ticket, 200);
             self.held.borrow_mut().end(ticket);
             return;
         }
@@ -92,7 +92,7 @@ impl Core {
             if is_last {
                 if answer.finish(&piece) {
                     source.on_sent();
-                    self.log_later(ticket, 200);
+                    self.ended(ticket, 200);
                     info!(what, bytes, ms = since_ms(began), "download sent");
                 }
                 self.held.borrow_mut().end(ticket);

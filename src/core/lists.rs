@@ -319,7 +319,7 @@ impl Core {
         let rest = self.page_body(run.execution.query(), page, &run.state);
         if answer.finish(&rest) {
             self.held.borrow_mut().end(ticket);
-            self.log_later(ticket, 200);
+            self.ended(ticket, 200);
         }
     }
 

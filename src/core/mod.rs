@@ -15,6 +15,7 @@ mod offloaded;
 mod pending;
 mod request_log;
 mod scans;
+mod spans;
 pub mod stats_watch;
 mod wake;
 
@@ -34,6 +35,7 @@ use self::offloaded::{Offloaded, OffloadedCall, OffloadedCompression};
 use self::pending::PendingRequests;
 use self::request_log::{CLIENT_CLOSED_REQUEST, RequestLog};
 use self::scans::ScanTurns;
+use self::spans::Spans;
 pub use self::wake::YieldBudget;
 use crate::access::auth::{Access, Caller, Needs, TokenNeed};
 use crate::access::guesses::FAILURE_DELAY;
@@ -456,7 +458,7 @@ impl Core {
             response = response.header("Preference-Applied", strict::APPLIED);
         }
         if self.connections.complete(ticket, response) {
-            self.log_later(ticket, status);
+            self.ended(ticket, status);
         }
     }
 
@@ -472,10 +474,14 @@ impl Core {
         this.start(ticket, Box::new(work), false)
     }
 
-    fn log_later(&self, ticket: Ticket, status: u16) {
+    /// A request that waited has its answer, or its client is gone.
+    fn ended(&self, ticket: Ticket, status: u16) {
         if self.shared.settings.running.logs_requests() {
             self.log.log_later(ticket, status);
         }
+        self.log
+            .spans
+            .end(&self.shared.workers.traces, ticket, status);
     }
 }
 
@@ -554,6 +560,11 @@ impl Service for Core {
                     let method = head.method.as_str();
                     request_log::log(method, head.path, peer, response.status, Instant::now());
                 }
+                let traces = &self.shared.workers.traces;
+                if traces.is_on() {
+                    let status = response.status;
+                    Spans::refused(traces, &self.local, head, peer, status);
+                }
                 Err(response)
             }
         }
@@ -567,6 +578,13 @@ impl Service for Core {
             .logs_requests()
             .then(Instant::now);
         let accepts = request.headers.accepts();
+        let traces = &self.shared.workers.traces;
+        let is_traced = traces.is_on();
+        if is_traced {
+            let endpoint = admitted.0.as_ref().map(|(endpoint, ..)| endpoint);
+            let route = endpoint.map(|endpoint| &endpoint.route);
+            self.log.spans.begin(traces, &self.local, request, route);
+        }
         let answer = self.answer(request, admitted, ticket);
         let answer = answer.unwrap_or_else(|error| {
             let has_credentials = request.headers.authorization().is_some();
@@ -605,6 +623,11 @@ impl Service for Core {
         if let Some(since) = since {
             self.log.log(request, ticket, &answer, since);
         }
+        if is_traced {
+            self.log
+                .spans
+                .answered(traces, &self.local, ticket, &answer);
+        }
         answer
     }
 
@@ -625,13 +648,13 @@ impl Service for Core {
     fn timeout_response(&self, ticket: Ticket) -> Response {
         let response = uncached(self.timeout_answer(ticket));
         self.count_answer(response.status);
-        self.log_later(ticket, response.status);
+        self.ended(ticket, response.status);
         response
     }
 
     fn on_abandoned(&self, ticket: Ticket) {
         self.forget(ticket);
-        self.log_later(ticket, CLIENT_CLOSED_REQUEST);
+        self.ended(ticket, CLIENT_CLOSED_REQUEST);
     }
 
     fn keeps_half_closed(&self, ticket: Ticket) -> bool {

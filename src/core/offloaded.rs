@@ -23,6 +23,7 @@ use crate::http::{Accepts, DetachedRequest, Response, Ticket, panicked};
 use crate::state::State;
 use crate::state::command::AuditedCommand;
 use crate::state::name::Hostname;
+use crate::traces::TraceContext;
 
 /// The outcome of a handler that ran on another thread.
 enum Finished {
@@ -38,6 +39,7 @@ pub struct OffloadedCall {
     parameter: Box<str>,
     caller: Caller,
     state: Arc<State>,
+    trace: Option<TraceContext>,
 }
 
 impl OffloadedCall {
@@ -48,11 +50,13 @@ impl OffloadedCall {
             parameter: call.parameter.into(),
             caller: call.caller.clone(),
             state: Arc::clone(call.state),
+            trace: call.local.trace(),
         }
     }
 
     fn finish(self, shared: &Arc<Shared>, ticket: Ticket) -> Result<Finished, ApiError> {
         let (local, state) = (CoreLocal::default(), Rc::new(self.state));
+        local.set_trace(self.trace);
         self.request.read(|request| {
             let call = Call {
                 shared,

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::spans::Spans;
 use crate::http::{Answer, Request, Ticket, TicketMap};
 
 /// The status that nginx logs for a request whose client disconnected before the response.
@@ -13,6 +14,7 @@ pub const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Requests that are logged once they are answered.
 #[derive(Default)]
 pub struct RequestLog {
+    pub spans: Spans,
     waiting: RefCell<TicketMap<LoggedRequest>>,
 }
 

@@ -256,7 +256,7 @@ impl Core {
             self.held.borrow_mut().end(ticket);
             if self.connections.complete_shared(ticket, &prepared) {
                 self.count_answer(200);
-                self.log_later(ticket, 200);
+                self.ended(ticket, 200);
             }
             budget.end().await;
         }

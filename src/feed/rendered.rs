@@ -237,9 +237,9 @@ mod tests {
         let slots: Vec<Arc<RenderedSlot>> = (0..100).map(|_| Arc::default()).collect();
         let round = || {
             let found = slots.iter().filter(|slot| slot.has(1)).count();
-            slots
-                .iter()
-                .for_each(|slot| drop(fill(&cache, slot, 1, 1000)));
+            for slot in &slots {
+                fill(&cache, slot, 1, 1000);
+            }
             assert!(cache.bytes() <= 80_000, "{} bytes are held", cache.bytes());
             found
         };
@@ -254,13 +254,14 @@ mod tests {
     fn answers_that_are_not_needed_make_room() {
         let cache = RenderedCache::new(80_000);
         let unused: Vec<Arc<RenderedSlot>> = (0..100).map(|_| Arc::default()).collect();
-        unused
-            .iter()
-            .for_each(|slot| drop(fill(&cache, slot, 1, 1000)));
+        for slot in &unused {
+            fill(&cache, slot, 1, 1000);
+        }
         let used: Vec<Arc<RenderedSlot>> = (0..40).map(|_| Arc::default()).collect();
         for _ in 0..200 {
-            used.iter()
-                .for_each(|slot| drop(fill(&cache, slot, 1, 1000)));
+            for slot in &used {
+                fill(&cache, slot, 1, 1000);
+            }
         }
         assert!(used.iter().all(|slot| slot.has(1)));
     }

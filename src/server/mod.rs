@@ -58,6 +58,7 @@ use crate::state::command::Command;
 use crate::state::event::{EventLimits, NewEvent};
 use crate::state::node::RenderSettings;
 use crate::state::retention::Retention;
+use crate::traces::{Collector, Traces};
 use crate::writer::insert_buffer::BufferSettings;
 use crate::writer::{Commands, Envelope, Published, SafeMode, StateMachine, Writer, load};
 
@@ -229,6 +230,9 @@ fn open_in_safe_mode(settings: &Settings, failure: Failure) -> Result<(Store, Re
     Ok((store, recovered))
 }
 
+/// How long the end waits for spans to be taken.
+const SPANS_WAIT: Duration = Duration::from_secs(2);
+
 /// The threads of a running server, apart from its io cores.
 struct Threads {
     shared: Arc<Shared>,
@@ -375,6 +379,7 @@ fn stop(settings: &Settings, threads: Threads, cores: &Cores) -> Result<Exit, Fa
         .join()
         .map_err(|_| Failure::new(Exit::Runtime, "the writer panicked"))?;
     machine.into_storage().close().map_err(storage_failure)?;
+    threads.shared.workers.traces.end(SPANS_WAIT);
     info!("stopped");
     Ok(Exit::Done)
 }
@@ -491,6 +496,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             outbound,
             offload,
             backups: Arc::default(),
+            traces: Traces::default(),
         },
         agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),
@@ -533,6 +539,10 @@ fn follow_settings(
             .auth
             .rotate(shared.settings.running.api_key().expose(), login(settings));
         shared.fleet.set_dead_after(settings.layouter.dead_timeout);
+        let collector = collector(settings);
+        if let Err(error) = shared.workers.traces.set(collector, settings.traces.one_in) {
+            warn!(%error, "the thread for traces cannot be started; spans are not recorded");
+        }
         let layouter = Box::new((&settings.layouter).into());
         if !shared
             .layouter
@@ -542,6 +552,22 @@ fn follow_settings(
             warn!("layouter queue full; new settings not applied");
         }
     });
+}
+
+/// Where spans go: by the settings, or by the variable that all programs share.
+fn collector(settings: &Settings) -> Option<Collector> {
+    const SHARED_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    if settings.traces.collector.is_some() {
+        return settings.traces.collector.clone();
+    }
+    let text = std::env::var(SHARED_VARIABLE)
+        .ok()
+        .filter(|text| !text.is_empty())?;
+    let collector = Collector::parse(&text);
+    if collector.is_none() {
+        warn!("{SHARED_VARIABLE} is not a URL of a collector; spans are not recorded");
+    }
+    collector
 }
 
 fn login(settings: &Settings) -> Option<(&str, &str)> {

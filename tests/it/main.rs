@@ -46,6 +46,7 @@ mod stream;
 mod streamer;
 mod tidy;
 mod token;
+mod traces;
 
 mod bad_json;
 mod canaries;

@@ -40,6 +40,7 @@ pub struct Call {
     pub query: BTreeMap<String, String>,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
 }
 
 /// A server on a port of its own.
@@ -171,15 +172,20 @@ fn read(lines: &mut impl BufRead) -> Option<Call> {
             .decode_utf8_lossy()
             .into_owned()
     };
+    let headers: BTreeMap<String, String> = head[1..]
+        .iter()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length = headers.get("content-length").map_or("0", String::as_str);
+    let mut body = vec![0; length.parse().ok()?];
+    lines.read_exact(&mut body).ok()?;
     Some(Call {
         path: path.to_owned(),
         query: pairs
             .map(|(name, value)| (name.to_owned(), decoded(value)))
             .collect(),
-        headers: head[1..]
-            .iter()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-            .collect(),
+        headers,
+        body,
     })
 }
