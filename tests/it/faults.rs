@@ -454,7 +454,13 @@ fn full_disk_refuses_a_save_that_waited_for_its_check() {
         if has_failed {
             assert_eq!(code(&checked), code(&direct));
         } else {
-            assert_eq!(code(&checked), (503, vec!["storage_failed".to_owned()]));
+            // The store may have found the full disk by itself, at a write of its own.
+            let (status, codes) = code(&checked);
+            assert_eq!(status, 503);
+            assert!(
+                ["storage_failed", "storage_unavailable"].contains(&&*codes[0]),
+                "{codes:?}"
+            );
         }
         server.get("/streamers/checked").expect(404);
         limit_files(server.id(), None);
