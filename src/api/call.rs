@@ -181,7 +181,7 @@ impl Call<'_> {
     /// The trace id that the caller gave, or a new one. A span of the request has the same.
     pub fn trace_id(&self) -> Box<str> {
         self.header_text("x-trace-id")
-            .or_else(|| Some(format!("{:032x}", self.sent_trace()?.trace_id).into()))
+            .or_else(|| Some(as_uuid(self.sent_trace()?.trace_id)))
             .unwrap_or_else(|| self.local.new_trace_id())
     }
 
@@ -275,7 +275,7 @@ impl CoreLocal {
     /// 4 UUID, unique per core; not unguessable.
     fn new_trace_id(&self) -> Box<str> {
         match self.trace.get() {
-            Some(context) => uuid::Uuid::from_u128(context.trace_id).to_string().into(),
+            Some(context) => as_uuid(context.trace_id),
             None => uuid(self.ids.borrow_mut().next_number()),
         }
     }
@@ -323,6 +323,11 @@ impl TraceIds {
         self.count += 1;
         xxhash_rust::xxh3::xxh3_128_with_seed(&self.seed.to_le_bytes(), self.count)
     }
+}
+
+/// The id of a trace in the form of a UUID.
+fn as_uuid(trace_id: u128) -> Box<str> {
+    uuid::Uuid::from_u128(trace_id).to_string().into()
 }
 
 /// A version 4 UUID of these bits.

@@ -26,7 +26,8 @@ pub const ALLOW_ALL: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 pub const VARY: &str = "Vary";
 /// The request fields that web pages may send.
 pub const ALLOWED_FIELDS: &str = "Authorization, Content-Type, If-None-Match, If-Match, Prefer, \
-                                  X-Trace-Id, X-Originator";
+                                  X-Trace-Id, X-Originator, traceparent, \
+                                  tracestate";
 
 /// The end of the year 9999, which is the last that the format of dates can express.
 const DATE_MAX: Duration = Duration::from_secs(253_402_300_799);

@@ -228,6 +228,8 @@ fn preflights_allow_the_fields_of_our_clients() {
     for field in [
         "X-Trace-Id",
         "X-Originator",
+        "traceparent",
+        "tracestate",
         "Authorization",
         "If-Match",
         "Prefer",

@@ -12,6 +12,7 @@ use crate::stub::{Stub, StubResponse};
 use weir_testkit::{API_KEY, PREFIX, Response, TestServer, wait_until};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const TRACE_AS_UUID: &str = "4bf92f35-77b3-4da6-a3ce-929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
 fn hex(bytes: &[u8]) -> String {
@@ -153,7 +154,7 @@ fn answered_requests_are_spans() {
     assert_eq!(span.attribute("client.address"), "127.0.0.1");
     assert!(span.attribute("url.path").ends_with("/streams/a%2Fb"));
     assert!(!span.is_error);
-    assert_eq!(event_of(&server, "stream_save")["trace_id"], TRACE);
+    assert_eq!(event_of(&server, "stream_save")["trace_id"], TRACE_AS_UUID);
 
     // A save without a context: the event has the id of the span.
     server.put("/streams/c", json!({})).expect(200);
@@ -293,7 +294,7 @@ fn calls_to_other_servers_belong_to_the_trace() {
     let span = collector.next_of("GET /auth");
     let expected = format!("00-{TRACE}-{}-01", span.span);
     assert_eq!(call.headers["traceparent"], expected);
-    assert_eq!(call.headers["x-trace-id"], TRACE);
+    assert_eq!(call.headers["x-trace-id"], TRACE_AS_UUID);
     let call = ask(&server, 2, &[]);
     let span = collector.next_of("GET /auth");
     let expected = format!("00-{}-{}-01", span.trace, span.span);
