@@ -20,7 +20,7 @@ use crate::agents::messages::NewConnection;
 use crate::agents::refusals::Refusals;
 use crate::core::message::{Completion, Reply};
 use crate::error::ApiError;
-use crate::feed::nodes::{NodeRuntime, Parked};
+use crate::feed::nodes::NodeRuntime;
 use crate::feed::{NodePoll, Subject};
 use crate::fleet::stats::View;
 use crate::http::{Coding, Request, Response, Ticket, Upgrade};
@@ -91,16 +91,6 @@ impl Call<'_> {
         let config = self.shared.settings.running.config();
         let within = config.settings.layouter.dead_timeout;
         node.activity.read(now_ms, within.as_millis() as u64);
-    }
-
-    /// Parks a poll of a streamer's configuration. Who waits for changes is the streamer, unless it
-    /// is a page for people.
-    pub fn park(&self, node: &Arc<NodeRuntime>) -> Parked {
-        if self.is_of_page() {
-            node.park_unseen()
-        } else {
-            node.park()
-        }
     }
 
     pub fn stream_name(&self) -> Result<StreamName, ApiError> {
@@ -347,7 +337,6 @@ pub enum Outcome {
     Park {
         hostname: Hostname,
         poll: NodePoll,
-        wait: Duration,
     },
     Pending(Box<dyn Pending>),
     /// A body of any length.

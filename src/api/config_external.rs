@@ -87,13 +87,10 @@ fn list_or_changes(
                 coding: call.coding(),
                 generation: node.generation,
                 since: Some(since),
-                parked: call.park(runtime),
-            };
-            return Ok(Outcome::Park {
-                hostname,
-                poll,
+                runtime: runtime.clone(),
                 wait,
-            });
+            };
+            return Ok(Outcome::Park { hostname, poll });
         }
         let answer = changes(call.state, &hostname, node, since, rendered_max(call))?;
         return Ok(answer.map_or(Outcome::Offload, Outcome::Reply));
@@ -105,13 +102,10 @@ fn list_or_changes(
                     coding: call.coding(),
                     generation: node.generation,
                     since: None,
-                    parked: call.park(runtime),
-                };
-                Outcome::Park {
-                    hostname,
-                    poll,
+                    runtime: runtime.clone(),
                     wait,
-                }
+                };
+                Outcome::Park { hostname, poll }
             }
             None => Outcome::Reply(unchanged(call.state, &etag, call.coding())),
         });
@@ -150,7 +144,7 @@ pub fn wake(shared: &Shared, state: &State, hostname: &Hostname, poll: &NodePoll
     if node.generation == poll.generation {
         return Wake::Unchanged;
     }
-    let runtime = poll.parked.node();
+    let runtime = &poll.runtime;
     let answer = match poll.since {
         Some(since) => changes(state, hostname, node, since, STREAMS_AT_ONCE_MAX).transpose(),
         None if node.streams.len() > STREAMS_AT_ONCE_MAX
@@ -177,7 +171,7 @@ pub fn answer_changed(
     poll: &NodePoll,
 ) -> Result<Response, ApiError> {
     let node = known_node(state, hostname)?;
-    let runtime = poll.parked.node();
+    let runtime = &poll.runtime;
     let answer = match poll.since {
         Some(since) => {
             let answer = changes(state, hostname, node, since, usize::MAX)?;
@@ -558,11 +552,21 @@ impl WholeListRequest {
         if !pairs.all(|pair| pair.is_empty() || is_of_whole_list(pair)) {
             return Ok(None);
         }
+        let config = call.shared.settings.running.config();
+        let wait_max = poll_wait_max(config.settings.layouter.dead_timeout);
         let wait = call.poll_wait(&POLL_TIMEOUT)?;
+        let wait = wait.map(|wait| wait.min(wait_max));
         let since = call.integer(&CHANGES_SINCE)?;
         let is_paged = call.shared.settings.api.streams_limit > 0 && since.is_none();
         Ok((!is_paged).then_some(Self { wait, since }))
     }
+}
+
+/// How long a poll of a streamer may wait. A request that waits is no sign of life, so that a
+/// streamer is answered, and sends the next one, well before a pause counts as silence: half of the
+/// dead timeout.
+pub fn poll_wait_max(dead_timeout: Duration) -> Duration {
+    dead_timeout / 3
 }
 
 /// A stream as it is rendered for one node.
@@ -734,7 +738,8 @@ const CURSOR: EngineParameter = EngineParameter::new(
 const POLL_TIMEOUT: Seconds = Seconds::new(
     params::POLL_TIMEOUT.name(),
     "With `If-None-Match`: seconds to wait for a change that concerns this node before the \
-     response is 304. Waits longer than the server allows are shortened.",
+     response is 304. Waits longer than the server allows are shortened, also to a third of \
+     `streamer_dead_timeout`, because only a request that arrives is a sign of life.",
 )
 .example("30")
 .extension()
@@ -1036,7 +1041,8 @@ mod tests {
             coding: None,
             generation: 1,
             since,
-            parked: runtime.park(),
+            runtime: runtime.clone(),
+            wait: Duration::ZERO,
         };
         let woken = wake(&shared, &state, &hostname, &poll(Some(99)));
         assert!(matches!(woken, Wake::Answer(Err(_))));
@@ -1065,7 +1071,8 @@ mod tests {
                 coding: None,
                 generation: 1,
                 since,
-                parked: runtime.park(),
+                runtime: runtime.clone(),
+                wait: Duration::ZERO,
             };
             let woken = wake(&shared, &state, &hostname, &poll);
             assert!(matches!(woken, Wake::Offload), "{since:?}");

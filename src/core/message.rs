@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::agents::messages::AgentMessage;
 use crate::agents::protocol::AgentReply;
@@ -34,6 +35,8 @@ pub enum CoreMessage {
     Reported,
     /// The administrator's credentials were replaced.
     CredentialsReplaced,
+    /// Polls for configurations of streamers wait for at most this long from now on.
+    PollWaitMax(Duration),
     /// Another core collects the metrics of all cores.
     CollectMetrics(Completion),
     /// The process stops: parked polls are answered, running requests are finished.

@@ -249,11 +249,7 @@ impl Core {
                 rt::spawn(this.send_body(body, ticket));
                 Ok(answer)
             }
-            Outcome::Park {
-                hostname,
-                poll,
-                wait,
-            } => Ok(self.park_node(call, hostname, poll, wait)),
+            Outcome::Park { hostname, poll } => Ok(self.park_node(call, hostname, poll)),
             Outcome::Upgrade {
                 upgrade,
                 connection,
@@ -273,19 +269,13 @@ impl Core {
         })
     }
 
-    fn park_node(
-        &self,
-        call: &Call<'_>,
-        hostname: Hostname,
-        poll: NodePoll,
-        wait: Duration,
-    ) -> Answer {
+    fn park_node(&self, call: &Call<'_>, hostname: Hostname, poll: NodePoll) -> Answer {
         if self.shared.draining.load(Ordering::Acquire) {
             let answer = config_external::expire(&self.shared, call.state, &hostname, &poll);
             return Answer::Reply(answer);
         }
         let answer = Answer::Wait {
-            deadline: Some(wait),
+            deadline: Some(poll.wait),
         };
         self.hold(call, &answer, false);
         self.waiters
@@ -417,6 +407,7 @@ impl Core {
                     self.tokens.borrow_mut().forget_keys();
                     self.end_administrator_requests().await;
                 }
+                CoreMessage::PollWaitMax(wait_max) => self.end_longer_polls(wait_max).await,
                 CoreMessage::CollectMetrics(to) => {
                     to.send(Reply::Metrics(Box::new(self.metrics())));
                 }
@@ -715,7 +706,8 @@ mod tests {
                 coding: None,
                 generation: 5,
                 since: None,
-                parked: Arc::new(NodeRuntime::default()).park(),
+                runtime: Arc::new(NodeRuntime::default()),
+                wait: Duration::ZERO,
             },
         );
         let listed = core.timeout_response(ticket(1));

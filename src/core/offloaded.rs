@@ -96,7 +96,6 @@ impl OffloadedCall {
 #[derive(Clone)]
 pub struct OffloadedPoll {
     hostname: Hostname,
-    /// Keeps the streamer alive meanwhile.
     poll: NodePoll,
     state: Arc<State>,
 }

@@ -18,7 +18,7 @@ use crate::api::event::EventDoc;
 use crate::api::stream_doc::StreamDoc;
 use crate::api::streamer::StreamerDoc;
 use crate::error;
-use crate::feed::{Commit, QueryId};
+use crate::feed::{Commit, NodePoll, QueryId};
 use crate::http::{Accepts, Answer, Prepared, Response, Ticket};
 use crate::query::{Document, Page, Query};
 use crate::rt;
@@ -335,9 +335,20 @@ impl Core {
 
     /// Answers all parked polls early.
     pub(super) async fn end_polls(&self) {
-        let mut budget = YieldBudget::default();
         let parked = self.waiters.borrow().all();
-        for ticket in parked {
+        self.end_polls_of(parked).await;
+    }
+
+    /// Answers early the polls for configurations that would wait for longer than is allowed now.
+    pub(super) async fn end_longer_polls(&self, wait_max: Duration) {
+        let is_longer = |poll: &NodePoll| poll.wait > wait_max;
+        let longer = self.waiters.borrow().node_polls_where(is_longer);
+        self.end_polls_of(longer).await;
+    }
+
+    async fn end_polls_of(&self, polls: Vec<Ticket>) {
+        let mut budget = YieldBudget::default();
+        for ticket in polls {
             // A commit may have answered it meanwhile.
             if self.waiters.borrow().is_parked(ticket) {
                 let response = self.timeout_answer(ticket);

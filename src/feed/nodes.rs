@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -35,26 +35,10 @@ impl NodeRuntime {
     pub fn has_configuration(&self, generation: u64, coding: Option<Coding>) -> bool {
         self.rendered.has_coded(generation, coding)
     }
-
-    /// Marks the node as parked for as long as the result lives.
-    pub fn park(self: &Arc<Self>) -> Parked {
-        self.activity.parked.fetch_add(1, Ordering::Relaxed);
-        Parked {
-            node: self.clone(),
-            counts: true,
-        }
-    }
-
-    /// Keeps a poll that is not the node's own: no sign of life.
-    pub fn park_unseen(self: &Arc<Self>) -> Parked {
-        Parked {
-            node: self.clone(),
-            counts: false,
-        }
-    }
 }
 
-/// Signs of life of a node: when it last polled, and whether a poll of it is parked.
+/// Signs of life of a node: when it last sent a request. One that waits is none: a machine that
+/// froze keeps its connections.
 ///
 /// Written by the core that serves the node and read by the layouter's thread, without a lock and
 /// without a message. Times are milliseconds of a clock that never steps back, given by the
@@ -65,7 +49,6 @@ pub struct Activity {
     seen_ms: AtomicU64,
     /// Likewise, of the last request with a credential that is not the node's own.
     read_ms: AtomicU64,
-    parked: AtomicU32,
     /// The node was sent every change up to this revision.
     sent_revision: AtomicU64,
 }
@@ -91,48 +74,13 @@ impl Activity {
         self.sent_revision.fetch_max(revision, Ordering::Relaxed);
     }
 
-    /// The time of the last sign of life. A node with a parked poll is alive now.
-    pub fn last_seen_ms(&self, now_ms: u64) -> Option<u64> {
-        if self.parked.load(Ordering::Relaxed) > 0 {
-            return Some(now_ms);
-        }
+    /// The time of the last sign of life.
+    pub fn last_seen_ms(&self) -> Option<u64> {
         self.seen_ms.load(Ordering::Relaxed).checked_sub(1)
     }
 
     pub fn sent_revision(&self) -> u64 {
         self.sent_revision.load(Ordering::Relaxed)
-    }
-}
-
-/// A parked poll of a node.
-#[derive(Debug)]
-pub struct Parked {
-    node: Arc<NodeRuntime>,
-    /// It is a sign of life.
-    counts: bool,
-}
-
-impl Parked {
-    pub fn node(&self) -> &NodeRuntime {
-        &self.node
-    }
-}
-
-impl Clone for Parked {
-    fn clone(&self) -> Self {
-        if self.counts {
-            self.node.park()
-        } else {
-            self.node.park_unseen()
-        }
-    }
-}
-
-impl Drop for Parked {
-    fn drop(&mut self) {
-        if self.counts {
-            self.node.activity.parked.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }
 
@@ -240,21 +188,15 @@ mod tests {
     use crate::state::node::RenderSettings;
 
     #[test]
-    fn parked_node_is_alive_as_long_as_it_is_parked() {
+    fn newest_request_of_a_node_counts() {
         let node: Arc<NodeRuntime> = Arc::default();
         let activity = &node.activity;
-        assert_eq!(activity.last_seen_ms(50), None);
+        assert_eq!(activity.last_seen_ms(), None);
         activity.seen(0);
-        assert_eq!(activity.last_seen_ms(50), Some(0));
+        assert_eq!(activity.last_seen_ms(), Some(0));
         activity.seen(40);
         activity.seen(30);
-        assert_eq!(activity.last_seen_ms(50), Some(40), "in any order");
-        let first = node.park();
-        let second = first.clone();
-        drop(first);
-        assert_eq!(activity.last_seen_ms(90), Some(90));
-        drop(second);
-        assert_eq!(activity.last_seen_ms(90), Some(40));
+        assert_eq!(activity.last_seen_ms(), Some(40), "in any order");
         activity.sent(7);
         activity.sent(5);
         assert_eq!(activity.sent_revision(), 7);
@@ -294,7 +236,7 @@ mod tests {
         table.on_commit(&commit(&mut state, save()));
         let node = table.get(&hostname);
         assert!(Arc::ptr_eq(&node, &table.get(&hostname)), "one entry");
-        let parked = node.park();
+        let parked = node.clone();
         drop(node);
         table.on_commit(&commit(&mut state, delete()));
         assert_eq!(table.count(), 1, "a parked poll uses it");

@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::http::{BuildTicketHasher, Coding};
 use crate::state::entity::Kind;
 use crate::state::name::Hostname;
 
-use super::nodes::Parked;
+use super::nodes::NodeRuntime;
 
 /// A parked poll of a streamer for the configuration of its node.
 #[derive(Clone, Debug)]
@@ -22,8 +23,9 @@ pub struct NodePoll {
     pub generation: u64,
     /// A poll for a delta: the revision it is since.
     pub since: Option<u64>,
-    /// A node whose poll is parked is alive.
-    pub parked: Parked,
+    pub runtime: Arc<NodeRuntime>,
+    /// How long it may wait in all.
+    pub wait: Duration,
 }
 
 /// The collection of a parked list.
@@ -217,6 +219,13 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         let polls = self.nodes.get(hostname).map(Vec::as_slice);
         let polls = polls.unwrap_or_default().iter();
         polls.map(|(waiter, _)| *waiter).collect()
+    }
+
+    /// The polls for configurations of nodes that pass a test, in no particular order.
+    pub fn node_polls_where(&self, passes: impl Fn(&P) -> bool) -> Vec<W> {
+        let polls = self.nodes.values().flatten();
+        let passing = polls.filter(|(_, poll)| passes(poll));
+        passing.map(|(waiter, _)| *waiter).collect()
     }
 
     /// The queries that one of the changed entities may match, each once, in the order of parking.

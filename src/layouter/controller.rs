@@ -485,7 +485,7 @@ impl Controller {
         }
         let node = self.nodes.get(hostname);
         let dead_timeout_ms = self.settings.dead_timeout_ms;
-        let seen_ms = node.activity.last_seen_ms(now_ms);
+        let seen_ms = node.activity.last_seen_ms();
         let watched = Watched {
             node,
             // An old sign of life does not count as a new one.
@@ -547,7 +547,7 @@ impl Controller {
     /// Checks the signs of life: lost and returned nodes, and confirmed moves.
     fn check_activity(&mut self, now_ms: u64) {
         for (hostname, watched) in &mut self.watched {
-            let seen_ms = watched.node.activity.last_seen_ms(now_ms);
+            let seen_ms = watched.node.activity.last_seen_ms();
             if seen_ms != watched.seen_ms
                 && let Some(at_ms) = seen_ms
             {

@@ -426,16 +426,22 @@ impl HealthTracker {
         std::mem::take(&mut self.events)
     }
 
-    /// Changes the settings, also for holds and brakes in progress.
+    /// Changes the settings, also for holds and brakes in progress. Silence before the timeout was
+    /// shortened does not count.
     pub fn set(&mut self, settings: HealthSettings) {
         if settings == self.settings {
             return;
         }
+        let is_shorter = settings.dead_timeout_ms < self.settings.dead_timeout_ms;
         self.settings = settings;
         for id in 0..self.nodes.len() {
             if let Some(node) = &mut self.nodes[id] {
                 if let HealthPhase::Held { until_ms } = &mut node.phase {
                     *until_ms = (*until_ms).min(node.silent_since_ms + settings.hold(node.penalty));
+                }
+                if is_shorter && !matches!(node.phase, HealthPhase::Down | HealthPhase::Braked) {
+                    // Under the longer timeout its next sign was not due yet.
+                    node.silent_since_ms = node.silent_since_ms.max(self.ticked_ms);
                 }
                 if !self.is_overdue(self.node(id), self.ticked_ms) {
                     self.set_overdue(id, false);
@@ -1149,11 +1155,14 @@ mod tests {
     }
 
     #[test]
-    fn shorter_timeout_applies_at_once() {
+    fn shorter_timeout_counts_silence_from_its_change() {
+        // Goal: under a long timeout streamers speak rarely, and none is lost because the timeout
+        // is shortened. Method: one node is silent since then, one gives its next sign in time.
         let mut run = Run::new(2);
-        run.until(100, |node, s| node == 1 || s < 90);
+        run.until(100, |_, s| s < 85);
         run.health.set(HealthSettings::from_dead_timeout(10_000));
-        let events = run.until(102, |node, _| node == 1);
+        assert_eq!(run.until(109, |node, _| node == 1), []);
+        let events = run.until(111, |node, _| node == 1);
         assert_eq!(counts(&events), (1, 0, 0), "{events:?}");
     }
 
@@ -1232,6 +1241,9 @@ mod tests {
                         signs.remove(&name);
                     }
                     HealthOp::Timeout(ms) => {
+                        if ms < settings.dead_timeout_ms {
+                            restarted_ms = now_ms;
+                        }
                         settings = HealthSettings::from_dead_timeout(ms);
                         health.set(settings);
                     }

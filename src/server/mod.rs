@@ -29,12 +29,12 @@ use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
 use crate::api::running_backups::BackupLimits;
-use crate::api::settings_save;
 use crate::api::shared::{
     AccessControl, ApiSettings, LayouterAccess, ServerIdentity, Shared, SharedSettings,
     WorkerThreads,
 };
 use crate::api::stream_doc::render_current_layout;
+use crate::api::{config_external, settings_save};
 use crate::config::journal::Journal;
 use crate::config::running::Running;
 use crate::config::{self, ApiKey, Config, LogLevel, PinThreads, Settings};
@@ -538,7 +538,12 @@ fn follow_settings(
             .access
             .auth
             .rotate(shared.settings.running.api_key().expose(), login(settings));
-        shared.fleet.set_dead_after(settings.layouter.dead_timeout);
+        let dead_timeout = settings.layouter.dead_timeout;
+        shared.fleet.set_dead_after(dead_timeout);
+        let wait_max = config_external::poll_wait_max(dead_timeout);
+        for inbox in &shared.cores {
+            inbox.push(CoreMessage::PollWaitMax(wait_max));
+        }
         let collector = collector(settings);
         if let Err(error) = shared.workers.traces.set(collector, settings.traces.one_in) {
             warn!(%error, "the thread for traces cannot be started; spans are not recorded");

@@ -295,7 +295,7 @@ fn moves_of_a_large_failover_are_counted_and_found() {
     let count = 1200_u64;
     let server = fleet::server(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-sleeping-interval",
         "100ms",
         "--layouter-rebalance=false",

@@ -1,10 +1,9 @@
 //! Simulated streamers, and the program with its layouter at work on them.
 //!
 //! A simulated streamer is a thread that reads its list and then polls for changes. Every answer is
-//! sent to the test, which waits for a list and never for time. A parked
-//! poll is a sign of life at every moment, so a streamer falls silent only between an answer and
-//! the next poll, and when [`Fleet::stop`] closes its connection: no test races a dead timeout
-//! against the period of polls.
+//! sent to the test, which waits for a list and never for time. A poll that arrives is a sign of
+//! life, and it waits for a second at most, so that a dead timeout of several seconds is several
+//! polls long. [`Fleet::stop`] closes the connection: then the streamer is silent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Shutdown, TcpStream};
@@ -56,7 +55,7 @@ impl Streamer {
 
 /// Polls until stopped.
 fn poll(mut client: Client, host: &str, stop: &AtomicBool, sender: &Sender<News>) {
-    let path = format!("{PREFIX}/streamers/{host}/streams?poll_timeout=50");
+    let path = format!("{PREFIX}/streamers/{host}/streams?poll_timeout=1");
     let mut tag = None::<String>;
     loop {
         // Its own credential: a signature with the key of `save_streamer`.

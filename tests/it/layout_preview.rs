@@ -374,7 +374,7 @@ const HOSTS: [&str; 3] = ["s1", "s2", "s3"];
 fn fleet_of_three(channel_limit: u64) -> (TestServer, Fleet) {
     let server = fleet::server(&[
         "--streamer-dead-timeout",
-        "2s",
+        "5s",
         "--layouter-rebalance=false",
     ]);
     fleet::set(&server, json!({"layouter_sleeping_interval": 3_600_000}));

@@ -106,7 +106,7 @@ fn metrics_are_zero_while_the_layouter_is_off() {
 fn returning_streamer_takes_its_streams_back() {
     let server = server(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-sleeping-interval",
         "500ms",
     ]);
@@ -268,7 +268,7 @@ fn wrong_bitrate_takes_no_stream_off_the_air() {
     for wrong in [60_000_u64, 1_000_000_000_000] {
         let server = server(&[
             "--streamer-dead-timeout",
-            "3s",
+            "6s",
             "--layouter-sleeping-interval",
             "200ms",
         ]);

@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::auth::cluster as cluster_credential;
 use crate::fleet::{
     Fleet, Ingests, Move, StreamNames, await_event, events, ingests, last_event, layouts, moves,
     on, pass, save_all, save_streamer, save_streams, server, set, states,
 };
-use weir_testkit::TestServer;
+use weir_testkit::{PREFIX, TestServer, wait_until};
 
 /// Rounds after which all optional moves are done.
 const ROUNDS: u64 = 5;
@@ -66,7 +67,7 @@ fn successive_losses_move_only_lost_streams_and_all_return() {
     // it was first. Method: four streamers, three are lost one after the other.
     let server = server(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-sleeping-interval",
         "100ms",
     ]);
@@ -115,7 +116,7 @@ fn ingests_take_the_place_of_their_backups() {
     // this server is restarted in between.
     let arguments = [
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-sleeping-interval",
         "100ms",
     ];
@@ -160,13 +161,13 @@ fn ingests_take_the_place_of_their_backups() {
 fn flapping_streamer_is_held_longer_each_time() {
     let server = server(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-sleeping-interval",
         "100ms",
     ]);
     let (mut fleet, mut before) = cluster(&server, &["s1", "s2"], 6);
     let own = on(&before, "s1");
-    for (turn, hold_ms) in [(0, 3000), (1, 6000)] {
+    for (turn, hold_ms) in [(0, 6000), (1, 12_000)] {
         let mark = last_event(&server);
         fleet.stop("s1");
         fleet.settle(&server);
@@ -294,11 +295,13 @@ fn mass_failure_moves_nothing_until_the_brake_is_off() {
     fleet.stop_all(&hosts[5..]);
     pass(&server, 4);
     let mark = last_event(&server);
-    set(&server, json!({"streamer_dead_timeout": 3000}));
+    set(&server, json!({"streamer_dead_timeout": 5000}));
     let brake = await_event(&server, mark, "event=layouter_brake_on");
     let facts = ["lost", "streamers", "hold_ms"].map(|member| brake[member].as_u64());
-    assert_eq!(facts, [Some(6), Some(11), Some(15_000)]);
-    let logged = states(&server, mark);
+    assert_eq!(facts, [Some(6), Some(11), Some(25_000)]);
+    // Each is braked after its usual interval.
+    let look = || states(&server, mark);
+    let logged = wait_until("six are braked", look, |logged| logged.len() >= 6);
     let lost = hosts[5..]
         .iter()
         .map(|host| format!("{host} unsure mass_failure_brake"));
@@ -360,7 +363,7 @@ fn loss_of_all_streamers_moves_nothing() {
     assert_eq!(now, layouts_before);
     assert_eq!(moves(&server, mark), []);
     // They return, and streams that the first one received before the others returned go back.
-    set(&server, json!({"streamer_dead_timeout": 3000}));
+    set(&server, json!({"streamer_dead_timeout": 5000}));
     fleet.start_all(&server, &hosts);
     for host in hosts {
         let query = format!("event=layouter_streamer_state&state=up&entity_id={host}");
@@ -384,7 +387,7 @@ fn restart_between_loss_and_return_changes_nothing() {
     // server ends and begins again, the streamer returns.
     let mut server = server(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-sleeping-interval",
         "100ms",
     ]);
@@ -437,7 +440,7 @@ fn streamer_lost_during_a_restart_is_detected_afterwards() {
         9,
         "the first places and nothing since"
     );
-    set(&server, json!({"streamer_dead_timeout": 3000}));
+    set(&server, json!({"streamer_dead_timeout": 5000}));
     let now = fleet.settle(&server);
     assert_eq!(states(&server, mark), ["s1 down never_seen"]);
     assert_eq!(moved(&server, mark, "node_become_offline"), own);
@@ -451,7 +454,7 @@ fn interrupted_fail_over_completes_after_a_restart() {
     // that their streamer is lost.
     let mut server = server(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-rebalance=false",
     ]);
     let mut fleet = Fleet::new();
@@ -510,7 +513,7 @@ fn loss_of_one_streamer_moves_only_its_streams() {
     // log and the configurations of streamers.
     let server = server(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-sleeping-interval",
         "100ms",
     ]);
@@ -563,4 +566,32 @@ fn loss_of_one_streamer_moves_only_its_streams() {
             assert_eq!(*layout, layouts_before[name], "{name}");
         }
     }
+}
+
+#[test]
+fn frozen_streamer_is_lost_though_its_poll_waits() {
+    // Goal: the time a poll may wait does not delay the detection of a loss. Method: a streamer
+    // that sends one poll with a long wait, keeps its connection and sends nothing more.
+    let server = server(&["--streamer-dead-timeout", "5s", "--poll-wait-max", "10m"]);
+    let (mut fleet, before) = cluster(&server, &["s1", "s2"], 4);
+    let etag = server.get("/streamers/s2/streams").expect(200);
+    let etag = etag.etag().expect("a tag").to_owned();
+    let after = last_event(&server);
+    fleet.stop("s2");
+    let own = cluster_credential("key", 0);
+    let path = format!("{PREFIX}/streamers/s2/streams?poll_timeout=600");
+    let fields = [
+        ("Authorization", own.as_str()),
+        ("If-None-Match", etag.as_str()),
+    ];
+    let mut frozen = server.connect();
+    frozen.send_request("GET", &path, &fields, b"");
+    let lost = on(&before, "s2");
+    let look = || ingests(&server);
+    let now = wait_until("its streams move", look, |now| on(now, "s2").is_empty());
+    assert_eq!(moved(&server, after, "node_become_offline"), lost);
+    only(&lost, &before, &now);
+    // It was answered in time to send another request.
+    frozen.response(false).expect(304);
+    fleet.stop("s1");
 }

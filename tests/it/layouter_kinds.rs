@@ -54,7 +54,7 @@ fn other<'h>(hosts: &[&'h str], than: &[&str]) -> &'h str {
 
 #[test]
 fn streams_of_an_agent_stay_together() {
-    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
+    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "6s"]);
     for host in ["s1", "s2", "s3"] {
         cluster.streamer(host, json!({}));
     }
@@ -187,7 +187,7 @@ fn group_too_large_for_any_streamer_is_placed_in_part() {
 
 #[test]
 fn lost_ingest_returns_and_its_backup_stays() {
-    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
+    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "6s"]);
     let hosts = ["s1", "s2", "s3"];
     for host in hosts {
         cluster.streamer(host, json!({}));
@@ -243,7 +243,7 @@ fn recorded_twice(cluster: &mut Cluster) -> (String, String, &'static str) {
 
 #[test]
 fn lost_backup_is_replaced_without_moving_the_ingest() {
-    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
+    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "6s"]);
     let (home, keeper, third) = recorded_twice(&mut cluster);
     cluster.fleet.stop(&keeper);
     cluster.until(&[(&home, &["r"]), (third, &["r"])]);
@@ -263,7 +263,7 @@ fn lost_backup_is_replaced_without_moving_the_ingest() {
 fn backup_takes_over_if_failover_to_backup_is_on() {
     let mut cluster = Cluster::new(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-failover-to-backup",
     ]);
     let (home, keeper, third) = recorded_twice(&mut cluster);
@@ -397,7 +397,7 @@ fn inference_nodes_run_analytics_only() {
 
 #[test]
 fn a_lost_inference_node_costs_no_ingest() {
-    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
+    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "6s"]);
     cluster.streamer("s1", json!({}));
     inference(&mut cluster, "i1", &[]);
     inference(&mut cluster, "i2", &[]);

@@ -208,7 +208,7 @@ fn streams_move_to_a_node_with_more_preferred_labels() {
 
 #[test]
 fn returning_preferred_node_takes_its_streams_back() {
-    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "3s"]);
+    let mut cluster = Cluster::new(&["--streamer-dead-timeout", "6s"]);
     cluster.streamer("s1", labels(json!({"dc": "here"})));
     cluster.streamer("s2", json!({}));
     let wish = json!({"preferred.dc": "here"});

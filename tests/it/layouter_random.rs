@@ -354,7 +354,7 @@ fn random_operations_end_in_a_valid_layout() {
     let mut world = RandomWorld {
         server: server(&[
             "--streamer-dead-timeout",
-            "2s",
+            "5s",
             "--layouter-sleeping-interval",
             "300ms",
         ]),

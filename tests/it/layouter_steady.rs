@@ -177,7 +177,7 @@ fn joining_streamer_takes_its_share_then_nothing_moves() {
 #[test]
 fn switching_the_layouter_takes_effect_at_once() {
     let server = TestServer::new();
-    set(&server, json!({"streamer_dead_timeout": 3000}));
+    set(&server, json!({"streamer_dead_timeout": 6000}));
     let mut fleet = Fleet::new();
     for host in ["s1", "s2"] {
         save_streamer(&server, host, json!({}));
@@ -227,7 +227,7 @@ fn switching_the_layouter_takes_effect_at_once() {
 fn interval_and_fail_back_are_settings() {
     // Goal: what is urgent does not wait for the interval, what improves does; a shorter interval
     // counts at once; and a switch forbids the return and allows it again.
-    let server = server(&["--streamer-dead-timeout", "3s"]);
+    let server = server(&["--streamer-dead-timeout", "6s"]);
     let (hour, moment) = (
         json!({"layouter_sleeping_interval": 3_600_000}),
         json!({"layouter_sleeping_interval": 100}),
@@ -319,7 +319,7 @@ fn streamer_under_cpu_pressure_sheds_a_tenth_once() {
     // other again. Method: reports at every answer.
     let server = server(&[
         "--streamer-dead-timeout",
-        "4s",
+        "6s",
         "--layouter-sleeping-interval",
         "100ms",
     ]);

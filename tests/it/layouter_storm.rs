@@ -294,7 +294,7 @@ fn every_rule_holds_after_bursts_of_losses() {
     let seed = seed.map_or(1, |seed| seed.parse().expect("a number"));
     let server = server(&[
         "--streamer-dead-timeout",
-        "3s",
+        "6s",
         "--layouter-sleeping-interval",
         "200ms",
     ]);

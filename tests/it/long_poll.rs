@@ -487,6 +487,36 @@ fn streamer_without_changes_gets_304_at_its_deadline() {
 }
 
 #[test]
+fn shorter_dead_timeout_ends_polls_that_would_wait_longer() {
+    // Goal: a streamer is not lost because it was allowed to wait before. Method: polls for the
+    // whole list and for changes that may wait for 200 s, which is longer than any test; the
+    // configuration does not change.
+    let server = TestServer::with(&["--poll-wait-max", "10m"]);
+    let set = |ms: u64| {
+        let settings = json!({"api_key": API_KEY, "streamer_dead_timeout": ms});
+        server.put("/config", settings).expect(200);
+    };
+    set(600_000);
+    save_node(&server, "s1");
+    let whole = server.get("/streamers/s1/streams").expect(200);
+    let revision = &whole.json()["revision"];
+    let path = "/streamers/s1/streams?poll_timeout=600";
+    let mut list = park(&server, path, &if_none_match(&etag(&whole)));
+    let mut delta = park(&server, &format!("{path}&changes_since={revision}"), "");
+    // A list that is no configuration of a streamer goes on waiting.
+    let mut streams = park(&server, "/streams?poll_timeout=600", "");
+    set(300_000);
+    assert_eq!(etag(&list.response(false).expect(304)), etag(&whole));
+    let body = delta.response(false).expect(200).json();
+    assert_eq!(
+        (&body["revision"], &body["streams"]),
+        (revision, &json!([]))
+    );
+    save(&server, "a", json!({}));
+    assert_eq!(stream_names(&streams.response(false).expect(200)), ["a"]);
+}
+
+#[test]
 fn parked_delta_lists_changed_and_removed_streams() {
     let server = TestServer::new();
     save_node(&server, "s1");
