@@ -274,14 +274,15 @@ settings! {
         interval("layouter_sleeping_interval"): Duration = time(ms(100), HOUR),
             Default "30s", AtOnce, Ms "/layouter_sleeping_interval";
         /// A streamer that neither polls its configuration nor reports for this long is lost, and
-        /// its streams move to others. Every other timeout of the layouter is a multiple of it.
+        /// its streams move to others. Every other timeout of the layouter is a multiple of it. A
+        /// poll of a configuration waits for a third of it at most.
         dead_timeout("streamer_dead_timeout"): Duration = time(secs(1), HOUR),
             Default "60s", AtOnce, Ms "/streamer_dead_timeout";
         /// Move streams back to a streamer that was lost and has been steady again.
         failback("layouter_failback"): bool = switch(),
             Default "true", AtOnce, Word "/layouter_failback";
         /// Move streams, a few at a time, from a streamer that is much fuller than another one that
-        /// may run them.
+        /// may run them. Between streamers without `channel_limit` the numbers of streams count.
         rebalance("layouter_rebalance"): bool = switch(),
             Default "true", AtOnce, Word "/layouter_rebalance";
         /// A stream that was moved to a preferred streamer or for balance, or moved back, is not

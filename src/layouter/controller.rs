@@ -33,8 +33,8 @@ use crate::feed::nodes::{NodeRuntime, NodeTable};
 use crate::state::changes::Done;
 use crate::state::command::Placement;
 use crate::state::event::{EntityType, NewEvent};
-use crate::state::name::Hostname;
-use crate::state::record::{StreamRecord, StreamerRecord};
+use crate::state::name::{Hostname, StreamName};
+use crate::state::record::{NodeRole, StreamRecord, StreamerRecord};
 use crate::state::{SHARDS, State};
 
 /// Longest step of the CPU controller, for which its parameters were chosen.
@@ -119,6 +119,8 @@ pub struct Controller {
     /// Ticks of the engine since the start.
     ticks: u64,
     due: Deadlines,
+    /// Since when saved streamers are expected, and hold back many first placements.
+    expecting_since_ms: Option<u64>,
 }
 
 /// What nodes have reported since the start.
@@ -187,6 +189,7 @@ impl Controller {
                 tick_ms: now_ms + settings.interval_ms,
                 step_ms: now_ms,
             },
+            expecting_since_ms: None,
             settings,
         };
         controller.due.step_ms += controller.step_pause_ms();
@@ -290,9 +293,29 @@ impl Controller {
             .filter(|name| commit.state.stream(name).is_none())
             .cloned()
             .collect();
+        let expects = self.expects_streamers(now_ms);
+        if expects {
+            self.apply(Event::HoldPlacement(true));
+        }
         if rows != Rows::default() {
             self.apply(Event::Commit(rows));
         }
+        self.apply(Event::HoldPlacement(expects));
+    }
+
+    /// Whether saved streamers were not seen yet, so that many first placements wait for them: for
+    /// one dead timeout at most, however many more are saved meanwhile.
+    fn expects_streamers(&mut self, now_ms: u64) -> bool {
+        let is_streamer = |hostname: &Hostname| {
+            let record = self.state.streamer(hostname);
+            record.is_some_and(|record| record.role == NodeRole::Streamer)
+        };
+        if !self.health.unseen().any(is_streamer) {
+            self.expecting_since_ms = None;
+            return false;
+        }
+        let since_ms = *self.expecting_since_ms.get_or_insert(now_ms);
+        now_ms.saturating_sub(since_ms) < self.settings.dead_timeout_ms
     }
 
     /// Records a node's report about itself, which is also a sign of life.
@@ -570,9 +593,14 @@ impl Controller {
             }
             self.report(change);
         }
+        let expects = self.expects_streamers(now_ms);
+        if expects {
+            self.apply(Event::HoldPlacement(true));
+        }
         if !states.is_empty() {
             self.apply(Event::NodeStates(states.into_iter().collect()));
         }
+        self.apply(Event::HoldPlacement(expects));
         // Pressure was measured before the loss: after its return the node starts without.
         for hostname in relieved {
             self.apply(Event::NodePressure {
@@ -705,6 +733,8 @@ impl Controller {
             }));
         }
         self.engine = Some(engine);
+        let expects = self.expects_streamers(now_ms);
+        self.apply(Event::HoldPlacement(expects));
         self.apply(Event::Loaded);
         let pressed: Vec<Hostname> = self
             .watched
@@ -985,6 +1015,58 @@ mod tests {
         assert_eq!(layout.change_reason.as_deref(), Some("not_distributed"));
         world.live(&["s1", "s2"], 120);
         assert_eq!(world.history("a").len(), 1, "and nothing moves afterwards");
+    }
+
+    #[test]
+    fn many_streams_wait_for_saved_streamers_for_a_dead_timeout() {
+        let mut world = ControllerTest::new(&[]);
+        for host in ["s1", "s2", "s3"] {
+            world.save_streamer(host, "{}");
+        }
+        for i in 0..12 {
+            world.save(&format!("c{i:02}"), "{}");
+        }
+        world.beat(&["s1"]);
+        assert_eq!(world.write(), 0, "two are expected");
+        world.save("one", "{}");
+        assert_eq!(world.write(), 1, "a single stream does not wait");
+        world.beat(&["s1", "s2"]);
+        assert_eq!(world.write(), 0, "one is expected");
+        world.beat(&["s1", "s2", "s3"]);
+        assert_eq!(world.write(), 12);
+        let mut shares = ["s1", "s2", "s3"].map(|host| world.on(host));
+        shares.sort_unstable();
+        assert_eq!(shares, [4, 4, 5]);
+        world.live(&["s1", "s2", "s3"], 120);
+        assert!((0..12).all(|i| world.history(&format!("c{i:02}")).len() == 1));
+    }
+
+    #[test]
+    fn streamers_that_never_come_hold_nothing_for_longer() {
+        // Goal: the wait ends, however many more streamers are saved. Method: one more every ten
+        // seconds, none of which ever polls.
+        let mut world = ControllerTest::new(&["s1"]);
+        let save_ghost = |world: &mut ControllerTest, i: usize| {
+            world.save_streamer(&format!("ghost{i}"), "{}");
+        };
+        save_ghost(&mut world, 0);
+        let streams = (0..12).map(|i| (StreamName::trusted(&format!("c{i}")), Default::default()));
+        world.commit(Command::SaveStreams {
+            items: streams.collect::<Vec<_>>().into(),
+        });
+        for i in 1..6 {
+            world.live(&["s1"], 10);
+            save_ghost(&mut world, i);
+            assert_eq!(world.on("s1"), 0, "after {i}0 s");
+        }
+        world.live(&["s1"], 11);
+        assert_eq!(world.on("s1"), 12);
+        // Nor are streams that lose their streamer held.
+        world.save_streamer("s2", "{}");
+        world.live(&["s1", "s2"], 70);
+        save_ghost(&mut world, 9);
+        world.live(&["s2"], 61);
+        assert_eq!((world.on("s1"), world.on("s2")), (0, 12));
     }
 
     #[test]

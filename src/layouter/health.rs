@@ -262,6 +262,8 @@ pub struct HealthTracker {
     ticked_ms: u64,
     /// Nodes that count for the brake and are not lost.
     alive: usize,
+    /// Nodes in phase `Unseen`.
+    unseen: usize,
     /// Times of losses within the brake's window, oldest first.
     losses: VecDeque<u64>,
     brake_until_ms: Option<u64>,
@@ -279,6 +281,7 @@ impl HealthTracker {
             next_ticket: 0,
             ticked_ms: now_ms,
             alive: 0,
+            unseen: 0,
             losses: VecDeque::new(),
             brake_until_ms: None,
             events: Vec::new(),
@@ -316,6 +319,7 @@ impl HealthTracker {
             self.nodes.len() - 1
         });
         self.alive += usize::from(node.counts());
+        self.unseen += 1;
         self.nodes[id] = Some(node);
         self.by_name.insert(hostname.clone(), id);
         self.schedule(id);
@@ -325,6 +329,7 @@ impl HealthTracker {
     pub fn remove(&mut self, hostname: &str) {
         if let Some(id) = self.by_name.remove(hostname) {
             self.alive -= usize::from(self.node(id).counts());
+            self.unseen -= usize::from(self.node(id).phase == HealthPhase::Unseen);
             self.nodes[id] = None;
             self.free.push(id);
         }
@@ -459,6 +464,15 @@ impl HealthTracker {
         Some(self.node(id).health())
     }
 
+    /// Nodes without a sign of life, for at most a dead timeout since they were added.
+    pub fn unseen(&self) -> impl Iterator<Item = &Hostname> {
+        // Usually there is none: no pass over thousands.
+        let nodes = self.nodes.iter().flatten();
+        let unseen = nodes.filter(|node| node.phase == HealthPhase::Unseen);
+        let names = (self.unseen > 0).then(|| unseen.map(|node| &node.hostname));
+        names.into_iter().flatten()
+    }
+
     pub fn is_braked(&self) -> bool {
         self.brake_until_ms.is_some()
     }
@@ -511,6 +525,7 @@ impl HealthTracker {
     }
 
     fn enter(&mut self, id: usize, phase: HealthPhase, cause: HealthCause, at_ms: u64) {
+        self.unseen -= usize::from(self.node(id).phase == HealthPhase::Unseen);
         let node = self.node_mut(id);
         let (before, counted) = (node.phase.state(), node.counts());
         node.phase = phase;

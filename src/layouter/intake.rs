@@ -92,6 +92,7 @@ pub fn stored_layout(record: &StreamRecord) -> StoredLayout {
 pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: NodeState) -> NodeSpec {
     let config = record.config.as_str();
     let limit = |field: &str| scan::member(config, field).and_then(number).map(saturated);
+    let channel_limit = limit("channel_limit");
     NodeSpec {
         hostname: Hostname::trusted(&record.hostname),
         role: match record.role {
@@ -101,7 +102,8 @@ pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: Node
         },
         namespace: namespace(record.namespace.as_ref()),
         labels: scan::member(config, "labels").map_or_else(Vec::new, label::pairs),
-        channel_limit: limit("channel_limit").unwrap_or(CHANNEL_LIMIT_DEFAULT),
+        channel_limit: channel_limit.unwrap_or(CHANNEL_LIMIT_DEFAULT),
+        channel_limit_stated: channel_limit.is_some(),
         // 0 means no limit.
         bandwidth_kbps: limit("total_bandwidth").filter(|kbps| *kbps > 0),
         disk_bytes: stats.and_then(|stats| stats.disk_bytes),
@@ -264,6 +266,7 @@ mod tests {
         });
         let spec = node_spec(&record, None, NodeState::Up);
         assert_eq!((spec.channel_limit, spec.bandwidth_kbps), (5, Some(1024)));
+        assert!(spec.channel_limit_stated);
         assert_eq!(
             (spec.disk_bytes, spec.transcoder, spec.dvr),
             (None, true, true)
@@ -301,6 +304,7 @@ mod tests {
                 (spec.role, spec.channel_limit, spec.bandwidth_kbps),
                 (expected, CHANNEL_LIMIT_DEFAULT, None)
             );
+            assert!(!spec.channel_limit_stated);
             assert_eq!(cpu_limit_permille(&record), None);
         }
     }

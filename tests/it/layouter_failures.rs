@@ -165,7 +165,8 @@ fn flapping_streamer_is_held_longer_each_time() {
         "--layouter-sleeping-interval",
         "100ms",
     ]);
-    let (mut fleet, mut before) = cluster(&server, &["s1", "s2"], 6);
+    // So many that two more on one of them are no gap that balance closes.
+    let (mut fleet, mut before) = cluster(&server, &["s1", "s2"], 24);
     let own = on(&before, "s1");
     for (turn, hold_ms) in [(0, 6000), (1, 12_000)] {
         let mark = last_event(&server);

@@ -175,6 +175,54 @@ fn joining_streamer_takes_its_share_then_nothing_moves() {
 }
 
 #[test]
+fn streamers_that_start_one_after_another_share_the_streams() {
+    // Goal: streamers that are saved together have equal shares without a move, and one that is
+    // saved later gets its share with the fewest moves, though none has a channel limit.
+    for count in [12, 600] {
+        let server = server(&[
+            "--layouter-sleeping-interval",
+            "100ms",
+            "--layouter-moves-per-hour",
+            "100",
+        ]);
+        let mut fleet = Fleet::new();
+        let hosts = ["s1", "s2", "s3"];
+        for host in hosts {
+            save_streamer(&server, host, json!({}));
+        }
+        save_all(&server, numbered(0..count), &json!({"static": true}));
+        for host in hosts {
+            fleet.start(&server, host);
+        }
+        let before = fleet.settle(&server);
+        assert_eq!(hosts.map(|host| on(&before, host).len()), [count / 3; 3]);
+        fleet.rest(&server, ROUNDS);
+        let placed = events(&server, "event=layouter_processing_result");
+        let whys = placed.iter().map(|event| &event["relayouts_why"]);
+        let first: u64 = whys.filter_map(|why| why["not_distributed"].as_u64()).sum();
+        let all = placed.iter().filter_map(|event| event["relayouts_count"].as_u64());
+        assert_eq!((first, all.sum()), (count as u64, count as u64), "each once");
+        let mark = last_event(&server);
+        save_streamer(&server, "s4", json!({}));
+        fleet.start(&server, "s4");
+        // A gap of a quarter of the mean is left, or of one stream.
+        fleet.until(|fleet| {
+            let (new, old) = (fleet.has("s4"), hosts.map(|host| fleet.has(host)));
+            let most = old.into_iter().max().expect("three");
+            new + old.iter().sum::<usize>() == count && (most - new) * 8 <= (most + new).max(8)
+        });
+        fleet.rest(&server, ROUNDS);
+        let now = fleet.settle(&server);
+        let logged = moves(&server, mark);
+        assert!(logged.len() <= count / 4, "{} moves", logged.len());
+        assert_eq!(on(&now, "s4").len(), logged.len(), "each once");
+        for logged in &logged {
+            assert_eq!(*logged, moved(&logged.name, "s4", "rebalance"));
+        }
+    }
+}
+
+#[test]
 fn switching_the_layouter_takes_effect_at_once() {
     let server = TestServer::new();
     set(&server, json!({"streamer_dead_timeout": 6000}));
@@ -227,7 +275,11 @@ fn switching_the_layouter_takes_effect_at_once() {
 fn interval_and_fail_back_are_settings() {
     // Goal: what is urgent does not wait for the interval, what improves does; a shorter interval
     // counts at once; and a switch forbids the return and allows it again.
-    let server = server(&["--streamer-dead-timeout", "6s"]);
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "6s",
+        "--layouter-rebalance=false",
+    ]);
     let (hour, moment) = (
         json!({"layouter_sleeping_interval": 3_600_000}),
         json!({"layouter_sleeping_interval": 100}),

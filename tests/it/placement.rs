@@ -33,8 +33,13 @@ impl Cluster {
         }
     }
 
-    /// Saves a node and starts it.
-    pub fn streamer(&mut self, host: &str, body: Value) {
+    /// Saves a node and starts it. Its channel limit is stated, so that balance compares shares of
+    /// it, and not the numbers of a few streams.
+    pub fn streamer(&mut self, host: &str, mut body: Value) {
+        let limit = &mut body["channel_limit"];
+        if limit.is_null() {
+            *limit = json!(6000);
+        }
         let is_streamer = body["role"].as_str().is_none_or(|role| role == "streamer");
         save_streamer(&self.server, host, body);
         if is_streamer {

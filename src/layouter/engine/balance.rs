@@ -2,8 +2,8 @@
 //! under CPU pressure.
 //!
 //! Every optional move raises the stream's score, or keeps it and leaves the fuller of its two
-//! nodes less full than before. Loads are compared in pairs and never with a mean: a mean would
-//! count nodes that none of these streams may go to.
+//! nodes less full than before, or (see `counts`) no fuller, with less streams. Loads are compared
+//! in pairs and never with a mean: a mean would count nodes that none of these streams may go to.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
@@ -49,11 +49,11 @@ pub(super) struct Exemption {
 
 /// Counts of one round of balancing: moves off and onto each node.
 #[derive(Default)]
-struct BalanceRound {
-    out: BTreeMap<u32, u32>,
-    into: BTreeMap<u32, u32>,
+pub(super) struct BalanceRound {
+    pub out: BTreeMap<u32, u32>,
+    pub into: BTreeMap<u32, u32>,
     /// A budget or an exemption forbade a move.
-    deferred: bool,
+    pub deferred: bool,
 }
 
 impl Engine {
@@ -325,7 +325,7 @@ impl Engine {
             return false;
         }
         let mut round = BalanceRound::default();
-        while self.rebalance_pass(&mut round) {}
+        while self.rebalance_pass(&mut round) || self.rebalance_counts(&mut round) {}
         round.deferred
     }
 
@@ -433,7 +433,7 @@ impl Engine {
 
     /// The few slots of a bucket that are worth trying: the largest in the dimension with the
     /// highest load; for channels those with the least disk.
-    fn move_candidates(
+    pub(super) fn move_candidates(
         &self,
         node: u32,
         class: u32,

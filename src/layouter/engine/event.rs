@@ -51,6 +51,10 @@ impl NodeState {
 
 /// One node as its configuration and its measurements describe it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, as the row and the reports have them"
+)]
 pub struct NodeSpec {
     pub hostname: Hostname,
     pub role: PlacementRole,
@@ -58,6 +62,9 @@ pub struct NodeSpec {
     /// As configured, prefixes included (see `label`).
     pub labels: Vec<(Arc<str>, Arc<str>)>,
     pub channel_limit: u32,
+    /// An operator set the limit. Between nodes without one, balance counts slots: shares of an
+    /// assumed limit hardly differ.
+    pub channel_limit_stated: bool,
     /// Total bandwidth; `bandwidth_permille` of it may be used.
     pub bandwidth_kbps: Option<u32>,
     /// Size of its DVR storage; `disk_permille` of it may be used.
@@ -73,7 +80,7 @@ pub struct NodeSpec {
 }
 
 impl NodeSpec {
-    /// A streamer in state `Up` without labels or further limits.
+    /// A streamer in state `Up` with a stated channel limit, without labels or further limits.
     pub fn streamer(hostname: &str, channel_limit: u32) -> Self {
         Self {
             hostname: Hostname::trusted(hostname),
@@ -81,6 +88,7 @@ impl NodeSpec {
             namespace: None,
             labels: Vec::new(),
             channel_limit,
+            channel_limit_stated: true,
             bandwidth_kbps: None,
             disk_bytes: None,
             transcoder: false,
@@ -214,6 +222,8 @@ pub enum Event {
         revision: u64,
     },
     Settings(EngineSettings),
+    /// Whether many first placements wait, because more nodes are expected soon.
+    HoldPlacement(bool),
     /// Time passes: restores, retries, upgrades, balancing.
     Tick {
         now_ms: u64,

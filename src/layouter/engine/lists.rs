@@ -27,6 +27,8 @@ pub(super) struct PlacementQueue {
     pub gain_epoch: u64,
     /// Waiting slots are retried at the end of this event, not at the next tick.
     pub retry_now: bool,
+    /// More nodes are expected soon: many first placements wait for them.
+    pub expects_nodes: bool,
 }
 
 impl PlacementQueue {
@@ -39,6 +41,7 @@ impl PlacementQueue {
             hopeless: BTreeMap::new(),
             gain_epoch: 1,
             retry_now: false,
+            expects_nodes: false,
         }
     }
 }

@@ -13,10 +13,12 @@ mod chain;
 #[cfg(any(test, feature = "testing"))]
 mod check;
 mod class;
+mod counts;
 mod cow;
 mod demand;
 mod explain;
 mod flight;
+mod hold;
 mod index;
 mod legality;
 mod lists;
@@ -168,6 +170,7 @@ impl Engine {
                 self.commit(rows);
             }
             Event::Loaded => self.loaded(),
+            Event::HoldPlacement(held) => self.hold_placement(held),
             // Nothing is decided before all rows are loaded.
             _ if self.loading => {}
             Event::Commit(rows) => self.commit(rows),
@@ -192,6 +195,7 @@ impl Engine {
             return;
         }
         self.regroup();
+        self.hold_first_placements();
         self.place_batch();
         if std::mem::take(&mut self.queue.retry_now) {
             self.refresh_tree();

@@ -46,9 +46,11 @@ pub struct SlotNode {
     pub counted: NodeShare,
 }
 
-/// Bandwidth and disk as configured or measured, of which a share is usable.
+/// What limits a node: bandwidth and disk as configured or measured, of which a share is usable.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NodeCapacity {
+    /// The limit of channels is not only assumed.
+    pub channels_stated: bool,
     pub bandwidth_kbps: Option<u32>,
     pub disk_bytes: Option<u64>,
 }

@@ -95,6 +95,7 @@ impl Engine {
         let node = self.node_mut(n);
         node.live = true;
         node.settling = spec.settling;
+        node.capacity.channels_stated = spec.channel_limit_stated;
         node.capacity.bandwidth_kbps = spec.bandwidth_kbps;
         node.capacity.disk_bytes = spec.disk_bytes;
         node.limit = limit;

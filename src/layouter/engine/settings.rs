@@ -50,6 +50,11 @@ pub struct Thresholds {
     pub gap_stop_permille: u32,
     /// Smaller gaps in channels are never worth a move.
     pub gap_channels_min: u32,
+    /// Between nodes without a stated channel limit: balancing starts at this gap in channels,
+    /// permille of the mean of both nodes.
+    pub gap_counts_start_permille: u32,
+    /// Balancing stops at this gap.
+    pub gap_counts_stop_permille: u32,
     /// Nodes with more load get no streams only because of preferred labels, permille.
     pub upgrade_load_max_permille: u32,
     /// Preferred nodes are filled up to this load while others have room, permille; 1000:
@@ -110,6 +115,8 @@ impl Default for Thresholds {
             gap_start_permille: 100,
             gap_stop_permille: 50,
             gap_channels_min: 2,
+            gap_counts_start_permille: 250,
+            gap_counts_stop_permille: 125,
             upgrade_load_max_permille: 970,
             prefer_load_max_permille: 1000,
             chain_depth_max: 8,

@@ -9,7 +9,7 @@ use super::Engine;
 use super::class::{NONE, static_reasons};
 use super::cow::FixedHash;
 use super::event::MoveReason;
-use super::slot::UNIT;
+use super::slot::{RETURNS, UNIT};
 use super::tree::Need;
 
 /// Refused needs that are remembered during the retry of a class.
@@ -19,6 +19,15 @@ const MISSES_MAX: u32 = 4;
 
 /// Needs for which no node had room, by the nodes that were eligible.
 type RefusedNeeds = HashMap<u32, Vec<Need>, FixedHash>;
+
+/// What the retry of all classes has in common.
+struct WaitingRetry {
+    /// Searches for chains that are left.
+    searches: u32,
+    refused: RefusedNeeds,
+    /// Slots that were on no node yet go on waiting.
+    holds_first: bool,
+}
 
 impl Engine {
     /// Retries slots that nodes with more capacity could take. Returns whether some were left for
@@ -60,11 +69,14 @@ impl Engine {
             .collect();
         // Ingests first: capacity that a copy takes is lost for them.
         classes.sort_unstable();
-        let mut searches = self.settings.thresholds.chain_tries_max;
+        let mut retry = WaitingRetry {
+            searches: self.settings.thresholds.chain_tries_max,
+            refused: RefusedNeeds::default(),
+            holds_first: self.holds_first_placements(self.queue.waiting as usize),
+        };
         let mut left_over = false;
-        let mut refused = RefusedNeeds::default();
         for (_, indirect, class) in classes {
-            left_over |= self.retry_class(class, !indirect, &mut searches, &mut refused);
+            left_over |= self.retry_class(class, !indirect, &mut retry);
         }
         if left_over {
             self.queue.gained.extend(gained);
@@ -74,15 +86,9 @@ impl Engine {
 
     /// `direct`: a node of the class's pool gained. If not, other slots may be able to leave such a
     /// node now.
-    fn retry_class(
-        &mut self,
-        class: u32,
-        direct: bool,
-        searches: &mut u32,
-        all_refused: &mut RefusedNeeds,
-    ) -> bool {
+    fn retry_class(&mut self, class: u32, direct: bool, retry: &mut WaitingRetry) -> bool {
         let eligible = self.classes.eligible_of(class);
-        let refused = all_refused.entry(eligible).or_default();
+        let refused = retry.refused.entry(eligible).or_default();
         let mut misses = 0;
         let mut left_over = false;
         let mut at = self.classes.classes.get(class).waiting.head;
@@ -90,6 +96,9 @@ impl Engine {
             let s = at;
             let slot = *self.slot(s);
             at = slot.next;
+            if retry.holds_first && !slot.has(RETURNS) {
+                continue;
+            }
             let is_refused = refused.iter().any(|refused| slot.need().covers(refused));
             if direct
                 && !is_refused
@@ -108,11 +117,11 @@ impl Engine {
             }
             misses += 1;
             if self.settings.thresholds.chain_depth_max > 0 && !self.is_hopeless(s) {
-                let must_wait = *searches == 0 || self.budgets.make_room.left() == 0;
+                let must_wait = retry.searches == 0 || self.budgets.make_room.left() == 0;
                 if must_wait || self.slice.cut() {
                     left_over = true;
                 } else {
-                    *searches -= 1;
+                    retry.searches -= 1;
                     self.stop_waiting(s);
                     if self.make_room(s) {
                         // The chain may have changed the list.

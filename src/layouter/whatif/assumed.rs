@@ -130,11 +130,13 @@ pub fn assumed_node(snapshot: &WhatIfSnapshot, hostname: Hostname, config: &Obje
                 .get("namespace")
                 .and_then(Value::as_str)
                 .map(Into::into),
+            channel_limit_stated: false,
             ..NodeSpec::streamer(&hostname, CHANNEL_LIMIT_DEFAULT)
         },
     };
     if let Some(limit) = number("channel_limit") {
         spec.channel_limit = limit;
+        spec.channel_limit_stated = true;
     }
     if let Some(kbps) = number("total_bandwidth") {
         spec.bandwidth_kbps = (kbps > 0).then_some(kbps);

@@ -40,7 +40,7 @@ pub fn render(
             continue;
         };
         if kind == SlotKind::Ingest {
-            summary = summary_of(&decisions);
+            summary = summary_of(&decisions, snapshot.engine.expects_nodes());
         }
         for decision in &decisions {
             if !std::mem::take(&mut is_first) {
@@ -151,7 +151,7 @@ const PHRASES: [(Reasons, &str); 11] = [
     (Reasons::SIBLING, "the node has another slot of the stream"),
 ];
 
-fn summary_of(decisions: &[NodeDecision<'_>]) -> String {
+fn summary_of(decisions: &[NodeDecision<'_>], expects_nodes: bool) -> String {
     let total = decisions.len();
     let able = decisions.iter().filter(|d| d.reasons.is_empty()).count();
     match decisions.first() {
@@ -190,6 +190,10 @@ fn summary_of(decisions: &[NodeDecision<'_>]) -> String {
                 why.join("; ")
             )
         }
+        _ if expects_nodes => format!(
+            "Not placed yet: streamers that were saved are expected; {able} of {total} nodes can \
+             take it."
+        ),
         _ => format!("Not placed yet; {able} of {total} nodes can take it."),
     }
 }

@@ -5,6 +5,7 @@ mod cases;
 mod exact;
 mod improving;
 mod invariants;
+mod small;
 mod work;
 
 #[path = "../../../../tests/sim/random.rs"]

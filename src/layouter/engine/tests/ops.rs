@@ -77,6 +77,7 @@ pub fn node(random: &mut Random) -> NodeSpec {
         namespace: random.once_in(10).then(|| Arc::from("other")),
         labels,
         channel_limit: 1 + random.below(12) as u32,
+        channel_limit_stated: !n.is_multiple_of(3),
         bandwidth_kbps: random
             .once_in(2)
             .then(|| 5_000 + 1000 * random.below(40) as u32),
