@@ -285,6 +285,9 @@ settings! {
         /// may run them. Between streamers without `channel_limit` the numbers of streams count.
         rebalance("layouter_rebalance"): bool = switch(),
             Default "true", AtOnce, Word "/layouter_rebalance";
+        /// Place a stream nowhere for an hour, or until it is edited, if it came to two streamers
+        /// shortly before each was lost.
+        quarantine("layouter_quarantine"): bool = switch(), Default "true", AtOnce;
         /// A stream that was moved to a preferred streamer or for balance, or moved back, is not
         /// moved again for such a reason for this long; one that an operator placed, not for
         /// balance.

@@ -22,9 +22,10 @@ use super::measured::{BitrateBounds, MeasuredBitrates};
 use super::metrics::LayouterMetrics;
 use super::plan::{Plan, matches_layout};
 use super::pressure::{CpuSample, Pressure, PressureSettings};
+use super::quarantine::{self, LostNode, Quarantine, is_edit};
 use super::{
-    Balance, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, NodeSpec, NodeState, Rows,
-    StoredLayout, StreamSpec, Thresholds,
+    Balance, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec,
+    NodeState, Rows, SlotKind, StoredLayout, StreamSpec, Thresholds,
 };
 use crate::config::{LayouterBalance, LayouterSettings};
 use crate::error::ApiError;
@@ -34,7 +35,7 @@ use crate::state::changes::Done;
 use crate::state::command::Placement;
 use crate::state::event::{EntityType, NewEvent};
 use crate::state::name::{Hostname, StreamName};
-use crate::state::record::{NodeRole, StreamRecord, StreamerRecord};
+use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
 use crate::state::{SHARDS, State};
 
 /// Longest step of the CPU controller, for which its parameters were chosen.
@@ -54,6 +55,8 @@ pub struct ControllerSettings {
     pub interval_ms: u64,
     /// A node that is silent for this long is lost; see [`HealthSettings`].
     pub dead_timeout_ms: u64,
+    /// Streams that end their nodes are held.
+    pub quarantine: bool,
     pub engine: EngineSettings,
 }
 
@@ -84,6 +87,7 @@ impl From<&LayouterSettings> for ControllerSettings {
             enabled: settings.enabled,
             interval_ms: settings.interval.as_millis() as u64,
             dead_timeout_ms: settings.dead_timeout.as_millis() as u64,
+            quarantine: settings.quarantine,
             engine,
         }
     }
@@ -96,6 +100,7 @@ impl Default for ControllerSettings {
             enabled: false,
             interval_ms: engine.interval_ms,
             dead_timeout_ms: 60_000,
+            quarantine: true,
             engine,
         }
     }
@@ -119,8 +124,15 @@ pub struct Controller {
     /// Ticks of the engine since the start.
     ticks: u64,
     due: Deadlines,
+    holds: Holds,
+}
+
+/// What is not placed for a while.
+#[derive(Default)]
+struct Holds {
     /// Since when saved streamers are expected, and hold back many first placements.
     expecting_since_ms: Option<u64>,
+    quarantine: Quarantine,
 }
 
 /// What nodes have reported since the start.
@@ -189,10 +201,12 @@ impl Controller {
                 tick_ms: now_ms + settings.interval_ms,
                 step_ms: now_ms,
             },
-            expecting_since_ms: None,
+            holds: Holds::default(),
             settings,
         };
         controller.due.step_ms += controller.step_pause_ms();
+        controller.advance_quarantine(now_ms);
+        controller.holds.quarantine.recall(&state);
         for hostname in state.streamers().keys() {
             controller.watch(hostname, true, now_ms);
         }
@@ -271,15 +285,26 @@ impl Controller {
                 }
             }
         }
+        self.advance_quarantine(now_ms);
         for name in &commit.deleted_streams {
             self.reports.measured.forget(name);
+            self.holds.quarantine.release(name);
         }
+        self.release_edited(&commit, &before);
         let Some(engine) = &self.engine else {
             return;
         };
+        let quarantine = &mut self.holds.quarantine;
         for name in &commit.streams {
             if let Some(record) = commit.state.stream(name) {
-                let spec = spec_of_row(engine, &self.plan, before.stream(name), record);
+                let old = before.stream(name);
+                let spec = spec_of_row(engine, &self.plan, quarantine, old, record);
+                if self.plan.sent(name).is_none()
+                    && let Some(ingest) = record.ingest()
+                    && old.is_none_or(|old| old.ingest() != Some(ingest))
+                {
+                    quarantine.arrived(name, &Hostname::trusted(ingest));
+                }
                 if self.plan.sent(name).is_some()
                     && let Some(ingest) = &spec.layout.ingest
                 {
@@ -311,10 +336,10 @@ impl Controller {
             record.is_some_and(|record| record.role == NodeRole::Streamer)
         };
         if !self.health.unseen().any(is_streamer) {
-            self.expecting_since_ms = None;
+            self.holds.expecting_since_ms = None;
             return false;
         }
-        let since_ms = *self.expecting_since_ms.get_or_insert(now_ms);
+        let since_ms = *self.holds.expecting_since_ms.get_or_insert(now_ms);
         now_ms.saturating_sub(since_ms) < self.settings.dead_timeout_ms
     }
 
@@ -372,7 +397,9 @@ impl Controller {
                 if let Some(changed) = self.reports.measured.sample(name, kbps, bounds, now_ms)
                     && let Some(engine) = &self.engine
                 {
-                    let mut spec = spec_of_row(engine, &self.plan, Some(record), record);
+                    let quarantine = &self.holds.quarantine;
+                    let mut spec =
+                        spec_of_row(engine, &self.plan, quarantine, Some(record), record);
                     if spec.kbps.is_none() {
                         spec.kbps = Some(changed);
                         spec.measured = true;
@@ -578,7 +605,9 @@ impl Controller {
                 self.health.seen(hostname, at_ms);
             }
         }
+        self.advance_quarantine(now_ms);
         let health_events = self.health.tick(now_ms);
+        self.quarantine_suspects(&health_events);
         let mut states: BTreeMap<Hostname, NodeState> = BTreeMap::new();
         let mut relieved: Vec<Hostname> = Vec::new();
         for change in &health_events {
@@ -619,6 +648,89 @@ impl Controller {
         for (hostname, revision) in confirmed {
             self.unconfirmed.remove(&hostname);
             self.apply(Event::Confirmed { hostname, revision });
+        }
+    }
+
+    // ---- quarantine ----
+
+    /// Places the streams whose hold is over.
+    fn advance_quarantine(&mut self, now_ms: u64) {
+        let dead_timeout_ms = self.settings.dead_timeout_ms;
+        for name in self.holds.quarantine.advance(now_ms, dead_timeout_ms) {
+            self.report_released(&name, "hold_over");
+            self.apply_row(&name);
+        }
+    }
+
+    /// Holds the streams that came to two nodes shortly before each was lost. Comes before their
+    /// fail-over to the next node.
+    fn quarantine_suspects(&mut self, health_events: &[HealthEvent]) {
+        let lost = health_events.iter().filter_map(|event| match event {
+            HealthEvent::Node {
+                hostname,
+                before,
+                now,
+            } if *before != NodeState::Down
+                && now.state == NodeState::Down
+                && now.cause != HealthCause::NeverSeen =>
+            {
+                Some(LostNode {
+                    hostname: hostname.clone(),
+                    seen_ms: now.seen_ms?,
+                })
+            }
+            _ => None,
+        });
+        let lost: Vec<LostNode> = lost.collect();
+        if self.engine.is_none() || !self.settings.quarantine {
+            return;
+        }
+        for name in self.holds.quarantine.lost(&lost) {
+            error!(%name, "stream held: two streamers were lost shortly after it came to them");
+            self.log_event(
+                NewEvent::new(quarantine::HELD)
+                    .number("hold_ms", quarantine::HOLD_MS)
+                    .text("why", MoveReason::Quarantined.code())
+                    .entity(EntityType::Stream, &name)
+                    .about_streams(std::iter::once(name.as_str())),
+            );
+            self.apply_row(&name);
+        }
+    }
+
+    /// Ends the hold of streams that a commit has edited.
+    fn release_edited(&mut self, commit: &Commit, before: &State) {
+        for name in &commit.streams {
+            if self.holds.quarantine.holds(name)
+                && let Some(record) = commit.state.stream(name)
+                && is_edit(before.stream(name), record)
+            {
+                self.holds.quarantine.release(name);
+                self.report_released(name, "edited");
+            }
+        }
+    }
+
+    fn report_released(&mut self, name: &StreamName, why: &str) {
+        info!(%name, why, "stream no longer held");
+        self.log_event(
+            NewEvent::new(quarantine::RELEASED)
+                .text("why", why)
+                .entity(EntityType::Stream, name)
+                .about_streams(std::iter::once(name.as_str())),
+        );
+    }
+
+    /// Applies the row of a stream again: whether it is held has changed.
+    fn apply_row(&mut self, name: &StreamName) {
+        let state = self.state.clone();
+        if let (Some(engine), Some(record)) = (&self.engine, state.stream(name)) {
+            let quarantine = &self.holds.quarantine;
+            let spec = spec_of_row(engine, &self.plan, quarantine, Some(record), record);
+            self.apply(Event::Commit(Rows {
+                streams: vec![spec],
+                ..Rows::default()
+            }));
         }
     }
 
@@ -688,6 +800,14 @@ impl Controller {
         engine.apply_each(event, |change| {
             self.metrics.count_decision(&change);
             self.plan.add(&change);
+            if change.kind == SlotKind::Ingest
+                && let Some(to) = change
+                    .to
+                    .as_ref()
+                    .filter(|to| change.from.as_ref() != Some(*to))
+            {
+                self.holds.quarantine.arrived(&change.stream, to);
+            }
             each(&change);
         });
     }
@@ -702,6 +822,7 @@ impl Controller {
     /// The spec of a stored stream, with its measured bitrate if it claims none.
     fn stream_spec(&self, record: &StreamRecord) -> StreamSpec {
         let mut spec = stream_spec(record);
+        spec.quarantined = self.holds.quarantine.holds(&spec.name);
         if spec.kbps.is_none() {
             spec.kbps = self.reports.measured.kbps_of(&spec.name);
             spec.measured = spec.kbps.is_some();
@@ -736,6 +857,15 @@ impl Controller {
         let expects = self.expects_streamers(now_ms);
         self.apply(Event::HoldPlacement(expects));
         self.apply(Event::Loaded);
+        // The rows of streams that are held may have a node, if the server ended before they were
+        // written.
+        let held = self.holds.quarantine.streams();
+        let held = held.filter_map(|name| Some(self.stream_spec(state.stream(name)?)));
+        let streams = held.collect();
+        self.apply(Event::Commit(Rows {
+            streams,
+            ..Rows::default()
+        }));
         let pressed: Vec<Hostname> = self
             .watched
             .keys()
@@ -829,10 +959,12 @@ impl Controller {
 fn spec_of_row(
     engine: &Engine,
     plan: &Plan,
+    quarantine: &Quarantine,
     before: Option<&StreamRecord>,
     record: &StreamRecord,
 ) -> StreamSpec {
     let mut spec = stream_spec(record);
+    spec.quarantined = quarantine.holds(&spec.name);
     let Some(own) = engine.layout(&spec.name) else {
         return spec;
     };
@@ -866,7 +998,6 @@ mod tests {
     use super::*;
     use crate::json;
     use crate::state::command::{Command, LayoutPatch, StreamPatch, streamer_patch};
-    use crate::state::name::StreamName;
     use crate::state::node::RenderSettings;
     use crate::writer::{NoStorage, StateMachine};
 
@@ -1050,7 +1181,10 @@ mod tests {
             world.save_streamer(&format!("ghost{i}"), "{}");
         };
         save_ghost(&mut world, 0);
-        let streams = (0..12).map(|i| (StreamName::trusted(&format!("c{i}")), Default::default()));
+        let streams = (0..24).map(|i| {
+            let name = StreamName::trusted(&format!("c{i}"));
+            (name, StreamPatch::default())
+        });
         world.commit(Command::SaveStreams {
             items: streams.collect::<Vec<_>>().into(),
         });
@@ -1060,13 +1194,15 @@ mod tests {
             assert_eq!(world.on("s1"), 0, "after {i}0 s");
         }
         world.live(&["s1"], 11);
-        assert_eq!(world.on("s1"), 12);
+        assert_eq!(world.on("s1"), 24);
         // Nor are streams that lose their streamer held.
         world.save_streamer("s2", "{}");
-        world.live(&["s1", "s2"], 70);
+        world.live(&["s1", "s2"], 100);
+        assert_eq!((world.on("s1"), world.on("s2")), (12, 12));
+        world.live(&["s2"], 30);
         save_ghost(&mut world, 9);
-        world.live(&["s2"], 61);
-        assert_eq!((world.on("s1"), world.on("s2")), (0, 12));
+        world.live(&["s2"], 31);
+        assert_eq!((world.on("s1"), world.on("s2")), (0, 24));
     }
 
     #[test]
@@ -1424,6 +1560,82 @@ mod tests {
         world.save("newer", "{}");
         world.write();
         assert_eq!((world.on("s1"), world.on("s2")), (3, 3));
+    }
+
+    /// Saves a stream after whose arrival two of three streamers fall silent, one after the other.
+    /// Returns the third one. What follows from the last loss is not written yet.
+    fn end_two_streamers(world: &mut ControllerTest) -> &'static str {
+        let mut alive = vec!["s1", "s2", "s3"];
+        for i in 0..9 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        world.live(&alive, 120);
+        world.save("bad", "{}");
+        for _ in 0..2 {
+            world.live(&alive, 2);
+            let host = world.ingest("bad").expect("it has a node").to_owned();
+            alive.retain(|other| *other != host);
+            for _ in 0..63 {
+                world.beat(&alive);
+            }
+        }
+        alive[0]
+    }
+
+    #[test]
+    fn stream_that_ends_its_streamers_is_held_until_an_edit() {
+        let mut world = ControllerTest::new(&["s1", "s2", "s3"]);
+        let third = end_two_streamers(&mut world);
+        world.write();
+        assert_eq!((world.ingest("bad"), world.on(third)), (None, 9));
+        assert_eq!(world.history("bad")[0], "- -", "there is no word for it");
+        let events = world.controller.take_events();
+        let held = events.iter().filter(|it| it.event == quarantine::HELD);
+        let names: Vec<_> = held.map(|it| it.member("entity_id")).collect();
+        assert_eq!(names, [Some("\"bad\"")]);
+        // The event was not written, as on a full disk: it is held all the same.
+        world.live(&[third], 600);
+        assert_eq!(world.ingest("bad"), None);
+        world.save("c0", r#"{"title":"other"}"#);
+        world.live(&[third], 1);
+        assert_eq!(world.ingest("bad"), None, "another stream was edited");
+        world.save("bad", r#"{"title":"mended"}"#);
+        assert_eq!(world.write(), 1);
+        assert_eq!(world.ingest("bad"), Some(third));
+    }
+
+    #[test]
+    fn held_stream_is_placed_after_an_hour() {
+        let mut world = ControllerTest::new(&["s1", "s2", "s3"]);
+        let third = end_two_streamers(&mut world);
+        world.live(&[third], 3500);
+        assert_eq!(world.ingest("bad"), None);
+        world.live(&[third], 200);
+        assert_eq!(world.ingest("bad"), Some(third));
+    }
+
+    #[test]
+    fn start_reads_from_the_log_what_is_held() {
+        // Goal: a restart frees no stream, not even if it came before the row was written. Method:
+        // new controllers, with the events in the log.
+        let mut world = ControllerTest::new(&["s1", "s2", "s3"]);
+        let third = end_two_streamers(&mut world);
+        let events = world.controller.take_events();
+        world.commit(Command::AppendEvents { events });
+        assert!(world.ingest("bad").is_some(), "not written yet");
+        for _ in 0..2 {
+            let settings = world.controller.settings().clone();
+            let state = world.machine.state().clone();
+            let (nodes, now_ms) = (world.nodes.clone(), world.now_ms);
+            world.controller = Controller::new(state, nodes, settings, now_ms, Arc::default());
+            world.live(&[third], 70);
+            assert_eq!((world.ingest("bad"), world.on(third)), (None, 9));
+        }
+        world.save("bad", r#"{"title":"mended"}"#);
+        world.live(&[third], 1);
+        assert_eq!(world.ingest("bad"), Some(third));
+        let events = world.controller.take_events();
+        assert!(events.iter().any(|it| it.event == quarantine::RELEASED));
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub fn stream_spec(record: &StreamRecord) -> StreamSpec {
         name: StreamName::trusted(&record.name),
         revision: record.revision.to_native(),
         disabled: record.disabled,
+        quarantined: false,
         namespace: namespace(record.namespace.as_ref()),
         labels: Vec::new(),
         transcoder: false,

@@ -22,6 +22,7 @@
 //! thread -> controller -> engine         channels and clock; health, plan and events; decisions
 //!           controller -> health         which nodes can be relied on
 //!           controller -> pressure       which nodes are short of CPU
+//!           controller -> quarantine     which streams end their nodes
 //!           controller -> measured       bitrates of streams that claim none
 //!           controller -> intake         records become specs
 //!           controller -> plan           decisions become batches for the writer
@@ -36,6 +37,7 @@ mod measured;
 pub(crate) mod metrics;
 mod plan;
 mod pressure;
+mod quarantine;
 pub(crate) mod thread;
 pub(crate) mod whatif;
 

@@ -376,6 +376,7 @@ fn fleet_of_three(channel_limit: u64) -> (TestServer, Fleet) {
         "--streamer-dead-timeout",
         "5s",
         "--layouter-rebalance=false",
+        "--layouter-quarantine=false",
     ]);
     fleet::set(&server, json!({"layouter_sleeping_interval": 3_600_000}));
     let mut fleet = Fleet::new();

@@ -70,6 +70,8 @@ fn successive_losses_move_only_lost_streams_and_all_return() {
         "6s",
         "--layouter-sleeping-interval",
         "100ms",
+        // Streams that are new on two lost streamers would be held.
+        "--layouter-quarantine=false",
     ]);
     let hosts = ["s1", "s2", "s3", "s4"];
     let (mut fleet, first) = cluster(&server, &hosts, 12);
@@ -595,4 +597,76 @@ fn frozen_streamer_is_lost_though_its_poll_waits() {
     // It was answered in time to send another request.
     frozen.response(false).expect(304);
     fleet.stop("s1");
+}
+
+#[test]
+fn stream_that_ends_its_streamers_is_held_until_an_edit() {
+    // Goal: a stream that ends the streamer that captures it is not carried from one to the next.
+    // Method: two streamers end as soon as they have received it; the server is restarted; the
+    // stream is edited.
+    let mut server = server(&[
+        "--streamer-dead-timeout",
+        "5s",
+        "--layouter-sleeping-interval",
+        "100ms",
+    ]);
+    // The others cannot leave their streamer, so that they come to none.
+    let hosts = ["s1", "s2", "s3"];
+    let mut fleet = Fleet::new();
+    for host in hosts {
+        save_streamer(&server, host, json!({"labels": {"own": host}}));
+    }
+    fleet.join(&server, &hosts);
+    for host in hosts {
+        let body = json!({"static": true, "labels": {"required.own": host}});
+        save_all(&server, (0..3).map(|i| format!("{host}-{i}")), &body);
+    }
+    fleet.settle(&server);
+    let mark = last_event(&server);
+    save_all(&server, ["bad".to_owned()], &json!({"static": true}));
+    let holder = |fleet: &Fleet| {
+        let mut lists = fleet.lists.iter();
+        let list = lists.find(|(_, names)| names.contains("bad"));
+        list.map(|(host, _)| host.clone())
+    };
+    for _ in 0..2 {
+        fleet.until(|fleet| holder(fleet).is_some());
+        let host = holder(&fleet).expect("one has it");
+        fleet.stop(&host);
+    }
+    let held = await_event(&server, mark, "event=layouter_stream_held");
+    assert_eq!(
+        (&held["entity_id"], &held["why"], &held["hold_ms"]),
+        (&json!("bad"), &json!("quarantined"), &json!(3_600_000))
+    );
+    let third = fleet.streamers.keys().next().expect("one is left").clone();
+    fleet.until(|fleet| fleet.has(&third) == 3);
+    assert_eq!(holder(&fleet), None, "its streamer goes on without it");
+    assert_eq!(ingests(&server)["bad"], None);
+    let last = moves(&server, mark)
+        .into_iter()
+        .rfind(|it| it.name == "bad");
+    let expected = Move {
+        name: "bad".into(),
+        to: None,
+        why: "quarantined".into(),
+    };
+    assert_eq!(last, Some(expected));
+    let why = server.get("/streams/bad/layout/explain").expect(200).json();
+    let summary = why["summary"].as_str().expect("text");
+    assert!(summary.starts_with("Held: "), "{summary}");
+
+    fleet.stop(&third);
+    server.restart();
+    fleet.start(&server, &third);
+    fleet.rest(&server, ROUNDS);
+    assert_eq!(ingests(&server)["bad"], None, "a restart does not free it");
+    let mended = json!({"title": "mended"});
+    server.put("/streams/bad", mended).expect(200);
+    fleet.until(|fleet| holder(fleet).as_ref() == Some(&third));
+    let freed = await_event(&server, mark, "event=layouter_stream_released");
+    assert_eq!(
+        (&freed["entity_id"], &freed["why"]),
+        (&json!("bad"), &json!("edited"))
+    );
 }

@@ -357,6 +357,7 @@ fn random_operations_end_in_a_valid_layout() {
             "5s",
             "--layouter-sleeping-interval",
             "300ms",
+            "--layouter-quarantine=false",
         ]),
         fleet: Fleet::new(),
         nodes: BTreeMap::new(),

@@ -200,8 +200,14 @@ fn streamers_that_start_one_after_another_share_the_streams() {
         let placed = events(&server, "event=layouter_processing_result");
         let whys = placed.iter().map(|event| &event["relayouts_why"]);
         let first: u64 = whys.filter_map(|why| why["not_distributed"].as_u64()).sum();
-        let all = placed.iter().filter_map(|event| event["relayouts_count"].as_u64());
-        assert_eq!((first, all.sum()), (count as u64, count as u64), "each once");
+        let all = placed
+            .iter()
+            .filter_map(|event| event["relayouts_count"].as_u64());
+        assert_eq!(
+            (first, all.sum()),
+            (count as u64, count as u64),
+            "each once"
+        );
         let mark = last_event(&server);
         save_streamer(&server, "s4", json!({}));
         fleet.start(&server, "s4");

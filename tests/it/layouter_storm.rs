@@ -297,6 +297,7 @@ fn every_rule_holds_after_bursts_of_losses() {
         "6s",
         "--layouter-sleeping-interval",
         "200ms",
+        "--layouter-quarantine=false",
     ]);
     let mut fleet = Fleet::new();
     let mut running = BTreeSet::new();

@@ -132,6 +132,8 @@ pub struct StreamSpec {
     /// Revision of the row; returned in every [`LayoutChange`] as the precondition of writing it.
     pub revision: u64,
     pub disabled: bool,
+    /// It is held: like a disabled stream it has no slots.
+    pub quarantined: bool,
     pub namespace: Option<Arc<str>>,
     /// As configured, prefixes included (see `label`).
     pub labels: Vec<(Arc<str>, Arc<str>)>,
@@ -149,12 +151,22 @@ pub struct StreamSpec {
 }
 
 impl StreamSpec {
+    /// Why the stream has no slots.
+    pub fn off_reason(&self) -> Option<MoveReason> {
+        if self.disabled {
+            Some(MoveReason::Disabled)
+        } else {
+            self.quarantined.then_some(MoveReason::Quarantined)
+        }
+    }
+
     /// A stream without demands and without a layout.
     pub fn new(name: &str) -> Self {
         Self {
             name: StreamName::trusted(name),
             revision: 0,
             disabled: false,
+            quarantined: false,
             namespace: None,
             labels: Vec::new(),
             transcoder: false,

@@ -7,7 +7,7 @@ use super::Engine;
 use super::class::{NONE, score, static_reasons};
 use super::event::{Event, NodeState, PlacementRole, Reasons, SlotKind, StreamLayout, StreamSpec};
 use super::node::SlotNode;
-use super::slot::{DISABLED, LIVE, MEMBER, UNIT};
+use super::slot::{DISABLED, LIVE, MEMBER, QUARANTINED, UNIT};
 use super::tree::{Need, ONE, UNLIMITED};
 use crate::state::name::{Hostname, StreamName};
 
@@ -485,6 +485,12 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether a stream is held because it ended one node after the other.
+    pub fn is_quarantined(&self, stream: &str) -> bool {
+        let ingest = self.table.by_name.get(stream);
+        ingest.is_some_and(|ingest| self.slot(*ingest).has(QUARANTINED))
     }
 
     /// Whether the ingest of a known stream has a node that runs.

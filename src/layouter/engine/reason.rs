@@ -26,6 +26,8 @@ pub enum MoveReason {
     NotDistributed,
     Redundancy,
     Disabled,
+    /// The stream ended one node after the other.
+    Quarantined,
     /// Displaced so that a slot without a node gets one.
     MakeRoom,
     Preferred,
@@ -34,7 +36,7 @@ pub enum MoveReason {
 }
 
 impl MoveReason {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Namespace,
         Self::NodeMissesLabels,
         Self::StreamMissesLabels,
@@ -50,6 +52,7 @@ impl MoveReason {
         Self::NotDistributed,
         Self::Redundancy,
         Self::Disabled,
+        Self::Quarantined,
         Self::MakeRoom,
         Self::Preferred,
         Self::Restore,
@@ -74,7 +77,11 @@ impl MoveReason {
             Self::Redundancy => "dvr_redundancy_adjust",
             Self::Disabled => "stream_disabled",
             Self::Preferred => "preferred_labels_better_match",
-            Self::Role | Self::Transcoding | Self::Restore | Self::Rebalance => return None,
+            Self::Role
+            | Self::Transcoding
+            | Self::Quarantined
+            | Self::Restore
+            | Self::Rebalance => return None,
         })
     }
 
@@ -84,6 +91,7 @@ impl MoveReason {
             Self::Role => "node_role_changed",
             Self::Transcoding => "node_not_available_for_transcoding",
             Self::MakeRoom => "make_room",
+            Self::Quarantined => "quarantined",
             Self::Restore => "restore",
             Self::Rebalance => "rebalance",
             other => other

@@ -12,7 +12,8 @@ use super::class::{NONE, PREFERRED_SCORE, SlotDemand};
 use super::event::{MoveReason, PlacementRole, Rows, SlotKind, StoredLayout, StreamSpec};
 use super::overload::MEASURABLE;
 use super::slot::{
-    CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_RECORDED, PENDING, WAITING,
+    CLAIM_MAX, DISABLED, DISK_UNIT_BYTES, LIVE, MEASURED, MEMBER, ORIGIN_RECORDED, PENDING,
+    QUARANTINED, WAITING,
 };
 use super::tree::Need;
 use crate::state::label::parse;
@@ -242,7 +243,8 @@ impl Engine {
             }
         }
         self.adopt_layout(ingest, row, &copies, &spec.layout);
-        self.drop_surplus(ingest, copies, spec.disabled, &demands);
+        self.drop_surplus(ingest, copies, spec.off_reason(), &demands);
+        self.set_flag(ingest, QUARANTINED, spec.quarantined);
         if !self.loading {
             let row_origin = self.host(spec.layout.failover_from.as_ref());
             if row_origin != self.stream_origin(ingest) || self.slot(ingest).has(ORIGIN_RECORDED) {
@@ -271,7 +273,7 @@ impl Engine {
         {
             let same = self.has_demand(ingest, &demands.ingest)
                 && self.slot(ingest).node == row_ingest
-                && !spec.disabled
+                && spec.off_reason().is_none()
                 && !was_disabled;
             if !same {
                 self.regroup_later(ingest);
@@ -342,19 +344,25 @@ impl Engine {
         }
     }
 
-    /// Drops slots that the configuration does not have, and all of a disabled stream.
-    fn drop_surplus(&mut self, ingest: u32, copies: Copies, disabled: bool, demands: &SlotDemands) {
-        let (backups, reason) = if disabled {
-            (0, MoveReason::Disabled)
-        } else {
-            (demands.backups as usize, MoveReason::Redundancy)
+    /// Drops slots that the configuration does not have, and all of a stream that is off.
+    fn drop_surplus(
+        &mut self,
+        ingest: u32,
+        copies: Copies,
+        off: Option<MoveReason>,
+        demands: &SlotDemands,
+    ) {
+        let (backups, reason) = match off {
+            Some(reason) => (0, reason),
+            None => (demands.backups as usize, MoveReason::Redundancy),
         };
         self.drop_backups(ingest, copies.backups, backups, reason);
-        if let Some(s) = copies.inference.filter(|_| disabled || !demands.infer) {
+        let infers = off.is_none() && demands.infer;
+        if let Some(s) = copies.inference.filter(|_| !infers) {
             self.drop_copy(ingest, s, reason);
         }
-        if disabled {
-            self.record_move(ingest, MoveReason::Disabled);
+        if let Some(reason) = off {
+            self.record_move(ingest, reason);
             self.unplace(ingest);
             self.clear_origin(ingest);
             self.units.ungrouped.remove(&ingest);

@@ -95,6 +95,7 @@ pub const PENDING: u16 = 1 << 4;
 pub const MEMBER: u16 = 1 << 5;
 /// The slot that stands for all ingests of a unit.
 pub const UNIT: u16 = 1 << 6;
+/// Its stream is off: disabled or held.
 pub const DISABLED: u16 = 1 << 7;
 /// In the log of this event.
 pub const RECORDED: u16 = 1 << 8;
@@ -107,6 +108,8 @@ pub const RETURNS: u16 = 1 << 10;
 pub const ORIGIN_RECORDED: u16 = 1 << 11;
 /// Its bitrate was measured; set at the ingest.
 pub const MEASURED: u16 = 1 << 12;
+/// Its stream is held; set at the ingest, besides `DISABLED`.
+pub const QUARANTINED: u16 = 1 << 13;
 
 impl Slot {
     #[inline]

@@ -17,6 +17,9 @@ pub const DECISIONS: &str = "layout.node_layout_decisions";
 
 const KINDS: [SlotKind; 3] = [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::Inference];
 
+const HELD_SUMMARY: &str = "Held: the stream came to two streamers shortly before each was lost. \
+                            An edit of the stream, or an hour, ends that.";
+
 /// The body of `GET /streams/{name}/layout/explain`.
 pub fn render(
     snapshot: &WhatIfSnapshot,
@@ -48,6 +51,9 @@ pub fn render(
             }
             node(decision, kind, &mut out);
         }
+    }
+    if snapshot.engine.is_quarantined(name) {
+        HELD_SUMMARY.clone_into(&mut summary);
     }
     if summary.is_empty() {
         summary = if stream.disabled {

@@ -129,6 +129,7 @@ pub fn stream(random: &mut Random) -> StreamSpec {
         name: name(s),
         revision: 0,
         disabled: random.once_in(12),
+        quarantined: false,
         namespace: random.once_in(12).then(|| Arc::from("other")),
         labels,
         transcoder: random.once_in(8),

@@ -129,7 +129,11 @@ fn counts_and_loads_do_not_work_against_each_other() {
             engine.apply(commit(Vec::new(), (0..20).map(sized).collect()));
             engine.apply(commit(vec![with(1, 100_000), node(2)], Vec::new()));
             let moves = rest(&mut engine, &mut now_s);
-            assert!(moves.len() <= 20, "{sizes:?} {narrow}: {} moves", moves.len());
+            assert!(
+                moves.len() <= 20,
+                "{sizes:?} {narrow}: {} moves",
+                moves.len()
+            );
         }
     }
 }
@@ -147,7 +151,11 @@ fn many_first_placements_wait_for_expected_nodes() {
         engine.apply(commit(nodes, (0..streams).map(stream).collect()));
         assert_eq!(engine.apply(states(&[(0, NodeState::Up)])), []);
         let few = (streams..streams + 3).map(stream).collect();
-        assert_eq!(engine.apply(commit(Vec::new(), few)).len(), 3, "few do not wait");
+        assert_eq!(
+            engine.apply(commit(Vec::new(), few)).len(),
+            3,
+            "few do not wait"
+        );
         assert_eq!(engine.apply(states(&[(1, NodeState::Up)])), []);
         assert_eq!(engine.apply(states(&[(2, NodeState::Up)])), []);
         engine.check();
