@@ -100,7 +100,7 @@
 //! state
 //! query access::auth access::compiled access::token
 //! config
-//! agents feed fleet::report fleet::repair fleet::peer
+//! agents feed fleet::report fleet::repair fleet::healthcheck fleet::peer
 //! core::message core::stats_watch core::metrics
 //! writer
 //! fleet followers

@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use super::{Call, Outcome};
+use crate::access::auth::Caller;
 use crate::error::ApiError;
 use crate::fleet::report::StreamerReport;
 use crate::http::Response;
@@ -26,6 +27,8 @@ pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
     call.shared.nodes.get(&hostname).activity.seen(uptime_ms());
     let mut report = StreamerReport::from_body(call.json()?, now)?;
     let dropped = std::mem::take(&mut report.dropped);
+    let has_own_key = matches!(call.caller, Caller::Streamer(_));
+    report.check_health(has_own_key, super::now_ms());
     report.retain_streams(|name| call.state.stream(name).is_some());
     let shared = call.shared;
     shared.fleet.report(&hostname, report, now);

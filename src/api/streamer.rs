@@ -2,20 +2,24 @@
 //!
 //! An operator saves a streamer under its hostname; `role` determines its fields. `stats` and
 //! `dvrs` come from the last report of the node; `stats` is null if that is too old. Only an
-//! administrator who reads one streamer sees its cluster key; it is masked elsewhere.
+//! administrator who reads one streamer sees its cluster key; it is masked elsewhere. `state` shows
+//! whether the streamer is relied on, from its signs of life.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use super::tagged::BodySource;
 use super::{Call, Collection, ListRequest, Outcome, streamer_check};
 use crate::error::ApiError;
+use crate::feed::nodes::Standing;
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
 use crate::json::{Number, scan, write_string};
 use crate::query::params::ParameterValues as _;
 use crate::query::{Document, KeyOrder, ListKind, Raw, SearchField, Source};
+use crate::rt::utc_ms_of;
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
@@ -33,8 +37,17 @@ pub fn render(
 ) -> BodySource {
     let document = StreamerDoc::new(streamer, masked, fleet);
     document.render(out);
-    BodySource::of_moment(document.facts.is_some() || masked && streamer.has_secrets)
+    let is_of_moment = document.facts.is_some() || document.signs.is_some();
+    BodySource::of_moment(is_of_moment || masked && streamer.has_secrets)
 }
+
+/// The layouter has not looked at the streamer yet.
+const NOT_SEEN_YET: Standing = Standing {
+    name: "unknown",
+    cause: "not_seen_yet",
+    since_ms: None,
+    hold_until_ms: None,
+};
 
 /// A streamer as the API shows it.
 pub struct StreamerDoc<'a> {
@@ -43,6 +56,8 @@ pub struct StreamerDoc<'a> {
     masked: bool,
     facts: Option<Arc<StreamerFacts>>,
     stats: Option<Arc<StreamerStats>>,
+    /// Its last sign of life, and what follows from its signs.
+    signs: Option<(Option<u64>, Option<Standing>)>,
 }
 
 impl<'a> StreamerDoc<'a> {
@@ -63,7 +78,31 @@ impl<'a> StreamerDoc<'a> {
             masked,
             facts,
             stats,
+            signs: fleet.and_then(|fleet| fleet.signs(&streamer.hostname)),
         }
+    }
+
+    /// Whether the streamer is relied on, as canonical JSON.
+    fn state(&self) -> Option<String> {
+        let (seen_ms, standing) = self.signs?;
+        let Standing {
+            name,
+            cause,
+            since_ms,
+            hold_until_ms,
+        } = standing.unwrap_or(NOT_SEEN_YET);
+        let mut text = format!("{{\"cause\":\"{cause}\"");
+        let time = |text: &mut String, member: &str, at_ms: Option<u64>| {
+            if let Some(at_ms) = at_ms {
+                let _ = write!(text, ",\"{member}\":{}", utc_ms_of(at_ms));
+            }
+        };
+        time(&mut text, "hold_until", hold_until_ms);
+        let _ = write!(text, ",\"name\":\"{name}\"");
+        time(&mut text, "seen_at", seen_ms);
+        time(&mut text, "since", since_ms);
+        text.push('}');
+        Some(text)
     }
 
     fn stats(&self) -> Option<&str> {
@@ -89,6 +128,7 @@ impl Document for StreamerDoc<'_> {
                 self.streamer.updated_at.to_native(),
             ))),
             "stats" => Some(Raw::Json(Cow::Borrowed(self.stats()?))),
+            "state" => Some(Raw::Json(Cow::Owned(self.state()?))),
             "dvrs" => Some(Raw::Json(Cow::Borrowed(self.dvrs()?))),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }
@@ -103,6 +143,10 @@ impl Document for StreamerDoc<'_> {
         if let Some(dvrs) = self.dvrs() {
             out.extend_from_slice(b",\"dvrs\":");
             out.extend_from_slice(dvrs.as_bytes());
+        }
+        if let Some(state) = self.state() {
+            out.extend_from_slice(b",\"state\":");
+            out.extend_from_slice(state.as_bytes());
         }
         out.extend_from_slice(b",\"stats\":");
         out.extend_from_slice(self.stats().unwrap_or("null").as_bytes());

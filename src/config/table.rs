@@ -282,7 +282,7 @@ settings! {
         failback("layouter_failback"): bool = switch(),
             Default "true", AtOnce, Word "/layouter_failback";
         /// Move streams, a few at a time, from a streamer that is much fuller than another one that
-        /// may run them. Between streamers without `channel_limit` the numbers of streams count.
+        /// may run them. Streamers without `channel_limit` are compared by their streams.
         rebalance("layouter_rebalance"): bool = switch(),
             Default "true", AtOnce, Word "/layouter_rebalance";
         /// Place a stream nowhere for an hour, or until it is edited, if it came to two streamers

@@ -26,6 +26,8 @@ const SHARDS: usize = 64;
 #[derive(Debug, Default)]
 pub struct NodeRuntime {
     pub activity: Activity,
+    /// What follows from its activity; set by the layouter's thread. `None` until it has looked.
+    standing: Mutex<Option<Standing>>,
     /// The rendered configuration of its newest generation.
     rendered: Arc<RenderedSlot>,
 }
@@ -35,6 +37,24 @@ impl NodeRuntime {
     pub fn has_configuration(&self, generation: u64, coding: Option<Coding>) -> bool {
         self.rendered.has_coded(generation, coding)
     }
+
+    pub fn standing(&self) -> Option<Standing> {
+        *self.standing.lock()
+    }
+
+    pub fn set_standing(&self, standing: Option<Standing>) {
+        *self.standing.lock() = standing;
+    }
+}
+
+/// Whether a node is relied on, since when and why. Times are those of its [`Activity`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// `up`, `held`, `unknown` or `offline`.
+    pub name: &'static str,
+    pub cause: &'static str,
+    pub since_ms: Option<u64>,
+    pub hold_until_ms: Option<u64>,
 }
 
 /// Signs of life of a node: when it last sent a request. One that waits is none: a machine that
@@ -122,9 +142,14 @@ impl NodeTable {
         }
     }
 
-    fn shard(&self, hostname: &Hostname) -> &NodeShard {
+    /// The entry of a node, if it has one.
+    pub fn find(&self, hostname: &str) -> Option<Arc<NodeRuntime>> {
+        self.shard(hostname).read().get(hostname).cloned()
+    }
+
+    fn shard(&self, hostname: &str) -> &NodeShard {
         // Bits that the map of a shard does not use: it takes the lowest and the highest.
-        let bits = xxh3_64(hostname.as_str().as_bytes()) >> 32;
+        let bits = xxh3_64(hostname.as_bytes()) >> 32;
         &self.shards[bits as usize % SHARDS]
     }
 

@@ -4,6 +4,7 @@
 //! `stats` holds the latest stats of all streamers. `recordings` parses which times of a stream a
 //! streamer has recorded.
 
+mod healthcheck;
 pub mod peer;
 pub mod recordings;
 mod repair;

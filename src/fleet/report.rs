@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use super::healthcheck::Healthcheck;
 use super::repair::{Dropped, repaired};
 use crate::error::{self, ApiError};
 use crate::json::{Object, Value};
@@ -70,14 +71,21 @@ pub struct ProgramInfo {
     pub server_version: Option<Box<str>>,
 }
 
+/// Stats as canonical JSON.
+#[derive(Debug, Clone)]
+struct StatsText {
+    plain: Box<str>,
+    /// The same with masked secrets, if it has any.
+    masked: Option<Box<str>>,
+}
+
 /// The stats that a streamer reports about itself.
 #[derive(Debug, Clone)]
 pub struct StreamerStats {
     /// Time of receipt.
     pub received: Instant,
-    /// Canonical JSON, and the same with masked secrets if it has any.
-    text: Box<str>,
-    masked: Option<Box<str>>,
+    text: StatsText,
+    health: Option<Healthcheck>,
     pub usage: MachineUsage,
     pub input_kbit: Option<u64>,
     pub output_kbit: Option<u64>,
@@ -97,10 +105,23 @@ pub struct StreamerStats {
 impl StreamerStats {
     /// The stats as canonical JSON.
     pub fn text(&self, masked: bool) -> &str {
-        match &self.masked {
+        match &self.text.masked {
             Some(hidden) if masked => hidden,
-            _ => &self.text,
+            _ => &self.text.plain,
         }
+    }
+
+    /// Adds the result of the health check to the text, given the report before.
+    pub(super) fn finish_health(&mut self, before: Option<&Self>) {
+        let Some(health) = &mut self.health else {
+            return;
+        };
+        if let Some(before) = before.and_then(|before| before.health.as_ref()) {
+            health.follow(before);
+        }
+        let StatsText { plain, masked } = &mut self.text;
+        *plain = health.added_to(plain);
+        *masked = masked.as_ref().map(|masked| health.added_to(masked));
     }
 
     /// The fullest partition, in percent.
@@ -111,7 +132,7 @@ impl StreamerStats {
             .max()
     }
 
-    fn new(stats: &Object, text: Box<str>, masked: Option<Box<str>>, received: Instant) -> Self {
+    fn new(stats: &Object, text: StatsText, received: Instant) -> Self {
         let number = |name: &str| stats.get(name).and_then(Value::as_u64);
         let boolean = |name: &str| stats.get(name).and_then(Value::as_bool);
         let text_of = |name: &str| stats.get(name).and_then(Value::as_str).map(Box::from);
@@ -124,7 +145,7 @@ impl StreamerStats {
         Self {
             received,
             text,
-            masked,
+            health: None,
             usage: MachineUsage {
                 cpu_percent: number("cpu_usage"),
                 memory_percent: number("memory_usage"),
@@ -257,6 +278,15 @@ impl StreamerReport {
         Ok(report)
     }
 
+    /// Checks what the report shows of the health of its streamer; `has_own_key`: it was signed
+    /// with the streamer's cluster key.
+    pub fn check_health(&mut self, has_own_key: bool, utc_ms: u64) {
+        if let Some(stats) = &mut self.stats {
+            let text = &stats.text.plain;
+            stats.health = Some(Healthcheck::of(text, has_own_key, utc_ms));
+        }
+    }
+
     /// Removes unknown streams.
     pub fn retain_streams(&mut self, known: impl Fn(&str) -> bool) {
         if let Some(streams) = &mut self.streams {
@@ -317,7 +347,7 @@ fn bounded_text(value: &Value, bytes_max: usize, pointer: &str) -> Result<Box<st
 fn streamer_stats(value: Value, received: Instant, dropped: &mut Dropped) -> Option<StreamerStats> {
     let schema = schema::streamer_stats();
     let stats = Value::Object(checked(value, schema, "/stats", dropped)?);
-    let text = match bounded_text(&stats, STREAMER_BYTES_MAX, "/stats") {
+    let plain = match bounded_text(&stats, STREAMER_BYTES_MAX, "/stats") {
         Ok(text) => text,
         Err(error) => {
             dropped.add_error(error);
@@ -326,11 +356,12 @@ fn streamer_stats(value: Value, received: Instant, dropped: &mut Dropped) -> Opt
     };
     let masked = schema
         .has_secrets(&stats)
-        .then(|| schema.mask(&text).into());
+        .then(|| schema.mask(&plain).into());
     let Value::Object(stats) = stats else {
         return None;
     };
-    Some(StreamerStats::new(&stats, text, masked, received))
+    let text = StatsText { plain, masked };
+    Some(StreamerStats::new(&stats, text, received))
 }
 
 fn not_an_array(pointer: &str) -> ApiError {

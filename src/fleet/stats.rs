@@ -20,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use super::report::{
     JOINED, OptionalNumber, ReportedDvrs, StreamStats, StreamStatus, StreamerReport, StreamerStats,
 };
+use crate::feed::nodes::{NodeTable, Standing};
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
 use crate::state::name::{Hostname, shard_of};
@@ -201,6 +202,8 @@ pub struct FleetStats {
     swept_ms: AtomicU64,
     sweeps: AtomicUsize,
     followers: Mutex<Vec<Sender<Hostname>>>,
+    /// Signs of life of nodes, and what follows from them.
+    nodes: Option<Arc<NodeTable>>,
 }
 
 impl FleetStats {
@@ -214,6 +217,16 @@ impl FleetStats {
             swept_ms: AtomicU64::new(0),
             sweeps: AtomicUsize::new(0),
             followers: Mutex::default(),
+            nodes: None,
+        }
+    }
+
+    /// With the signs of life of the nodes.
+    #[must_use]
+    pub fn with_nodes(self, nodes: Arc<NodeTable>) -> Self {
+        Self {
+            nodes: Some(nodes),
+            ..self
         }
     }
 
@@ -237,11 +250,14 @@ impl FleetStats {
     }
 
     /// Stores a report of a streamer.
-    pub fn report(&self, hostname: &Hostname, report: StreamerReport, now: Instant) {
+    pub fn report(&self, hostname: &Hostname, mut report: StreamerReport, now: Instant) {
         let host = self.host(hostname);
         let stamp = self.stamp(now);
         {
             let _one_at_a_time = host.reporting.lock();
+            if let Some(stats) = &mut report.stats {
+                stats.finish_health(host.facts.load().stats.as_deref());
+            }
             if report.stats.is_some() || report.dvrs.is_some() {
                 let old = host.facts.load_full();
                 host.facts.store(Arc::new(StreamerFacts {
@@ -430,6 +446,16 @@ impl View<'_> {
         let facts = self.stats.hosts.load().get(hostname)?.facts.load_full();
         let stats = self.stats.current(&facts, self.now).cloned();
         Some((facts, stats))
+    }
+
+    /// A streamer's last sign of life, on the clock of [`Activity`](crate::feed::nodes::Activity),
+    /// and what follows from its signs. `None` where no signs are kept.
+    pub fn signs(&self, hostname: &str) -> Option<(Option<u64>, Option<Standing>)> {
+        let nodes = self.stats.nodes.as_ref()?;
+        let node = nodes.find(hostname);
+        Some(node.map_or((None, None), |node| {
+            (node.activity.last_seen_ms(), node.standing())
+        }))
     }
 
     /// Calls `look` with the current stats of one stream, if any. Of its nodes, `ingest` is

@@ -35,7 +35,7 @@ use crate::state::changes::Done;
 use crate::state::command::Placement;
 use crate::state::event::{EntityType, NewEvent};
 use crate::state::name::{Hostname, StreamName};
-use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
+use crate::state::record::{NodeRole, StreamRecord, StreamerRecord};
 use crate::state::{SHARDS, State};
 
 /// Longest step of the CPU controller, for which its parameters were chosen.
@@ -436,6 +436,7 @@ impl Controller {
         self.health.set(HealthSettings::from_dead_timeout(
             self.settings.dead_timeout_ms,
         ));
+        self.publish_standings();
         let due = &self.due;
         self.due = Deadlines {
             activity_ms: due.activity_ms.min(now_ms + self.activity_pause_ms()),
@@ -543,16 +544,34 @@ impl Controller {
         };
         self.watched.insert(hostname.clone(), watched);
         self.health.add(hostname, expected, now_ms);
+        self.publish_standing(hostname);
     }
 
     fn unwatch(&mut self, hostname: &Hostname) {
-        self.watched.remove(hostname);
+        if let Some(watched) = self.watched.remove(hostname) {
+            watched.node.set_standing(None);
+        }
         self.health.remove(hostname);
         self.pressure.remove(hostname);
         self.reports.stats.remove(hostname);
         self.reports.measured.forget_node(hostname);
         self.reports.settling.nodes.remove(hostname);
         self.unconfirmed.remove(hostname);
+    }
+
+    fn publish_standings(&self) {
+        for hostname in self.watched.keys() {
+            self.publish_standing(hostname);
+        }
+    }
+
+    /// Shows what follows from the signs of life of a node.
+    fn publish_standing(&self, hostname: &Hostname) {
+        if let (Some(watched), Some(health)) =
+            (self.watched.get(hostname), self.health.get(hostname))
+        {
+            watched.node.set_standing(Some(health.standing()));
+        }
     }
 
     fn node_spec(&self, hostname: &Hostname, record: &StreamerRecord) -> NodeSpec {
@@ -611,6 +630,14 @@ impl Controller {
         let mut states: BTreeMap<Hostname, NodeState> = BTreeMap::new();
         let mut relieved: Vec<Hostname> = Vec::new();
         for change in &health_events {
+            match change {
+                HealthEvent::Node { hostname, .. } | HealthEvent::Overdue { hostname, .. } => {
+                    self.publish_standing(hostname);
+                }
+                // Holds have begun again.
+                HealthEvent::Paused { .. } => self.publish_standings(),
+                HealthEvent::BrakeOn { .. } | HealthEvent::BrakeOff { .. } => {}
+            }
             if let Some((hostname, state)) = change.state_change() {
                 states.insert(hostname.clone(), state);
                 if state == NodeState::Down {

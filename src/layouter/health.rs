@@ -26,6 +26,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use super::NodeState;
+use crate::feed::nodes::Standing;
 use crate::state::name::Hostname;
 
 /// Timeouts and thresholds, all derived from one setting: see
@@ -155,6 +156,34 @@ pub struct NodeHealth {
     pub hold_until_ms: Option<u64>,
     /// Earlier failures in a row, each soon after the one before.
     pub penalty: u32,
+}
+
+impl NodeHealth {
+    /// As the API shows it.
+    pub fn standing(&self) -> Standing {
+        let is_overdue = self.state == NodeState::Unsure
+            && !matches!(self.cause, HealthCause::Unseen | HealthCause::Braked);
+        Standing {
+            name: match self.state {
+                NodeState::Up => "up",
+                NodeState::Probation => "held",
+                NodeState::Unsure => "unknown",
+                NodeState::Down => "offline",
+            },
+            cause: if is_overdue {
+                "overdue"
+            } else {
+                self.cause.code()
+            },
+            since_ms: match self.cause {
+                // It was saved, or this server was started: nothing is known of it.
+                HealthCause::Unseen => None,
+                _ if is_overdue => self.seen_ms,
+                _ => Some(self.since_ms),
+            },
+            hold_until_ms: self.hold_until_ms.filter(|_| !is_overdue),
+        }
+    }
 }
 
 /// A change of health, for the engine and for the event log.

@@ -22,7 +22,7 @@ use std::future::Future;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
@@ -71,6 +71,16 @@ pub struct Options {
 pub fn uptime_ms() -> u64 {
     static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
     BEGINNING.elapsed().as_millis() as u64
+}
+
+/// A time of [`uptime_ms`] as UTC milliseconds, by the wall clock at the first call: the same time
+/// always gives the same number.
+pub fn utc_ms_of(uptime_at_ms: u64) -> u64 {
+    static BEGINNING: LazyLock<u64> = LazyLock::new(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        (now.unwrap_or_default().as_millis() as u64).saturating_sub(uptime_ms())
+    });
+    *BEGINNING + uptime_at_ms
 }
 
 thread_local! {

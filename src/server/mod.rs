@@ -462,6 +462,8 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
     })
     .map_err(cannot("start the what-if thread"))?;
     let data_dir = &settings.store.data_dir;
+    let nodes = Arc::new(NodeTable::new(settings.feed.cache_bytes));
+    let fleet = FleetStats::new(settings.layouter.dead_timeout, Instant::now());
     Ok(Shared {
         published: parts.published,
         commands: parts.commands,
@@ -471,9 +473,9 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             sessions: Sessions::new(settings.viewers.sessions_bytes),
             countries,
         },
-        nodes: Arc::new(NodeTable::new(settings.feed.cache_bytes)),
+        nodes: nodes.clone(),
         paged_snapshots: PagedSnapshots::default(),
-        fleet: FleetStats::new(settings.layouter.dead_timeout, Instant::now()),
+        fleet: fleet.with_nodes(nodes),
         layouter: LayouterAccess {
             handle: parts.layouter,
             metrics: Arc::default(),

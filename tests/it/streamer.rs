@@ -3,8 +3,11 @@
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
+use crate::auth::cluster;
+use crate::calls::{keys, poll_as_streamer, save_node};
+use crate::restricted::token;
 use crate::stub::{Call, Stub, StubResponse};
-use weir_testkit::{PREFIX, Response, TestServer};
+use weir_testkit::{PREFIX, Response, TestServer, wait_until};
 
 #[test]
 fn a_node_needs_role_and_key_at_creation_only() {
@@ -414,4 +417,160 @@ fn check_respects_the_egress_policy() {
     refused(&answer, "address_not_allowed");
     assert_eq!(node.calls(), 0);
     server.get("/streamers/s1").expect(404);
+}
+
+/// The state of a streamer, as the list shows it.
+fn state_of(server: &TestServer, host: &str) -> Value {
+    let list = server.get(&format!("/streamers?hostname={host}&select=state"));
+    list.expect(200).json()["streamers"][0]["state"].take()
+}
+
+/// Waits until a filter of the list finds the streamer in a state, which is returned.
+fn until_state(server: &TestServer, name: &str, cause: &str) -> Value {
+    let path = format!("/streamers?state.name={name}&state.cause={cause}&select=state");
+    let look = || server.get(&path).expect(200).json();
+    let list = wait_until(&path, look, |list| list["estimated_count"] == 1);
+    list["streamers"][0]["state"].clone()
+}
+
+fn name_and_cause(state: &Value) -> (&str, &str) {
+    let text = |member: &str| state[member].as_str().unwrap_or("");
+    (text("name"), text("cause"))
+}
+
+#[test]
+fn state_shows_whether_a_streamer_is_relied_on() {
+    // Goal: every state with its times, in lists and filters, with the layouter off. Method: a
+    // streamer is saved, seen, silent, back and trusted again; the server is restarted.
+    let mut server = TestServer::with(&["--streamer-dead-timeout", "4s"]);
+    save_node(&server, "s1");
+    assert_eq!(
+        server.get("/streamers/s1").expect(200).json()["state"],
+        json!({"name": "unknown", "cause": "not_seen_yet"})
+    );
+    poll_as_streamer(&server, "s1");
+    let state = until_state(&server, "up", "seen");
+    let seen_at = state["seen_at"].as_u64().expect("a time");
+    assert!(state["since"].as_u64() <= Some(seen_at), "{state}");
+    assert_eq!(state["hold_until"], Value::Null);
+
+    let state = until_state(&server, "offline", "silent");
+    assert_eq!(state["seen_at"], seen_at);
+    assert!(state["since"].as_u64() > Some(seen_at), "{state}");
+    poll_as_streamer(&server, "s1");
+    let state = until_state(&server, "held", "returned");
+    let time = |member: &str| state[member].as_u64().expect("a time");
+    assert_eq!(time("hold_until") - time("since"), 4000);
+    wait_until(
+        "it is trusted again",
+        || {
+            poll_as_streamer(&server, "s1");
+            state_of(&server, "s1")
+        },
+        |state| name_and_cause(state) == ("up", "hold_over"),
+    );
+
+    server.restart();
+    let state = state_of(&server, "s1");
+    assert_eq!(state, json!({"name": "unknown", "cause": "not_seen_yet"}));
+    let look = || state_of(&server, "s1");
+    let lost = wait_until("it did not come back", look, |state| {
+        name_and_cause(state).0 != "unknown"
+    });
+    assert_eq!(name_and_cause(&lost), ("offline", "never_seen"));
+    assert_eq!(lost["seen_at"], Value::Null);
+    // A saved document is written back as it was read.
+    let read = server.get("/streamers/s1").expect(200).json();
+    server.put("/streamers/s1", read).expect(200);
+}
+
+#[test]
+fn restricted_token_sees_the_state_of_its_streamers_only() {
+    let server = TestServer::new();
+    for host in ["s1", "s2"] {
+        save_node(&server, host);
+        poll_as_streamer(&server, host);
+    }
+    wait_until(
+        "both are up",
+        || (state_of(&server, "s1"), state_of(&server, "s2")),
+        |(a, b)| a["name"] == "up" && b["name"] == "up",
+    );
+    let scopes = json!([{"scopes": ["streamers/s1"], "list": true, "read": true}]);
+    let own = token(&server, "own", json!({"permissions": scopes}));
+    let list = server.call_as(
+        "GET",
+        "/streamers?state.name=up&sort=state.since",
+        Some(&own),
+    );
+    let list = list.expect(200).json();
+    assert_eq!(
+        (&list["estimated_count"], &list["streamers"][0]["hostname"]),
+        (&json!(1), &json!("s1"))
+    );
+    server
+        .call_as("GET", "/streamers/s2", Some(&own))
+        .expect(403);
+}
+
+#[test]
+fn health_check_follows_from_the_report() {
+    // Goal: `healthcheck_status` is made by the server, from what it knows, and can be searched.
+    // Method: reports with and without faults, by the streamer itself and by an administrator.
+    let server = TestServer::new();
+    save_node(&server, "s1");
+    let check =
+        || server.get("/streamers/s1").expect(200).json()["stats"]["healthcheck_status"].take();
+    let report = |stats: Value| {
+        server
+            .put("/streamers/s1/stats", json!({"stats": stats}))
+            .expect(204);
+    };
+    let utc_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let utc_ms = utc_ms.expect("after 1970").as_millis() as u64;
+    report(json!({
+        "now": utc_ms, "streamer_status": "running",
+        "healthcheck_status": {"status": "error"},
+    }));
+    let good = check();
+    let checks = json!({
+        "config_ok": true, "errors_details": [], "reachable": true, "running": true,
+        "time_synchronized": true,
+    });
+    assert_eq!((&good["status"], &good["checks"]), (&json!("ok"), &checks));
+    report(json!({"now": utc_ms, "streamer_status": "running", "cpu_usage": 5}));
+    assert_eq!(check(), good, "the same result, since the same time");
+    let failed = json!({
+        "now": utc_ms - 3_600_000, "streamer_status": "starting",
+        "config_external_status": {"status": "error"},
+    });
+    let own = cluster("key", 0);
+    let body = json!({"stats": failed}).to_string();
+    let path = format!("{PREFIX}/streamers/s1/stats");
+    let fields = [("Authorization", own.as_str())];
+    let mut client = server.connect();
+    client
+        .request("PUT", &path, &fields, body.as_bytes())
+        .expect(204);
+    let bad = check();
+    assert_eq!(bad["status"], "error");
+    assert_eq!(bad["checks"]["valid_cluster_key"], true);
+    let rules = bad["checks"]["errors_details"]
+        .as_array()
+        .expect("a list")
+        .iter();
+    let rules: Vec<&str> = rules.filter_map(|it| it["rule"].as_str()).collect();
+    assert_eq!(
+        rules,
+        ["config_external_ok", "running", "time_synchronized"]
+    );
+    let search = "/streamers?stats.healthcheck_status.status=error&select=hostname";
+    assert_eq!(
+        keys(
+            &server.get(search).expect(200).json(),
+            "streamers",
+            "hostname"
+        ),
+        ["s1"]
+    );
 }

@@ -1,0 +1,178 @@
+//! The health check of a streamer: facts that its own report and the request with it show.
+
+use crate::access::auth::CLUSTER_SKEW_SECONDS_MAX;
+use crate::json::{Number, Object, Value, scan};
+
+/// The result of the check of one report. A fact that the report does not show is absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Healthcheck {
+    checks: Vec<(&'static str, bool)>,
+    /// The failed checks, with what was found.
+    errors: Vec<(&'static str, Box<str>)>,
+    /// Since when the result is the same, UTC ms.
+    changed_ms: u64,
+}
+
+impl Healthcheck {
+    /// Checks reported stats, which are canonical JSON. `has_own_key`: the report was signed with
+    /// the cluster key of the streamer.
+    pub fn of(stats: &str, has_own_key: bool, utc_ms: u64) -> Self {
+        let mut check = Self {
+            checks: Vec::new(),
+            errors: Vec::new(),
+            changed_ms: utc_ms,
+        };
+        let text_of = |value: &str, member: &str| {
+            let text = scan::string(scan::member(value, member)?)?;
+            Some(Box::from(&*text))
+        };
+        let external = scan::member(stats, "config_external_status");
+        if let Some(status) = external.and_then(|external| text_of(external, "status")) {
+            check.add("config_external_ok", &*status != "error", || status);
+        }
+        let config_error = scan::member(stats, "config_error");
+        check.add("config_ok", config_error.is_none(), || {
+            let code = config_error.and_then(|error| text_of(error, "error"));
+            code.unwrap_or_else(|| "config_error".into())
+        });
+        // A report that is kept is not older than the dead timeout.
+        check.add("reachable", true, Box::default);
+        if let Some(status) = text_of(stats, "streamer_status") {
+            check.add("running", &*status == "running", || status);
+        }
+        let now = scan::member(stats, "now").and_then(scan::number);
+        if let Some(Number::Unsigned(now_ms)) = now {
+            let skew_seconds = now_ms.abs_diff(utc_ms) / 1000;
+            let is_close = skew_seconds <= CLUSTER_SKEW_SECONDS_MAX;
+            let found = || format!("the clocks differ by {skew_seconds} s").into();
+            check.add("time_synchronized", is_close, found);
+        }
+        if has_own_key {
+            check.add("valid_cluster_key", true, Box::default);
+        }
+        check
+    }
+
+    fn add(&mut self, rule: &'static str, holds: bool, found: impl FnOnce() -> Box<str>) {
+        self.checks.push((rule, holds));
+        if !holds {
+            self.errors.push((rule, found()));
+        }
+    }
+
+    /// Takes over since when the result is the same, if that of the report before was.
+    pub fn follow(&mut self, before: &Self) {
+        if self.errors.is_empty() == before.errors.is_empty() {
+            self.changed_ms = before.changed_ms;
+        }
+    }
+
+    /// The stats with the result among them.
+    pub fn added_to(&self, stats: &str) -> Box<str> {
+        const MEMBER: &str = "healthcheck_status";
+        let mut out = String::with_capacity(stats.len() + 320);
+        let mut add = |name: &str, value: &str| {
+            out.push(if out.is_empty() { '{' } else { ',' });
+            out.push('"');
+            out.push_str(name);
+            out.push_str("\":");
+            out.push_str(value);
+        };
+        let others = || scan::members(stats).filter(|(name, _)| *name != MEMBER);
+        for (name, value) in others().take_while(|(name, _)| *name < MEMBER) {
+            add(name, value);
+        }
+        add(MEMBER, &self.to_value().to_text());
+        for (name, value) in others().skip_while(|(name, _)| *name < MEMBER) {
+            add(name, value);
+        }
+        out.push('}');
+        out.into()
+    }
+
+    fn to_value(&self) -> Value {
+        let errors = self.errors.iter().map(|(rule, found)| {
+            let mut item = Object::default();
+            item.insert("error", Value::from(&**found));
+            item.insert("rule", Value::from(*rule));
+            Value::Object(item)
+        });
+        let mut checks = Object::default();
+        checks.insert("errors_details", Value::Array(errors.collect()));
+        for (rule, holds) in &self.checks {
+            checks.insert(rule, Value::Bool(*holds));
+        }
+        let status = if self.errors.is_empty() {
+            "ok"
+        } else {
+            "error"
+        };
+        let mut result = Object::default();
+        result.insert("checks", Value::Object(checks));
+        result.insert("status", Value::from(status));
+        let changed_ms = Value::Number(Number::Unsigned(self.changed_ms));
+        result.insert("status_changed_at", changed_ms);
+        Value::Object(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn added(check: &Healthcheck, stats: &str) -> String {
+        check.added_to(stats).replace("healthcheck_status", "hs")
+    }
+
+    #[test]
+    fn only_what_a_report_shows_is_checked() {
+        let check = Healthcheck::of("{}", false, NOW);
+        let expected = concat!(
+            r#"{"hs":{"checks":{"config_ok":true,"errors_details":[],"reachable":true},"#,
+            r#""status":"ok","status_changed_at":1800000000000}}"#,
+        );
+        assert_eq!(added(&check, "{}"), expected);
+    }
+
+    #[test]
+    fn failed_checks_name_what_was_found() {
+        let stats = concat!(
+            r#"{"config_error":{"error":"bad_url"},"config_external_status":{"status":"error"},"#,
+            r#""healthcheck_status":{"status":"ok"},"now":1799999000000,"#,
+            r#""streamer_status":"starting"}"#,
+        );
+        let check = Healthcheck::of(stats, true, NOW);
+        let rules: Vec<_> = check
+            .errors
+            .iter()
+            .map(|(rule, found)| (*rule, &**found))
+            .collect();
+        let expected = [
+            ("config_external_ok", "error"),
+            ("config_ok", "bad_url"),
+            ("running", "starting"),
+            ("time_synchronized", "the clocks differ by 1000 s"),
+        ];
+        assert_eq!(rules, expected);
+        let text = added(&check, stats);
+        assert_eq!(text.matches("\"hs\"").count(), 1, "{text}");
+        let place = |name: &str| text.find(name).expect(name);
+        assert!(place("config_external_status") < place("\"hs\""), "{text}");
+        assert!(place("\"hs\"") < place("\"now\""), "{text}");
+        assert!(text.contains(r#""status":"error","status_changed_at":1800000000000"#));
+    }
+
+    #[test]
+    fn time_of_the_change_is_kept_while_the_result_is_the_same() {
+        let bad = r#"{"streamer_status":"starting"}"#;
+        let first = Healthcheck::of(bad, false, NOW);
+        let mut same = Healthcheck::of(r#"{"config_error":{}}"#, false, NOW + 5);
+        same.follow(&first);
+        assert_eq!(same.changed_ms, NOW);
+        let mut good = Healthcheck::of("{}", false, NOW + 9);
+        good.follow(&same);
+        assert_eq!(good.changed_ms, NOW + 9);
+    }
+}
