@@ -20,6 +20,7 @@ pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &
     write_stalls(cores, &mut out);
     write_offload(shared, &mut out);
     write_traces(shared, &mut out);
+    write_reports(shared, &mut out);
     write_process(shared, &mut out);
     write_writer(shared, &mut out);
     write_store(shared, state, &mut out);
@@ -131,6 +132,12 @@ fn write_traces(shared: &Shared, out: &mut Exposition) {
     ] {
         spans.sample(&[("outcome", outcome)], count.load(Ordering::Relaxed));
     }
+}
+
+#[rustfmt::skip]
+fn write_reports(shared: &Shared, out: &mut Exposition) {
+    let help = "Values in reports of streamers that could not be used and were dropped.";
+    out.one("weir_report_values_dropped", Counter, "", help, &[], shared.fleet.dropped());
 }
 
 fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {

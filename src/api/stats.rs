@@ -31,6 +31,7 @@ pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
     report.check_health(has_own_key, super::now_ms());
     report.retain_streams(|name| call.state.stream(name).is_some());
     let shared = call.shared;
+    shared.fleet.count_dropped(dropped.count());
     shared.fleet.report(&hostname, report, now);
     shared.reported();
     if dropped.is_empty() {

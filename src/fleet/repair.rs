@@ -27,6 +27,11 @@ impl Dropped {
         self.count == 0
     }
 
+    /// Number of dropped parts, also of those that are not listed.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     pub(super) fn add(&mut self, item: ErrorItem) {
         self.count += 1;
         if self.items.len() < LISTED_MAX {
@@ -41,11 +46,11 @@ impl Dropped {
         }
     }
 
-    fn add_violation(&mut self, violation: Violation, pointer: &str) {
+    fn add_violation(&mut self, violation: Violation, pointer: String) {
         self.add(ErrorItem {
             code: violation.code,
             title: violation.title.into(),
-            pointer: Some(format!("{pointer}{}", violation.pointer)),
+            pointer: Some(pointer),
             parameter: None,
             meta: Vec::new(),
         });
@@ -100,28 +105,26 @@ pub(super) fn repaired(
             {
                 continue;
             }
-            last = Some(violation.pointer.clone());
-            let position: Vec<String> = violation
-                .pointer
-                .split('/')
-                .skip(1)
-                .map(unescaped)
-                .collect();
-            if position.is_empty() {
-                dropped.add_violation(violation, pointer);
-                return None;
+            if repair(&mut value, &violation) {
+                last = Some(violation.pointer);
+                continue;
             }
-            if !repair(&mut value, &position, &violation) {
-                remove(&mut value, &position);
-                dropped.add_violation(violation, pointer);
+            let part = remove(&mut value, &violation);
+            last = Some(part.clone());
+            let is_whole = part.is_empty();
+            dropped.add_violation(violation, format!("{pointer}{part}"));
+            if is_whole {
+                return None;
             }
         }
     }
     None
 }
 
-fn unescaped(token: &str) -> String {
-    token.replace("~1", "/").replace("~0", "~")
+/// The members and indexes on the way to the value at a pointer.
+fn position(pointer: &str) -> impl Iterator<Item = String> {
+    let tokens = pointer.split('/').skip(1);
+    tokens.map(|token| token.replace("~1", "/").replace("~0", "~"))
 }
 
 fn child<'v>(value: &'v mut Value, token: &str) -> Option<&'v mut Value> {
@@ -133,10 +136,10 @@ fn child<'v>(value: &'v mut Value, token: &str) -> Option<&'v mut Value> {
 }
 
 /// Rounds a fraction or clamps a percentage. Returns whether it did.
-fn repair(value: &mut Value, position: &[String], violation: &Violation) -> bool {
+fn repair(value: &mut Value, violation: &Violation) -> bool {
     let mut found = Some(value);
-    for token in position {
-        found = found.and_then(|value| child(value, token));
+    for token in position(&violation.pointer) {
+        found = found.and_then(|value| child(value, &token));
     }
     let Some(Value::Number(number)) = found else {
         return false;
@@ -165,24 +168,41 @@ fn repair(value: &mut Value, position: &[String], violation: &Violation) -> bool
     true
 }
 
-fn remove(value: &mut Value, position: &[String]) {
+/// Removes what a violation is about, and returns the pointer to what was removed; an empty one if
+/// nothing can be kept. An object whose variant is unknown is removed as a whole, and what cannot be
+/// removed goes with the value that it is in.
+fn remove(value: &mut Value, violation: &Violation) -> String {
+    let mut part = violation.pointer.as_str();
+    if violation.code.starts_with("discriminator_") {
+        part = parent(part);
+    }
+    while !part.is_empty() && !remove_at(value, part) {
+        part = parent(part);
+    }
+    part.to_owned()
+}
+
+fn parent(pointer: &str) -> &str {
+    pointer.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// Removes the value at a pointer. Returns whether there was one.
+fn remove_at(value: &mut Value, pointer: &str) -> bool {
+    let position: Vec<String> = position(pointer).collect();
     let Some((last, parents)) = position.split_last() else {
-        return;
+        return false;
     };
     let mut found = Some(value);
     for token in parents {
         found = found.and_then(|value| child(value, token));
     }
     match found {
-        Some(Value::Object(object)) => {
-            object.remove(last);
-        }
+        Some(Value::Object(object)) => object.remove(last).is_some(),
         Some(Value::Array(items)) => {
-            if let Some(at) = last.parse::<usize>().ok().filter(|at| *at < items.len()) {
-                items.remove(at);
-            }
+            let at = last.parse::<usize>().ok().filter(|at| *at < items.len());
+            at.map(|at| items.remove(at)).is_some()
         }
-        _ => {}
+        _ => false,
     }
 }
 
@@ -205,6 +225,46 @@ mod tests {
             partitions.expect("partitions").len()
         });
         (kept, dropped.count)
+    }
+
+    /// What is kept of the tracks of a stream, and the pointers to what is dropped.
+    fn tracks(text: &str) -> (String, Vec<String>) {
+        let body = format!(r#"{{"bitrate":5,"media_info":{{"title":"a","tracks":[{text}]}}}}"#);
+        let stats = json::parse(body.as_bytes()).expect("JSON");
+        let mut dropped = Dropped::default();
+        let kept = repaired(stats, schema::stream_stats(), "/s", &mut dropped).expect("the rest");
+        assert_eq!(kept.get("bitrate").and_then(Value::as_u64), Some(5));
+        let info = kept.get("media_info").expect("the contents");
+        assert!(info.get("title").is_some());
+        let pointers = dropped.items.iter().map(|item| item.pointer.clone());
+        let pointers = pointers.map(|pointer| pointer.expect("a pointer"));
+        let kept = info.get("tracks").expect("the tracks").to_text();
+        (kept, pointers.collect())
+    }
+
+    #[test]
+    fn track_of_an_unknown_kind_is_dropped_alone() {
+        let video = r#"{"codec":"h264","content":"video"}"#;
+        for (odd, pointer, kept) in [
+            (r#"{"content":"data"}"#, "/s/media_info/tracks/0", ""),
+            (r#"{"codec":"aac"}"#, "/s/media_info/tracks/0", ""),
+            (
+                r#"{"content":5}"#,
+                "/s/media_info/tracks/0/content /s/media_info/tracks/0",
+                "",
+            ),
+            ("[]", "/s/media_info/tracks/0", ""),
+            ("null", "/s/media_info/tracks/0", ""),
+            (
+                r#"{"content":"video","codec":"H264","width":"wide"}"#,
+                "/s/media_info/tracks/0/width /s/media_info/tracks/0/codec",
+                r#"{"content":"video"},"#,
+            ),
+        ] {
+            let (found, pointers) = tracks(&format!("{odd},{video}"));
+            assert_eq!(found, format!("[{kept}{video}]"), "{odd}");
+            assert_eq!(pointers.join(" "), pointer, "{odd}");
+        }
     }
 
     #[test]

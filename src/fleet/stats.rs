@@ -201,6 +201,8 @@ pub struct FleetStats {
     shards: [RwLock<StatsShard>; SHARDS],
     swept_ms: AtomicU64,
     sweeps: AtomicUsize,
+    /// Parts of reports that could not be used.
+    dropped: AtomicU64,
     followers: Mutex<Vec<Sender<Hostname>>>,
     /// Signs of life of nodes, and what follows from them.
     nodes: Option<Arc<NodeTable>>,
@@ -216,6 +218,7 @@ impl FleetStats {
             shards: std::array::from_fn(|_| RwLock::default()),
             swept_ms: AtomicU64::new(0),
             sweeps: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
             followers: Mutex::default(),
             nodes: None,
         }
@@ -282,6 +285,16 @@ impl FleetStats {
                 Err(TrySendError::Disconnected(_))
             )
         });
+    }
+
+    /// Counts parts of a report that could not be used.
+    pub fn count_dropped(&self, parts: u64) {
+        self.dropped.fetch_add(parts, Ordering::Relaxed);
+    }
+
+    /// Number of parts of reports that could not be used.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     fn host(&self, hostname: &Hostname) -> Arc<ReportingNode> {

@@ -244,6 +244,143 @@ fn invalid_values_are_dropped_and_the_rest_is_kept() {
     assert_eq!(errors.errors(), ["not_object "]);
 }
 
+/// Reports of stream `a` with one odd value each: the member, and what is dropped.
+fn odd_values() -> Vec<(Value, &'static str)> {
+    let track = |track: Value| json!({"media_info": {"title": "t", "tracks": [track]}});
+    vec![
+        // Fractions are rounded, and no part of the report is dropped.
+        (json!({"last_dts_at": 1_700_000_000_000.4}), ""),
+        (track(json!({"content": "video", "width": 1920.2})), ""),
+        (
+            track(json!({"content": "video", "codec": "H264"})),
+            "unmatched_any /streams/0/media_info/tracks/0/codec",
+        ),
+        (
+            track(json!({"content": "pictures"})),
+            "discriminator_unmapped /streams/0/media_info/tracks/0",
+        ),
+        (
+            track(json!({"codec": "aac"})),
+            "discriminator_missing /streams/0/media_info/tracks/0",
+        ),
+        (
+            json!({"media_info": {"tracks": {"content": "video"}}}),
+            "not_array /streams/0/media_info/tracks",
+        ),
+        (
+            json!({"media_info": []}),
+            "not_object /streams/0/media_info",
+        ),
+        (
+            json!({"media_info": "h264"}),
+            "not_object /streams/0/media_info",
+        ),
+        (json!({"status": "fine"}), "unknown_enum_option /streams/0/status"),
+        (json!({"alive": "yes"}), "not_boolean /streams/0/alive"),
+        (json!({"bytes_out": "7"}), "not_integer /streams/0/bytes_out"),
+        (
+            json!({"online_clients": [3]}),
+            "not_integer /streams/0/online_clients",
+        ),
+        (json!({"bytes_out": -1}), "input_out_of_range /streams/0/bytes_out"),
+        (
+            json!({"last_dts_at": 5}),
+            "input_out_of_range /streams/0/last_dts_at",
+        ),
+        (json!({"opened_at": "now"}), "not_integer /streams/0/opened_at"),
+        (
+            json!({"streaming_endpoint": "x".repeat(20_000)}),
+            "wrong_format /streams/0/streaming_endpoint",
+        ),
+    ]
+}
+
+/// The parts that an answer lists as dropped.
+fn dropped(answer: weir_testkit::Response) -> Vec<String> {
+    if answer.status == 204 {
+        return Vec::new();
+    }
+    let answer = answer.expect(200).json();
+    let parts = answer["dropped"].as_array().expect("a list");
+    let text = |part: &Value, member: &str| part[member].as_str().expect("text").to_owned();
+    let part = |part: &Value| format!("{} {}", text(part, "code"), text(part, "pointer"));
+    parts.iter().map(part).collect()
+}
+
+#[test]
+fn odd_value_is_dropped_alone_and_counted() {
+    let server = cluster();
+    let counted = || {
+        let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+        crate::metrics::Metrics::read(&answer).value("weir_report_values_dropped_total", &[])
+    };
+    let mut sum = 0.0;
+    for (bitrate, (odd, expected)) in (1..).zip(odd_values()) {
+        let mut stream = odd.clone();
+        stream["name"] = json!("a");
+        stream["bitrate"] = json!(bitrate);
+        let second = json!({"name": "b", "bitrate": bitrate, "status": "running"});
+        let report = json!({"stats": {"cpu_usage": 100.4}, "streams": [stream, second]});
+        let answer = server.put("/streamers/s2/stats", report);
+        let listed = dropped(answer);
+        assert_eq!(listed.join(", "), expected, "{odd}");
+        for name in ["a", "b"] {
+            let shown = server.get(&format!("/streams/{name}")).expect(200).json();
+            assert_eq!(shown["stats"]["bitrate"], bitrate, "{odd} {name}");
+        }
+        let streamer = server.get("/streamers/s2").expect(200).json();
+        assert_eq!(streamer["stats"]["cpu_usage"], 100, "{odd}");
+        sum += listed.len() as f64;
+        assert_eq!(counted(), sum, "{odd}");
+    }
+}
+
+#[test]
+fn odd_shapes_of_reports_are_bounded() {
+    let server = cluster();
+    let shown = |name: &str| server.get(&format!("/streams/{name}")).expect(200).json();
+    // A stream that is named twice is used once; others are kept.
+    let twice = json!({"streams": [
+        {"name": "a", "bitrate": 1}, {"name": "a", "bitrate": 2}, {"name": "b", "bitrate": 3}, 5,
+    ]});
+    let answer = server.put("/streamers/s1/stats", twice);
+    let expected = ["duplicate_item /streams/1/name", "not_object /streams/3"];
+    assert_eq!(dropped(answer), expected);
+    assert_eq!(shown("a")["stats"]["bitrate"], 1);
+    assert_eq!(shown("b")["stats"]["bitrate"], 3);
+    // Very many odd values: the list is bounded, the count is not.
+    let odd = json!({"name": "a", "bitrate": "much"});
+    let many = |i: usize| json!({"name": format!("x{i}"), "bitrate": "much"});
+    let streams: Vec<Value> = std::iter::once(odd).chain((0..1000).map(many)).collect();
+    let answer = server.put("/streamers/s1/stats", json!({"streams": streams}));
+    let answer = answer.expect(200).json();
+    assert_eq!(answer["dropped"].as_array().map(Vec::len), Some(100));
+    assert_eq!(answer["dropped_count"], 1001);
+    // Nesting and size are bounded before anything is read.
+    let path = "/streamers/s1/stats";
+    for (depth, status) in [(40, 204), (1000, 400)] {
+        let nested = format!(
+            r#"{{"streams":[{{"name":"a","bitrate":9,"unknown":{}{}}}]}}"#,
+            "[".repeat(depth),
+            "]".repeat(depth)
+        );
+        let answer = server.call("PUT", path, nested.as_bytes()).expect(status);
+        assert!(status != 400 || answer.errors()[0].starts_with("json_too_deep"));
+    }
+    assert_eq!(shown("a")["stats"]["bitrate"], 9, "the refused report changes nothing");
+    for (body, error) in [
+        (&b"[]"[..], "not_object "),
+        (b"5", "not_object "),
+        (b"", "invalid_json "),
+    ] {
+        let errors = server.call("PUT", path, body).expect(400).errors();
+        assert_eq!(errors, [error]);
+    }
+    let long = vec![b' '; 16 * 1024 * 1024 + 1];
+    server.call("PUT", path, &long).expect(413);
+    assert_eq!(shown("a")["stats"]["bitrate"], 9);
+}
+
 #[test]
 fn refused_report_is_a_sign_of_life() {
     // Goal: a streamer that reports nonsense is not lost. Method: a streamer that never polls and
