@@ -16,7 +16,7 @@ use crate::agents::registry::Registry;
 use crate::core::message::{CoreMessage, Reply};
 use crate::core::metrics::CoreMetrics;
 use crate::error::{self, ApiError};
-use crate::fleet::report::{Partition, StreamStatus, StreamerStats};
+use crate::fleet::report::{ERROR_CODES, Partition, ReportedError, StreamStatus, StreamerStats};
 use crate::fleet::stats::View;
 use crate::http::Response;
 use crate::json::{scan, write_string};
@@ -162,6 +162,38 @@ impl Counts {
     }
 }
 
+/// Counts of the errors that streams have on their nodes: by known code, then of all other codes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct ErrorCounts([u64; ERROR_CODES.len() + 1]);
+
+impl ErrorCounts {
+    fn add(&mut self, error: &ReportedError) {
+        self.0[error.known_code().unwrap_or(ERROR_CODES.len())] += 1;
+    }
+
+    fn by_code(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let codes = ERROR_CODES.into_iter().chain(["other"]);
+        codes.zip(self.0)
+    }
+
+    /// Writes the codes that occur as members, without braces.
+    fn write(&self, out: &mut String) {
+        let occurring = self.by_code().filter(|(_, count)| *count > 0);
+        let members = occurring.map(|(code, count)| format!("\"{code}\":{count}"));
+        let mut members: Vec<String> = members.collect();
+        members.sort_unstable();
+        out.push_str(&members.join(","));
+    }
+
+    fn write_metrics(&self, server: (&str, &str), out: &mut Exposition) {
+        let help = "Streams with an error on their node, by its code.";
+        let mut family = out.family("weir_stream_errors", Metric::Gauge, "", help);
+        for (code, count) in self.by_code() {
+            family.sample(&[server, ("code", code)], count);
+        }
+    }
+}
+
 /// The inputs from which the health of a streamer is derived.
 #[derive(Debug, Clone, Default)]
 pub struct StreamerInputs {
@@ -240,6 +272,7 @@ pub struct ClusterScan {
     by_hostname: HashMap<Hostname, usize>,
     streams: Counts,
     agents: Counts,
+    errors: ErrorCounts,
     shard: usize,
     after: Option<StreamName>,
 }
@@ -272,6 +305,7 @@ impl ClusterScan {
             by_hostname,
             streams: Counts::default(),
             agents: Counts::default(),
+            errors: ErrorCounts::default(),
             shard: 0,
             after: None,
         };
@@ -304,7 +338,12 @@ impl ClusterScan {
             for (name, stream) in shard.range::<_, str>((from, Bound::Unbounded)) {
                 let ingest = stream.ingest();
                 let node = ingest.and_then(|host| self.by_hostname.get(host).copied());
-                let reported = fleet.stream(name, ingest, |facts| (facts.status(), facts.alive()));
+                let reported = fleet.stream(name, ingest, |facts| {
+                    if let Some(error) = facts.error() {
+                        self.errors.add(error);
+                    }
+                    (facts.status(), facts.alive())
+                });
                 let (status, alive) = reported.unwrap_or_default();
                 let health = Health::of_stream(StreamInputs {
                     disabled: stream.disabled,
@@ -354,9 +393,11 @@ impl ClusterScan {
         self.agents.write(None, &mut out);
         _ = write!(
             out,
-            "}},\"collected_at\":{},\"server_id\":\"{server_id}\",\"stream_metrics_total\":{{",
+            "}},\"collected_at\":{},\"server_id\":\"{server_id}\",\"stream_errors\":{{",
             self.collected_at_ms
         );
+        self.errors.write(&mut out);
+        out.push_str("},\"stream_metrics_total\":{");
         self.streams.write(None, &mut out);
         _ = write!(
             out,
@@ -381,6 +422,7 @@ impl ClusterScan {
     pub fn write_metrics(&self, server_id: &str, out: &mut Exposition) {
         let server = ("server_id", server_id);
         self.write_totals(server, out);
+        self.errors.write_metrics(server, out);
         for (name, help, number) in STREAMER_METRICS {
             let mut family = out.family(name, Metric::Gauge, "", help);
             for (hostname, stats) in self.reporting() {

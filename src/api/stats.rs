@@ -26,6 +26,7 @@ pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
     }
     call.shared.nodes.get(&hostname).activity.seen(uptime_ms());
     let mut report = StreamerReport::from_body(call.json()?, now)?;
+    report.date_errors(super::now_ms());
     let dropped = std::mem::take(&mut report.dropped);
     let has_own_key = matches!(call.caller, Caller::Streamer(_));
     report.check_health(has_own_key, super::now_ms());

@@ -137,6 +137,21 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
+    /// The reported error, or a member of it.
+    fn error_leaf(&self, path: &str) -> Leaf<'static> {
+        let text = |text: &str| owned(|out| write_string(out, text));
+        let leaf = self.reported(|facts| {
+            let error = facts.error()?;
+            match path {
+                "stats.error.code" => Some(text(error.code())),
+                "stats.error.text" => error.text().map(text),
+                "stats.error.since" => error.since_ms().map(Raw::from),
+                _ => Some(owned(|out| error.render(out))),
+            }
+        });
+        leaf.flatten().map_or(Leaf::Absent, Leaf::Value)
+    }
+
     /// Writes the name and the configuration without defaults.
     fn config_on_disk(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"name\":");
@@ -232,6 +247,9 @@ impl Document for StreamDoc<'_> {
                 Some(alive) => Leaf::Value(Raw::Bool(alive)),
                 None => Leaf::Absent,
             },
+            "stats.error" | "stats.error.code" | "stats.error.since" | "stats.error.text" => {
+                self.error_leaf(path.as_str())
+            }
             "stats.agent_status" => match self.agent() {
                 Some(agent) => Leaf::Value(Raw::Text(agent.status.as_str())),
                 None => Leaf::Absent,

@@ -145,13 +145,10 @@ fn repair(value: &mut Value, violation: &Violation) -> bool {
         return false;
     };
     match violation.code {
-        "not_integer" => {
-            let rounded = Number::from_float(number.as_f64().round());
-            match rounded.and_then(Number::to_integer) {
-                Some(integer) => *number = integer,
-                None => return false,
-            }
-        }
+        "not_integer" => match rounded(*number) {
+            Some(integer) => *number = integer,
+            None => return false,
+        },
         "input_out_of_range" => {
             let bound = |name| {
                 let mut meta = violation.meta.iter();
@@ -166,6 +163,11 @@ fn repair(value: &mut Value, violation: &Violation) -> bool {
         _ => return false,
     }
     true
+}
+
+/// The integer next to a number, if there is one in range.
+pub(super) fn rounded(number: Number) -> Option<Number> {
+    Number::from_float(number.as_f64().round()).and_then(Number::to_integer)
 }
 
 /// Removes what a violation is about, and returns the pointer to what was removed; an empty one if

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::healthcheck::Healthcheck;
-use super::repair::{Dropped, repaired};
+use super::repair::{Dropped, repaired, rounded};
 use crate::error::{self, ApiError};
-use crate::json::{Object, Value};
+use crate::json::{Object, Value, write_string};
 use crate::schema::{self, Schema};
 use crate::state::command::check_moment;
 use crate::state::name::StreamName;
@@ -19,6 +19,8 @@ pub const DVRS_PER_REPORT_MAX: usize = 256;
 const STREAMER_BYTES_MAX: usize = 256 * 1024;
 const DVRS_BYTES_MAX: usize = 256 * 1024;
 const STREAM_BYTES_MAX: usize = 16 * 1024;
+/// The text of the error of one stream; the rest is cut.
+const ERROR_TEXT_BYTES_MAX: usize = 1000;
 
 /// The state of a stream on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,77 @@ impl StreamStatus {
         [Self::Running, Self::Waiting, Self::Error]
             .into_iter()
             .find(|status| status.as_str() == text)
+    }
+}
+
+/// The codes of errors that are counted by name, in alphabetical order. Streamers may report others.
+pub const ERROR_CODES: [&str; 10] = [
+    "dvr_not_supported",
+    "foreign_stream",
+    "name_taken",
+    "no_common_protocol",
+    "no_input_for_this_server",
+    "no_picture",
+    "server_refused",
+    "source_refused",
+    "source_unauthorized",
+    "source_unreachable",
+];
+
+/// Why a stream does not run on a node, by the report of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportedError {
+    code: Box<str>,
+    text: Box<str>,
+    /// Since when, UTC ms: as reported, else the time of the first report with this code.
+    since_ms: OptionalNumber,
+    is_since_reported: bool,
+}
+
+impl ReportedError {
+    fn of(error: &Object) -> Option<Self> {
+        let text = error.get("text").and_then(Value::as_str);
+        // It may have the URL of the source, with its password.
+        let text = schema::mask_urls(text.unwrap_or_default());
+        let since = error.get("since").and_then(Value::as_u64);
+        Some(Self {
+            code: error.get("code").and_then(Value::as_str)?.into(),
+            text: text[..text.floor_char_boundary(ERROR_TEXT_BYTES_MAX)].into(),
+            since_ms: OptionalNumber::of(since),
+            is_since_reported: since.is_some(),
+        })
+    }
+
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    pub fn since_ms(&self) -> Option<u64> {
+        self.since_ms.get()
+    }
+
+    pub fn text(&self) -> Option<&str> {
+        (!self.text.is_empty()).then_some(&*self.text)
+    }
+
+    /// The index of the code in [`ERROR_CODES`].
+    pub fn known_code(&self) -> Option<usize> {
+        ERROR_CODES.binary_search(&&*self.code).ok()
+    }
+
+    /// Writes the error as canonical JSON.
+    pub fn render(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"code\":");
+        write_string(out, &self.code);
+        if let Some(since) = self.since_ms.get() {
+            out.extend_from_slice(b",\"since\":");
+            out.extend_from_slice(itoa::Buffer::new().format(since).as_bytes());
+        }
+        if let Some(text) = self.text() {
+            out.extend_from_slice(b",\"text\":");
+            write_string(out, text);
+        }
+        out.push(b'}');
     }
 }
 
@@ -235,14 +308,42 @@ pub struct StreamStats {
     pub(super) opened_at_ms: OptionalNumber,
     /// The agent whose video the stream takes.
     pub(super) agent: Option<Box<str>>,
+    pub(super) error: Option<Box<ReportedError>>,
+}
+
+impl StreamStats {
+    /// Bytes of all texts.
+    pub(super) fn text_bytes(&self) -> usize {
+        let error = self.error.as_deref();
+        self.text.len() + error.map_or(0, |error| error.code.len() + error.text.len())
+    }
+
+    /// Removes the texts that nothing is decided by.
+    pub(super) fn drop_texts(&mut self) {
+        self.text = Box::from("{}");
+        if let Some(error) = &mut self.error {
+            error.text = Box::default();
+        }
+    }
+
+    /// An error that goes on began when it was reported first.
+    pub(super) fn follow(&mut self, previous: &Self) {
+        if let (Some(error), Some(previous)) = (&mut self.error, &previous.error)
+            && !error.is_since_reported
+            && error.code == previous.code
+        {
+            error.since_ms = previous.since_ms;
+        }
+    }
 }
 
 /// Members of a stream's stats that are computed from the reports of all its nodes and the state of
-/// its agent.
-pub(super) const JOINED: [&str; 5] = [
+/// its agent, or are kept typed.
+pub(super) const JOINED: [&str; 6] = [
     "agent_status",
     "bytes_out",
     "current_agent_id",
+    "error",
     "online_clients",
     "running_on",
 ];
@@ -284,6 +385,15 @@ impl StreamerReport {
         if let Some(stats) = &mut self.stats {
             let text = &stats.text.plain;
             stats.health = Some(Healthcheck::of(text, has_own_key, utc_ms));
+        }
+    }
+
+    /// Errors that are reported without a time began at this one, unless they go on.
+    pub fn date_errors(&mut self, now_ms: u64) {
+        let streams = self.streams.iter_mut().flatten();
+        let errors = streams.filter_map(|(_, stats)| stats.error.as_deref_mut());
+        for error in errors.filter(|error| !error.is_since_reported) {
+            error.since_ms = OptionalNumber::of(Some(now_ms));
         }
     }
 
@@ -336,24 +446,39 @@ fn checked(
     }
 }
 
-fn bounded_text(value: &Value, bytes_max: usize, pointer: &str) -> Result<Box<str>, ApiError> {
-    let text = value.to_text();
-    if text.len() > bytes_max {
-        return Err(too_long(pointer, bytes_max));
+/// An object with its canonical text. Members that make it too long are dropped, the longest first.
+fn bounded(
+    object: Object,
+    bytes_max: usize,
+    pointer: &str,
+    dropped: &mut Dropped,
+) -> (Value, Box<str>) {
+    let mut whole = Value::Object(object);
+    let text = whole.to_text();
+    let mut left = text.len();
+    let object = match &mut whole {
+        Value::Object(object) if left > bytes_max => object,
+        _ => return (whole, text.into()),
+    };
+    let lengths = object.iter();
+    let lengths = lengths.map(|(name, value)| (value.to_text().len(), name.to_owned()));
+    let mut lengths: Vec<(usize, String)> = lengths.collect();
+    lengths.sort_unstable();
+    while left > bytes_max
+        && let Some((length, name)) = lengths.pop()
+    {
+        left -= length;
+        object.remove(&name);
+        dropped.add_error(too_long(&format!("{pointer}/{name}"), bytes_max));
     }
-    Ok(text.into())
+    let text = whole.to_text();
+    (whole, text.into())
 }
 
 fn streamer_stats(value: Value, received: Instant, dropped: &mut Dropped) -> Option<StreamerStats> {
     let schema = schema::streamer_stats();
-    let stats = Value::Object(checked(value, schema, "/stats", dropped)?);
-    let plain = match bounded_text(&stats, STREAMER_BYTES_MAX, "/stats") {
-        Ok(text) => text,
-        Err(error) => {
-            dropped.add_error(error);
-            return None;
-        }
-    };
+    let stats = checked(value, schema, "/stats", dropped)?;
+    let (stats, plain) = bounded(stats, STREAMER_BYTES_MAX, "/stats", dropped);
     let masked = schema
         .has_secrets(&stats)
         .then(|| schema.mask(&plain).into());
@@ -475,6 +600,10 @@ fn take_name(item: &mut Value, i: usize) -> Result<Box<str>, ApiError> {
 fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option<StreamStats> {
     // Reported by the streamers of the reference, though not part of its API: when publishing
     // began.
+    let opened_at = item.as_object_mut().and_then(|item| item.get_mut("opened_at"));
+    if let Some(Value::Number(number)) = opened_at {
+        *number = rounded(*number).unwrap_or(*number);
+    }
     if let Some(opened_at) = item.get("opened_at")
         && let Err(error) = check_moment(opened_at, format!("{pointer}/opened_at"))
     {
@@ -482,6 +611,11 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
         item.as_object_mut().map(|item| item.remove("opened_at"));
     }
     let opened_at = item.get("opened_at").and_then(Value::as_u64);
+    let error = item.get("error").and_then(Value::as_object);
+    let has_code = error.is_none_or(|error| error.contains_key("code"));
+    if !has_code {
+        dropped.add_error(error::MISSING_REQUIRED.at(format!("{pointer}/error/code")));
+    }
     let schema = schema::stream_stats();
     let mut stats = checked(item, schema, pointer, dropped)?;
     let number = |name: &str| OptionalNumber::of(stats.get(name).and_then(Value::as_u64));
@@ -501,18 +635,17 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
             .get("current_agent_id")
             .and_then(Value::as_str)
             .map(Box::from),
+        // Without a code it is of no use to programs.
+        error: stats
+            .get("error")
+            .and_then(|error| ReportedError::of(error.as_object()?))
+            .map(Box::new),
     };
     for name in JOINED {
         stats.remove(name);
     }
-    let stats = Value::Object(stats);
-    kept.text = match bounded_text(&stats, STREAM_BYTES_MAX, pointer) {
-        Ok(text) => text,
-        Err(error) => {
-            dropped.add_error(error);
-            return None;
-        }
-    };
+    let (stats, text) = bounded(stats, STREAM_BYTES_MAX, pointer, dropped);
+    kept.text = text;
     if schema.has_secrets(&stats) {
         kept.text = schema.mask(&kept.text).into();
     }
@@ -582,13 +715,15 @@ mod tests {
             assert!(listed.starts_with(&item), "{body}: {listed}");
         }
         let long = format!(
-            r#"{{"streams":[{{"name":"a","streaming_endpoint":"http://h/{}"}}]}}"#,
+            r#"{{"streams":[{{"name":"a","bitrate":7,"streaming_endpoint":"http://h/{}"}}]}}"#,
             "x".repeat(STREAM_BYTES_MAX)
         );
         let value = json::parse(long.as_bytes()).expect("JSON");
         let report = StreamerReport::from_body(value, Instant::now()).expect("a report");
-        assert!(!report.dropped.is_empty());
-        assert_eq!(report.streams.expect("a list").len(), 0);
+        let listed = json::parse(&report.dropped.to_body()).expect("JSON").to_text();
+        assert!(listed.contains(r#""pointer":"/streams/0/streaming_endpoint""#), "{listed}");
+        let streams = report.streams.expect("a list");
+        assert_eq!(&*streams[0].1.text, r#"{"bitrate":7}"#, "the rest is kept");
         let many = format!(
             r#"{{"dvrs":[{}{{"name":"a"}}]}}"#,
             r#"{"name":"b"},"#.repeat(DVRS_PER_REPORT_MAX)

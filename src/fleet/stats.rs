@@ -18,7 +18,7 @@ use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::report::{
-    JOINED, OptionalNumber, ReportedDvrs, StreamStats, StreamStatus, StreamerReport, StreamerStats,
+    JOINED, OptionalNumber, ReportedDvrs, ReportedError, StreamStats, StreamStatus, StreamerReport, StreamerStats,
 };
 use crate::feed::nodes::{NodeTable, Standing};
 use crate::json::{scan, write_string};
@@ -124,6 +124,10 @@ impl StreamReports {
     fn all(&self) -> impl Iterator<Item = &StreamReport> {
         std::iter::once(&self.first).chain(&self.others)
     }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut StreamReport> {
+        std::iter::once(&mut self.first).chain(&mut self.others)
+    }
 }
 
 #[derive(Default)]
@@ -134,23 +138,21 @@ struct StatsShard {
 
 impl StatsShard {
     fn put(&mut self, name: Box<str>, mut report: StreamReport) {
-        if self.text_bytes + report.stats.text.len() > TEXT_BYTES_MAX / SHARDS {
-            report.stats.text = Box::from("{}");
+        if self.text_bytes + report.stats.text_bytes() > TEXT_BYTES_MAX / SHARDS {
+            report.stats.drop_texts();
         }
-        self.text_bytes += report.stats.text.len();
+        self.text_bytes += report.stats.text_bytes();
         let Some(stream) = self.streams.get_mut(&name) else {
             let others = Vec::new();
             let first = report;
             self.streams.insert(name, StreamReports { first, others });
             return;
         };
-        let old = if Arc::ptr_eq(&stream.first.host, &report.host) {
-            std::mem::replace(&mut stream.first, report)
-        } else if let Some(old) = stream
-            .others
-            .iter_mut()
-            .find(|old| Arc::ptr_eq(&old.host, &report.host))
-        {
+        let of_same_node = |old: &&mut StreamReport| Arc::ptr_eq(&old.host, &report.host);
+        let replaced = if let Some(old) = stream.all_mut().find(of_same_node) {
+            if old.round + 1 == report.round {
+                report.stats.follow(&old.stats);
+            }
             std::mem::replace(old, report)
         } else if stream.others.len() + 1 < NODES_PER_STREAM_MAX {
             stream.others.push(report);
@@ -158,7 +160,7 @@ impl StatsShard {
         } else {
             report
         };
-        self.text_bytes -= old.stats.text.len();
+        self.text_bytes -= replaced.stats.text_bytes();
     }
 
     /// Removes expired reports.
@@ -167,13 +169,13 @@ impl StatsShard {
         self.streams.retain(|_, stream| {
             stream.others.retain(|report| {
                 let holds = report.is_current(oldest_ms);
-                freed += if holds { 0 } else { report.stats.text.len() };
+                freed += if holds { 0 } else { report.stats.text_bytes() };
                 holds
             });
             if stream.first.is_current(oldest_ms) {
                 return true;
             }
-            freed += stream.first.stats.text.len();
+            freed += stream.first.stats.text_bytes();
             match stream.others.pop() {
                 Some(other) => {
                     stream.first = other;
@@ -534,6 +536,11 @@ impl<'v> StreamFacts<'v> {
         self.chosen.stats.opened_at_ms.get()
     }
 
+    /// Why it does not run on its node.
+    pub fn error(&self) -> Option<&'v ReportedError> {
+        self.chosen.stats.error.as_deref()
+    }
+
     /// The sum of viewers on all nodes.
     pub fn online_clients(&self) -> Option<u64> {
         self.sum(|stats| stats.online_clients)
@@ -597,6 +604,13 @@ impl<'v> StreamFacts<'v> {
         let number = match name {
             "bytes_out" => self.bytes_out(),
             "online_clients" => self.online_clients(),
+            "error" => {
+                if let Some(error) = self.error() {
+                    out.extend_from_slice(b",\"error\":");
+                    error.render(out);
+                }
+                return;
+            }
             "agent_status" | "current_agent_id" => {
                 let Some(agent) = agent else { return };
                 let is_status = name == "agent_status";
@@ -735,6 +749,47 @@ mod tests {
             (facts.bitrate_kbit(), facts.online_clients())
         });
         assert_eq!(left, Some((Some(3), Some(40))));
+    }
+
+    #[test]
+    fn error_goes_on_since_its_first_report() {
+        let (stats, t) = store();
+        let mut now_ms = 1_700_000_000_000;
+        let mut shown_after = |error: &str| {
+            now_ms += 1000;
+            let body = format!(r#"{{"streams":[{{"name":"a"{error}}}]}}"#);
+            let mut report = report(&body, t);
+            report.date_errors(now_ms);
+            stats.report(&host("s1"), report, t);
+            shown(&stats, "a", None, t).expect("it is reported")
+        };
+        let first = r#"{"error":{"code":"no_picture","since":1700000001000}}"#;
+        let code = r#","error":{"code":"no_picture"}"#;
+        assert_eq!(shown_after(code), first);
+        assert_eq!(
+            shown_after(r#","error":{"code":"no_picture","text":"black"}"#),
+            r#"{"error":{"code":"no_picture","since":1700000001000,"text":"black"}}"#
+        );
+        assert_eq!(
+            shown_after(r#","error":{"code":"source_refused"}"#),
+            r#"{"error":{"code":"source_refused","since":1700000003000}}"#,
+            "another error"
+        );
+        let own = r#","error":{"code":"source_refused","since":1600000000000}"#;
+        let own_shown = r#"{"error":{"code":"source_refused","since":1600000000000}}"#;
+        assert_eq!(shown_after(own), own_shown);
+        assert_eq!(shown_after(r#","error":{"code":"source_refused"}"#), own_shown);
+        assert_eq!(shown_after(""), "{}");
+        assert_eq!(
+            shown_after(code),
+            r#"{"error":{"code":"no_picture","since":1700000007000}}"#,
+            "it began again"
+        );
+        assert!(shown(&stats, "a", None, t + 61 * SECOND).is_none());
+        let long = format!(r#","error":{{"code":"x","text":"{}é"}}"#, "x".repeat(999));
+        assert!(shown_after(&long).ends_with(&format!("{}\"}}}}", "x".repeat(999))));
+        let bytes: usize = stats.shards.iter().map(|it| it.read().text_bytes).sum();
+        assert_eq!(bytes, 2 + 1 + 999, "errors are counted");
     }
 
     #[test]

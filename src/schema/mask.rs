@@ -11,6 +11,7 @@
 //! array element) must be the stored one. A mask that cannot be restored stays, and `check` refuses
 //! it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use memchr::memmem;
@@ -519,6 +520,16 @@ fn masked(state: StateId, text: &str) -> Option<String> {
     if state == SECRET {
         return (!text.is_empty() && text != MASK).then(|| MASK.to_owned());
     }
+    urls_masked(text)
+}
+
+/// A text of any kind with the secrets of its URLs masked.
+pub fn mask_urls(text: &str) -> Cow<'_, str> {
+    urls_masked(text).map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// A text with the secrets of its URLs masked; `None` if nothing changes.
+fn urls_masked(text: &str) -> Option<String> {
     let spans = url_secrets(text);
     if spans.iter().all(|(start, end)| &text[*start..*end] == MASK) {
         return None;

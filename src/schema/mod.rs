@@ -28,7 +28,7 @@ mod unknown;
 pub use check::{Violation, WHOLE};
 pub use defaults::without_filled;
 pub use field::SchemaField;
-pub use mask::MASK;
+pub use mask::{MASK, mask_urls};
 pub use unknown::nearest;
 
 use std::sync::LazyLock;

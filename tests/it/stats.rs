@@ -382,6 +382,133 @@ fn odd_shapes_of_reports_are_bounded() {
 }
 
 #[test]
+fn error_of_a_stream_is_shown_counted_and_goes() {
+    let server = cluster();
+    let report = |host: &str, streams: Value| {
+        let body = json!({"streams": streams});
+        let answer = server.put(&format!("/streamers/{host}/stats"), body);
+        dropped(answer)
+    };
+    let error = || server.get("/streams/a").expect(200).json()["stats"]["error"].take();
+    let since = 1_700_000_000_000_u64;
+    let text = "connect to rtsp://u:canary@10.1.2.3:554/s?password=canary failed";
+    let reported = json!({"code": "source_unreachable", "since": since, "text": text});
+    let waiting = |error: Value| json!([{"name": "a", "status": "waiting", "error": error}]);
+    assert_eq!(report("s1", waiting(reported)), [""; 0]);
+    let shown = json!({
+        "code": "source_unreachable", "since": since,
+        "text": "connect to rtsp://u:***@10.1.2.3:554/s?password=*** failed",
+    });
+    assert_eq!(error(), shown);
+    report("s2", json!([{"name": "b", "error": {"code": "my_own"}}]));
+    for (query, expected) in [
+        ("stats.error.code=source_unreachable", vec!["a"]),
+        ("stats.error.code_ne=source_unreachable", vec!["b", "c"]),
+        ("stats.error.code=my_own,source_unreachable", vec!["a", "b"]),
+        ("stats.error_is=null", vec!["c"]),
+        ("stats.error_is_not=null&sort=-stats.error.code", vec!["a", "b"]),
+        ("stats.error.since_lte=1700000000000", vec!["a"]),
+        ("stats.error.text_like=10.1.2.3", vec!["a"]),
+    ] {
+        let list = server.get(&format!("/streams?select=name,stats.error.code&{query}"));
+        let list = list.expect(200).json();
+        assert_eq!(keys(&list, "streams", "name"), expected, "{query}");
+    }
+    let list = server.get("/streams?select=stats.error").expect(200);
+    assert!(!list.text().contains("canary"), "{}", list.text());
+    assert_eq!(list.json()["streams"][0]["stats"]["error"], shown);
+    let stats = server.get("/cluster/stats").expect(200).json();
+    let counted = json!({"other": 1, "source_unreachable": 1});
+    assert_eq!(stats["stream_errors"], counted);
+    let metrics = server.get("/cluster/stats?format=openmetrics").expect(200);
+    let metrics = crate::metrics::Metrics::read(&metrics);
+    for (code, count) in [("source_unreachable", 1.0), ("other", 1.0), ("no_picture", 0.0)] {
+        let found = metrics.value("weir_stream_errors", &[("code", code)]);
+        assert!((found - count).abs() < 0.5, "{code}: {found}");
+    }
+    // The time of an error without one is that of its first report.
+    report("s1", waiting(json!({"code": "no_picture"})));
+    let first = error();
+    assert!(first["since"].as_u64() > Some(since), "{first}");
+    report("s1", waiting(json!({"code": "no_picture", "text": "black"})));
+    assert_eq!(error()["since"], first["since"]);
+    // What is odd in it is dropped, the stream is not.
+    for (odd, expected, kept) in [
+        (json!("timeout"), "not_object /streams/0/error", false),
+        (
+            json!({"text": "t"}),
+            "missing_required /streams/0/error/code",
+            false,
+        ),
+        (
+            json!({"code": "x", "since": "now", "text": 5, "more": 1}),
+            "not_string /streams/0/error/text, not_integer /streams/0/error/since",
+            true,
+        ),
+        (json!({"code": "x", "since": null, "text": null}), "", true),
+        (
+            json!({"code": "x", "text": "t".repeat(100_000)}),
+            "",
+            true,
+        ),
+    ] {
+        let cut = odd.to_string().chars().take(60).collect::<String>();
+        assert_eq!(report("s1", waiting(odd)).join(", "), expected, "{cut}");
+        let shown = server.get("/streams/a").expect(200).json();
+        assert_eq!(shown["stats"]["status"], "waiting", "{cut}");
+        assert_eq!(shown["stats"]["error"]["code"] == "x", kept, "{cut}");
+        assert!(shown["stats"]["error"].to_string().len() < 1100, "{cut}");
+    }
+    let odd = json!({"code": "Not A Code"});
+    let nomatch = report("s1", waiting(odd)).join(", ");
+    assert!(nomatch.starts_with("nomatch_pattern /streams/0/error/code"), "{nomatch}");
+    // It is gone with a report without it.
+    report("s1", waiting(Value::Null));
+    assert_eq!(error(), Value::Null);
+    let list = server.get("/streams?stats.error.code=x").expect(200).json();
+    assert_eq!(keys(&list, "streams", "name"), [""; 0]);
+}
+
+#[test]
+fn parked_list_is_woken_by_an_error() {
+    // Goal: a list that waits for an error gets it with the report. Method: the request is sent
+    // before the report, on its own connection.
+    let server = cluster();
+    let path = format!(
+        "{}/streams?stats.error.code=no_picture&poll_timeout=50&select=name",
+        weir_testkit::PREFIX
+    );
+    let waiting = std::thread::scope(|scope| {
+        let list = scope.spawn(|| {
+            let bearer = format!("Bearer {}", weir_testkit::API_KEY);
+            let fields = [("Authorization", bearer.as_str())];
+            server.connect().request("GET", &path, &fields, b"")
+        });
+        let report = json!({"streams": [{"name": "a", "error": {"code": "no_picture"}}]});
+        server.put("/streamers/s1/stats", report).expect(204);
+        list.join().expect("the request is answered")
+    });
+    let list = waiting.expect(200).json();
+    assert_eq!(keys(&list, "streams", "name"), ["a"]);
+}
+
+#[test]
+fn error_goes_with_its_streamer() {
+    let server = TestServer::with(&["--streamer-dead-timeout", "1s"]);
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", node).expect(200);
+    server.put("/streams/a", json!({})).expect(200);
+    let report = json!({"streams": [{"name": "a", "error": {"code": "no_picture"}}]});
+    server.put("/streamers/s1/stats", report).expect(204);
+    let look = || server.get("/streams?stats.error.code=no_picture").expect(200).json();
+    wait_until("the error is gone", look, |list| {
+        list["streams"].as_array().is_some_and(Vec::is_empty)
+    });
+    let stats = server.get("/cluster/stats").expect(200).json();
+    assert_eq!(stats["stream_errors"], json!({}));
+}
+
+#[test]
 fn refused_report_is_a_sign_of_life() {
     // Goal: a streamer that reports nonsense is not lost. Method: a streamer that never polls and
     // whose report is not even an object takes a stream.

@@ -142,8 +142,8 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
          Reports are kept in memory until the node counts as silent, and are shown as `stats` \
          and `dvrs` of the node and as `stats` of the streams. A report is a sign of life, \
          whatever it contains. Percentages are clamped to 0..100 and fractions rounded; other \
-         invalid values are dropped, and the response lists them. A node may report for itself \
-         with its cluster key.",
+         invalid values are dropped, and the response lists them. A stream that does not run may \
+         have an `error`. A node may report for itself with its cluster key.",
     parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_report"),
