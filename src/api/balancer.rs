@@ -6,6 +6,11 @@
 //! accepts the country of the client. A server without countries accepts all clients; one with
 //! countries accepts those, and with `countries_default` also clients whose country is in no list
 //! of the balancer. The least loaded eligible server is chosen, at random among equals.
+//!
+//! Viewers are sent where the stream is: to the servers that report it running; if none of them is
+//! eligible, to its ingest node; else to streamers that may restream it. Publishers are sent to the
+//! ingest node only. All servers are equal for a stream that is placed nowhere and that none
+//! reports.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -17,11 +22,13 @@ use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode
 use super::{Call, Outcome, entity, router};
 use crate::access::rules::{Country, country};
 use crate::error::{self, ApiError};
-use crate::http::Response;
+use crate::http::{Method, Response};
 use crate::json::{self, Object, Value};
 use crate::state::apply::stream_not_found;
 use crate::state::entity::{Key, Kind};
-use crate::state::record::StreamerRecord;
+use crate::state::name::Hostname;
+use crate::state::node::may_restream;
+use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
 use crate::subnet::{Subnets, parse_address};
 
 /// The measure by which the load of servers is compared.
@@ -342,40 +349,9 @@ pub fn redirect_client(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let balancer = Balancer::of(&object(&saved.config));
     let stream_name = router::decode(target.stream)?;
     let stream = call.state.stream(&stream_name);
-    let stream = stream.ok_or_else(stream_not_found)?;
-    let shared = call.shared;
-    let from = balancer
-        .has_countries()
-        .then(|| shared.access.countries.of(call.request.peer))
-        .flatten();
-    let now = Instant::now();
-    let base_of =
-        |hostname: &str, streamer: &StreamerRecord| public_url(&object(&streamer.config), hostname);
-    let without_address = Cell::new(false);
-    let load = |hostname: &str| {
-        let streamer = call.state.streamer(hostname)?;
-        // Viewers are redirected only within the namespace of the stream.
-        if streamer.namespace != stream.namespace {
-            return None;
-        }
-        let stats = shared.fleet.streamer(hostname, now)?;
-        if base_of(hostname, streamer).is_none() {
-            without_address.set(true);
-            return None;
-        }
-        Some(Load {
-            clients: stats.clients.unwrap_or(0),
-            bitrate_kbit: stats.output_kbit.unwrap_or(0),
-            streams: stats.online_streams.or(stats.streams).unwrap_or(0),
-        })
-    };
-    let chosen = balancer.choose(load, from, call.local.random());
-    let base = chosen.and_then(|chosen| {
-        let streamer = call.state.streamer(&chosen.hostname)?;
-        base_of(&chosen.hostname, streamer)
-    });
-    let base = base.ok_or_else(|| {
-        if without_address.get() {
+    let session = ClientSession::new(call, stream.ok_or_else(stream_not_found)?);
+    let base = session.choose(&balancer).ok_or_else(|| {
+        if session.without_address.get() {
             error::NO_PUBLIC_ADDRESS.error()
         } else {
             error::NO_STREAMER_AVAILABLE.error()
@@ -386,6 +362,110 @@ pub fn redirect_client(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .header("Location", location)
         .header("Cache-Control", "no-store");
     Ok(Outcome::Reply(response))
+}
+
+/// Why a streamer can serve a client of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ServingReason {
+    /// It reports that the stream runs there.
+    Running,
+    /// It captures the stream.
+    Ingest,
+    /// It may restream, so it can take the stream from where it is.
+    Restreamer,
+    /// Nothing is known about where the stream is.
+    Unplaced,
+}
+
+/// A client that is redirected, and what is known about its stream.
+struct ClientSession<'a> {
+    call: &'a Call<'a>,
+    stream: &'a StreamRecord,
+    is_publisher: bool,
+    /// The nodes on which the stream runs.
+    running: Vec<Hostname>,
+    now: Instant,
+    /// A streamer is eligible except that it has no address for players.
+    without_address: Cell<bool>,
+}
+
+impl<'a> ClientSession<'a> {
+    fn new(call: &'a Call<'a>, stream: &'a StreamRecord) -> Self {
+        let now = Instant::now();
+        let fleet = call.shared.fleet.view(now);
+        let running = fleet.stream(&stream.name, stream.ingest(), |facts| {
+            facts.running_on().cloned().collect()
+        });
+        Self {
+            call,
+            stream,
+            is_publisher: call.request.method == Method::Post,
+            running: running.unwrap_or_default(),
+            now,
+            without_address: Cell::new(false),
+        }
+    }
+
+    /// The reasons to send the client to a streamer, best first. A publisher is of use only where
+    /// the stream is captured.
+    fn reasons(&self) -> &'static [ServingReason] {
+        use ServingReason::{Ingest, Restreamer, Running, Unplaced};
+        match (self.stream.ingest(), self.is_publisher) {
+            (Some(_), true) => &[Ingest],
+            (None, true) => &[Unplaced],
+            (None, false) if self.running.is_empty() => &[Unplaced],
+            (_, false) => &[Running, Ingest, Restreamer],
+        }
+    }
+
+    /// The URL of the least loaded eligible streamer among those with the best reason.
+    fn choose(&self, balancer: &Balancer) -> Option<String> {
+        let access = &self.call.shared.access;
+        let from = balancer
+            .has_countries()
+            .then(|| access.countries.of(self.call.request.peer))
+            .flatten();
+        let random = self.call.local.random();
+        let chosen = self.reasons().iter().find_map(|reason| {
+            balancer.choose(|hostname| self.load(*reason, hostname), from, random)
+        })?;
+        let streamer = self.call.state.streamer(&chosen.hostname)?;
+        public_url(&object(&streamer.config), &chosen.hostname)
+    }
+
+    /// The load of a streamer that is alive and can serve the client for this reason.
+    fn load(&self, reason: ServingReason, hostname: &str) -> Option<Load> {
+        let streamer = self.call.state.streamer(hostname)?;
+        // Clients are redirected only within the namespace of the stream. Other nodes than
+        // streamers have streams, too, but serve no clients.
+        if streamer.namespace != self.stream.namespace || !self.can_serve(reason, streamer) {
+            return None;
+        }
+        let stats = self.call.shared.fleet.streamer(hostname, self.now)?;
+        if public_url(&object(&streamer.config), hostname).is_none() {
+            self.without_address.set(true);
+            return None;
+        }
+        Some(Load {
+            clients: stats.clients.unwrap_or(0),
+            bitrate_kbit: stats.output_kbit.unwrap_or(0),
+            streams: stats.online_streams.or(stats.streams).unwrap_or(0),
+        })
+    }
+
+    fn can_serve(&self, reason: ServingReason, streamer: &StreamerRecord) -> bool {
+        let hostname = streamer.hostname.as_str();
+        let is_streamer = matches!(streamer.role, ArchivedNodeRole::Streamer);
+        is_streamer
+            && match reason {
+                ServingReason::Running => self.running.iter().any(|host| **host == *hostname),
+                ServingReason::Ingest => self.stream.ingest() == Some(hostname),
+                ServingReason::Restreamer => {
+                    self.stream.ingest().is_some() && may_restream(self.call.state, streamer)
+                }
+                ServingReason::Unplaced => true,
+            }
+    }
 }
 
 /// Parses the configuration of a record.

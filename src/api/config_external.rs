@@ -35,7 +35,7 @@ use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
 use crate::state::name::{Hostname, StreamName};
-use crate::state::node::{Node, Restreaming, render, render_restream};
+use crate::state::node::{Node, Restreaming, may_restream, render, render_restream};
 
 /// Part of every ETag: increased when a new version renders the same configuration differently.
 const RENDER_EPOCH: u64 = 1;
@@ -898,11 +898,6 @@ fn render_own(
 /// A stream that is placed elsewhere, as a pull from its node, if this node may restream it.
 fn render_dynamic(state: &State, hostname: &Hostname, name: &str) -> Option<Vec<u8>> {
     let streamer = state.streamer(hostname)?;
-    let may = match state.settings().restreaming {
-        Restreaming::Off => false,
-        Restreaming::Flagged => streamer.is_restreamer,
-        Restreaming::All => true,
-    };
     let stream = state.stream(name)?;
     let same_namespace = stream
         .namespace
@@ -913,7 +908,7 @@ fn render_dynamic(state: &State, hostname: &Hostname, name: &str) -> Option<Vec<
             .as_ref()
             .map(rkyv::string::ArchivedString::as_str);
     let mut text = Vec::new();
-    (may && same_namespace && render_restream(state, stream, &mut text)).then_some(text)
+    (may_restream(state, streamer) && same_namespace && render_restream(state, stream, &mut text)).then_some(text)
 }
 
 #[cfg(test)]

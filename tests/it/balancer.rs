@@ -138,11 +138,127 @@ fn viewers_and_publishers_go_to_the_least_loaded_node() {
     assert_eq!(sent("GET", "10.78.0.1"), "no_streamer_available");
 }
 
+/// A cluster with stream `a` captured by `s1` and kept by `s2`, and stream `b` on no node. The
+/// restreamer `s3`, the idle `s4` and the inference node `i1` have fewer viewers.
+fn cluster(arguments: &[&str]) -> TestServer {
+    let server = TestServer::with(arguments);
+    for host in ["s1", "s2", "s3", "s4", "i1"] {
+        let mut node = json!({"role": "streamer", "cluster_key": "k"});
+        if host == "i1" {
+            node["role"] = json!("inference");
+            node["api_url"] = json!("http://i1.example.com");
+        } else {
+            node["public_payload_url"] = json!(format!("http://{host}.example.com"));
+            node["is_restreamer"] = json!(host == "s3");
+        }
+        server.put(&format!("/streamers/{host}"), node).expect(200);
+    }
+    let layout = json!({"ingest": "s1", "dvr_backups": ["s2"]});
+    let stream = json!({"layout": layout, "dvr": {"root": "/d"}, "static": true});
+    server.put("/streams/a", stream).expect(200);
+    server.put("/streams/b", json!({})).expect(200);
+    balance(&server, &["s1", "s2", "s3", "s4", "i1"]);
+    for (host, clients) in [("s1", 9), ("s2", 5), ("s3", 1), ("s4", 0), ("i1", 0)] {
+        report(&server, host, clients, 1);
+    }
+    server
+}
+
+/// Makes the load balancer `main` of these streamers.
+fn balance(server: &TestServer, hosts: &[&str]) {
+    let servers: Vec<_> = hosts.iter().map(|host| json!({"name": host})).collect();
+    let body = json!({"mode": "clients", "servers": servers});
+    server.put("/load-balancers/main", body).expect(200);
+}
+
+/// Reports one stream of a node.
+fn report_stream(server: &TestServer, host: &str, name: &str, status: &str) {
+    let body = json!({"streams": [{"name": name, "status": status}]});
+    server
+        .put(&format!("/streamers/{host}/stats"), body)
+        .expect(204);
+}
+
+/// The streamer that a client is sent to, or the error.
+fn place(server: &TestServer, method: &str, stream: &str) -> String {
+    let answer = server.call_as(method, &format!("/lb/main/{stream}/index.m3u8"), None);
+    match answer.header("location") {
+        Some(location) => {
+            let host = location.strip_prefix("http://").expect("a URL");
+            host.split(".example.com").next().expect("a host").to_owned()
+        }
+        None => answer.errors().join(" "),
+    }
+}
+
+#[test]
+fn viewers_go_where_the_stream_runs() {
+    let server = cluster(&[]);
+    let viewer = |stream: &str| place(&server, "GET", stream);
+    let publisher = |stream: &str| place(&server, "POST", stream);
+    assert_eq!(viewer("a"), "s1", "its ingest node, not the least loaded");
+    report_stream(&server, "s2", "a", "running");
+    assert_eq!(viewer("a"), "s2", "the only one that runs it");
+    assert_eq!(publisher("a"), "s1", "a copy takes no publisher");
+    report_stream(&server, "s1", "a", "running");
+    assert_eq!(viewer("a"), "s2", "of two the less loaded");
+    report_stream(&server, "s2", "a", "waiting");
+    assert_eq!(viewer("a"), "s1");
+    report_stream(&server, "s1", "a", "error");
+    assert_eq!(viewer("a"), "s1", "its ingest node again");
+    // An inference node has the stream and serves nobody.
+    report_stream(&server, "i1", "a", "running");
+    assert_eq!(viewer("a"), "s1");
+    // A restreamer that has taken it already is one of those that run it.
+    report_stream(&server, "s3", "a", "running");
+    assert_eq!(viewer("a"), "s3");
+    report_stream(&server, "s3", "b", "running");
+    assert_eq!(viewer("a"), "s1", "a report without the stream ends that");
+    // A stream that runs where it was not placed.
+    assert_eq!((viewer("b"), publisher("b")), ("s3".into(), "s4".into()));
+}
+
+#[test]
+fn restreamers_take_viewers_of_an_absent_ingest_node() {
+    let server = cluster(&[]);
+    let viewer = || place(&server, "GET", "a");
+    balance(&server, &["s2", "s3", "s4", "i1"]);
+    assert_eq!(viewer(), "s3");
+    assert_eq!(place(&server, "POST", "a"), "no_streamer_available");
+    let none = json!({"is_restreamer": false});
+    server.put("/streamers/s3", none).expect(200);
+    assert_eq!(viewer(), "no_streamer_available");
+    report_stream(&server, "s2", "a", "running");
+    assert_eq!(viewer(), "s2");
+    assert_eq!(place(&server, "GET", "b"), "s4", "all are equal for it");
+    for (restreaming, expected) in [("all", "s4"), ("off", "no_streamer_available")] {
+        let server = cluster(&["--restreaming", restreaming]);
+        balance(&server, &["s3", "s4", "i1"]);
+        assert_eq!(place(&server, "GET", "a"), expected);
+    }
+}
+
+#[test]
+fn viewers_leave_a_streamer_that_is_lost() {
+    let server = cluster(&["--streamer-dead-timeout", "2s"]);
+    report_stream(&server, "s1", "a", "running");
+    let look = || {
+        for host in ["s2", "s3", "s4"] {
+            report(&server, host, 1, 1);
+        }
+        place(&server, "GET", "a")
+    };
+    let found = weir_testkit::wait_until("another streamer", look, |host| host != "s1");
+    assert_eq!(found, "s3", "the restreamer");
+}
+
 #[test]
 fn players_are_not_sent_to_internal_addresses() {
     for arguments in [&[][..], &["--layouter-enabled"]] {
         let server = TestServer::with(arguments);
-        server.put("/streams/a", json!({})).expect(200);
+        let has_layouter = !arguments.is_empty();
+        let stream = json!({"static": true});
+        server.put("/streams/a", stream).expect(200);
         let servers = json!({"mode": "clients", "servers": [{"name": "s1"}, {"name": "s2"}]});
         server.put("/load-balancers/main", servers).expect(200);
         let play = || server.call_as("GET", "/lb/main/a/index.m3u8", None);
@@ -158,12 +274,17 @@ fn players_are_not_sent_to_internal_addresses() {
         save("s1", json!({"api_url": "http://10.0.0.1:8080"}));
         assert_eq!(play().expect(503).errors(), ["no_streamer_available"]);
         report(&server, "s1", 1, 1);
+        let look = || server.get("/streams/a").expect(200).json()["layout"].take();
+        weir_testkit::wait_until("the stream is placed", look, |layout| {
+            !has_layouter || layout["ingest"] == "s1"
+        });
         let refused = play().expect(503);
         assert_eq!(refused.errors(), ["no_public_address"]);
         assert!(refused.header("retry-after").is_some());
         assert!(!refused.text().contains("10.0.0.1"));
         // Another streamer takes the players, however many it has.
-        save("s2", json!({"api_url": "http://203.0.113.2:80"}));
+        let urls = json!({"api_url": "http://203.0.113.2:80", "is_restreamer": true});
+        save("s2", urls);
         report(&server, "s2", 500, 1);
         let sent = play().expect(302);
         let location = sent.header("location").map(str::to_owned);

@@ -114,8 +114,8 @@ const UNKNOWN: ResponseDoc = refuse(
     error::STREAM_NOT_FOUND,
 );
 const NOT_ELIGIBLE: ResponseDoc = refuse(
-    "No streamer of the load balancer is eligible: alive, below its limit, serving the country of \
-         the client, and with an address for players (`no_public_address` if only that is \
+    "No streamer of the load balancer is eligible: alive, below its limit, able to serve the \
+         stream, serving the country of the client, and with an address for players (`no_public_address` if only that is \
          missing).",
     error::NO_STREAMER_AVAILABLE,
 );
@@ -125,6 +125,9 @@ pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
     summary: "Redirect a viewer to a streamer",
     description: "Redirects to the least loaded streamer that accepts viewers from this country, \
          at its `public_payload_url`, else at its `api_url` or hostname if that is not internal. \
+         Of the streamers of the load balancer, those that report the stream running are \
+         considered; if none of them is eligible, its ingest node; else those that may restream \
+         it; and all for a stream that is placed nowhere and that none reports. \
          For protocols over HTTP: HLS, DASH, WHEP. Requires no credentials, although the \
          reference has no such exception: players have none for this server, and the streamer \
          checks those of the viewer. It reveals only whether a load balancer and a stream of \
@@ -139,9 +142,9 @@ pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
 pub const STREAMING_LB_PUBLISH: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "Redirect a publisher to a streamer",
-    description: "Redirects like the operation for viewers. For publishing over HTTP: WHIP. The \
-         body is ignored. Requires no credentials for the same reason: the streamer checks those \
-         of the publisher.",
+    description: "Redirects like the operation for viewers, but only to the ingest node of the \
+         stream if it has one. For publishing over HTTP: WHIP. The body is ignored. Requires no \
+         credentials for the same reason: the streamer checks those of the publisher.",
     parameters: STREAMING_PARAMETERS,
     responses: &[REDIRECT, UNKNOWN, NOT_ELIGIBLE],
     errors: &[error::BALANCER_NOT_FOUND, error::NO_PUBLIC_ADDRESS],
