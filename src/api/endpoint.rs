@@ -239,6 +239,9 @@ pub const OPERATIONS: &[Endpoint] = &[
     get(("/streamers/", HOSTNAME, "/episodes"),
         "external_episodes_list", NODE, external_episodes::list,
         &words::config_external::EXTERNAL_EPISODES_LIST).page(external_episodes::PARAMETERS),
+    get(("/streamers/", HOSTNAME, "/auth"),
+        "streamer_auth_request", NODE, session_auth::request_of_streamer,
+        &words::auth::STREAMER_AUTH_REQUEST).query(session_auth::PARAMETERS),
     get(("/streamers/", HOST_PORT, "/srt_port_resolve/"),
         "srt_port_resolve", NODE, srt_port::resolve, &words::config_external::SRT_PORT_RESOLVE)
             .query(&[&srt_port::MODE]),

@@ -13,6 +13,10 @@
 //!
 //! If the stream, the backend or the URL is missing, the session is denied (fail closed).
 //!
+//! A streamer may send the request below its own path, with its cluster key: then it is answered
+//! about the streams that the streamer is sent only, others do not exist for it. A request is no
+//! sign of life of the streamer: it follows from viewers.
+//!
 //! A session is identified by stream, session id, address, token and protocol together. Its
 //! decision is invalid once the rules have changed.
 
@@ -26,6 +30,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::call::{Call, Context, Outcome, Pending, Step};
+use super::config_external::{is_sent, known_node};
 use super::shared::ApiSettings;
 use crate::access::answer::{self, SessionDecision};
 use crate::access::compiled::CompiledRules;
@@ -255,8 +260,21 @@ struct AuthQuestion {
 }
 
 pub fn request(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    authorize(call, |_| true)
+}
+
+/// `GET /streamers/{hostname}/auth`.
+pub fn request_of_streamer(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    let hostname = call.hostname()?;
+    let node = known_node(call.state, &hostname)?;
+    authorize(call, |name| is_sent(call.state, node, &hostname, name))
+}
+
+/// Authorizes a session of a stream that the caller may know.
+fn authorize(call: &Call<'_>, is_known: impl Fn(&str) -> bool) -> Result<Outcome, ApiError> {
     let parameters = AuthParameters::parse(call.request.query, call.operation.parameters)?;
-    let Some(stream) = call.state.stream(parameters.get(&NAME)) else {
+    let stream = call.state.stream(parameters.get(&NAME));
+    let Some(stream) = stream.filter(|stream| is_known(&stream.name)) else {
         return Ok(reply_denied(error::SESSION_STREAM_NOT_FOUND.error()));
     };
     let on_play = scan::member(stream.config.as_str(), "on_play");

@@ -863,6 +863,7 @@ mod tests {
                 "stream_layout_explain",
                 "stream_layouts_get",
                 "stream_save",
+                "streamer_auth_request",
                 "streamer_delete",
                 "streamer_dynamic_streams_list",
                 "streamer_get",

@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::State;
 use super::name::{Hostname, StreamName};
-use super::record::{ArchivedStream, Role, StreamerRecord};
+use super::record::{ArchivedNodeRole, ArchivedStream, Role, StreamerRecord};
 use crate::json::{self, Value, scan, write_string};
 
 /// Removals remembered per node for deltas. A node that is further behind reloads its list.
@@ -176,11 +176,13 @@ pub fn render(
 
 /// Whether a streamer may restream streams that it does not hold.
 pub fn may_restream(state: &State, streamer: &StreamerRecord) -> bool {
-    match state.settings().restreaming {
-        Restreaming::Off => false,
-        Restreaming::Flagged => streamer.is_restreamer,
-        Restreaming::All => true,
-    }
+    let is_streamer = matches!(streamer.role, ArchivedNodeRole::Streamer);
+    is_streamer
+        && match state.settings().restreaming {
+            Restreaming::Off => false,
+            Restreaming::Flagged => streamer.is_restreamer,
+            Restreaming::All => true,
+        }
 }
 
 /// Renders what a restreamer is sent of a stream that it does not hold: a pull on demand. False if

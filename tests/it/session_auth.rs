@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::mmdb;
+use crate::stats::signed;
 use crate::stub::{Stub, StubResponse};
 use weir_testkit::{Response, TestServer};
 
@@ -481,4 +482,125 @@ fn disconnected_viewer_ends_its_auth_request() {
     let quick = Stub::new(StubResponse::status(200));
     protect(&server, by(&quick));
     authorize(&server, OTHER, "").expect(200);
+}
+
+/// A question about `sports/hd1` that a streamer sends with these credentials.
+fn request_as(server: &TestServer, host: &str, authorization: Option<&str>, more: &str) -> Response {
+    let question = question("new_session", SESSION, more);
+    let path = format!("{}/streamers/{host}{question}", weir_testkit::PREFIX);
+    let fields = authorization.map(|value| ("Authorization", value));
+    let fields: Vec<_> = fields.into_iter().collect();
+    server.connect().request("GET", &path, &fields, b"")
+}
+
+/// The stream of [`question`] with a list of tokens, captured by `s1`, and streamers without it.
+fn guarded() -> TestServer {
+    let server = server();
+    for host in ["s1", "s2", "i1"] {
+        let role = if host == "i1" { "inference" } else { "streamer" };
+        let node = json!({"role": role, "cluster_key": format!("key-{host}")});
+        server.put(&format!("/streamers/{host}"), node).expect(200);
+    }
+    protect(&server, json!({"allow_tokens": ["right"], "allow_default": false}));
+    let layout = json!({"layout": {"ingest": "s1"}});
+    server.put("/streams/sports/hd1", layout).expect(200);
+    server
+}
+
+#[test]
+fn streamers_authorize_sessions_with_their_cluster_key() {
+    let server = guarded();
+    let own = signed("key-s1");
+    let refused = |answer: Response, status: u16, code: &str| {
+        assert_eq!(answer.expect(status).errors(), [code]);
+    };
+    let allowed = request_as(&server, "s1", Some(&own), "&token=right").expect(200);
+    assert_eq!(allowed.header("x-authduration"), Some("180"));
+    assert_eq!(allowed.header("cache-control"), Some("no-store"));
+    let wrong = request_as(&server, "s1", Some(&own), "&token=wrong");
+    refused(wrong, 403, "session_denied");
+    // The same as for an administrator, and the parameters are checked.
+    let bearer = format!("Bearer {}", weir_testkit::API_KEY);
+    request_as(&server, "s1", Some(&bearer), "&token=right").expect(200);
+    let missing = server.get("/streamers/s1/auth?name=sports%2Fhd1").expect(400);
+    assert!(missing.errors().contains(&"missing_required proto".to_owned()));
+    // Of a streamer in the path only, and by its key only.
+    let other = signed("key-s2");
+    refused(
+        request_as(&server, "s1", Some(&other), "&token=right"),
+        403,
+        "wrong_cluster_key",
+    );
+    refused(request_as(&server, "s1", None, ""), 401, "unauthorized");
+    let unknown = request_as(&server, "nowhere", Some(&bearer), "");
+    refused(unknown, 404, "streamer_not_found");
+    // `/auth` itself is not for cluster keys.
+    let path = format!(
+        "{}{}",
+        weir_testkit::PREFIX,
+        question("new_session", SESSION, "")
+    );
+    let fields = [("Authorization", own.as_str())];
+    let answer = server.connect().request("GET", &path, &fields, b"");
+    refused(answer, 403, "forbidden");
+}
+
+#[test]
+fn streamer_learns_nothing_about_streams_of_others() {
+    let server = guarded();
+    let other = signed("key-s2");
+    let code = |host: &str| {
+        let own = signed(&format!("key-{host}"));
+        let answer = request_as(&server, host, Some(&own), "&token=right");
+        if answer.status == 200 {
+            "allowed".to_owned()
+        } else {
+            answer.expect(403).errors().join(" ")
+        }
+    };
+    assert_eq!(code("s2"), "stream_not_found");
+    // Exactly the answer about a stream that does not exist.
+    let text = |answer: Response| {
+        let errors = answer.expect(403).json()["errors"].take();
+        errors[0]["title"].clone()
+    };
+    let existing = text(request_as(&server, "s2", Some(&other), "&token=right"));
+    let question = question("new_session", SESSION, "").replace("hd1", "hd2");
+    let path = format!("{}/streamers/s2{question}", weir_testkit::PREFIX);
+    let fields = [("Authorization", other.as_str())];
+    let absent = server.connect().request("GET", &path, &fields, b"");
+    assert_eq!(existing, text(absent));
+    // A restreamer may have it, and an inference node that holds it.
+    server
+        .put("/streamers/s2", json!({"is_restreamer": true}))
+        .expect(200);
+    assert_eq!(code("s2"), "allowed");
+    assert_eq!(code("i1"), "stream_not_found");
+    let layout = json!({"layout": {"ingest": "s1", "inference": "i1"}, "vision": {}});
+    server.put("/streams/sports/hd1", layout).expect(200);
+    assert_eq!(code("i1"), "allowed");
+    // Not without a source, nor across namespaces.
+    server
+        .put("/streams/sports/hd1", json!({"disabled": true}))
+        .expect(200);
+    assert_eq!((code("s2"), code("s1")), ("stream_not_found".into(), "allowed".into()));
+    server
+        .put("/streams/sports/hd1", json!({"disabled": false, "layout": null}))
+        .expect(200);
+    assert_eq!(code("s2"), "stream_not_found");
+    assert_eq!(code("s1"), "stream_not_found", "it was taken away");
+}
+
+#[test]
+fn streamers_share_the_decisions_of_http_backends() {
+    let stub = Stub::new(StubResponse::status(200));
+    let server = guarded();
+    server.put("/auth_backends/viewers", by(&stub)).expect(200);
+    server
+        .put("/auth_backends/viewers", json!({"allow_tokens": null}))
+        .expect(200);
+    let own = signed("key-s1");
+    request_as(&server, "s1", Some(&own), "&token=t").expect(200);
+    authorize(&server, SESSION, "&token=t").expect(200);
+    assert_eq!(stub.calls(), 1, "one session, one question");
 }

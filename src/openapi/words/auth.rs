@@ -1,8 +1,8 @@
 //! Auth backends, and the authorization of sessions.
 
 use super::{
-    BAD_BODY, BAD_QUERY, DELETED, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, empty, json,
-    path, refuse, saved,
+    BAD_BODY, BAD_QUERY, DELETED, HOSTNAME, NO_STREAMER, OPERATION, TOO_LARGE, UNAUTHORIZED,
+    UNAVAILABLE, empty, json, path, refuse, saved,
 };
 use crate::access::answer::DURATION_SECONDS_DEFAULT;
 use crate::error;
@@ -89,6 +89,59 @@ pub const AUTH_BACKEND_DELETE: OperationDoc = OperationDoc {
     ..OPERATION
 };
 
+const ALLOWED: ResponseDoc = ResponseDoc {
+    headers: &[
+        HeaderDoc {
+            name: "X-AuthDuration",
+            kind: ValueKind::Integer {
+                minimum: 0,
+                maximum: None,
+                default: Some(DURATION_SECONDS_DEFAULT as u64),
+            },
+            description: "Seconds for which the decision is valid.",
+        },
+        HeaderDoc {
+            name: "X-UserId",
+            kind: ValueKind::Text,
+            description: "Identifier of the viewer, by which sessions are counted.",
+        },
+        HeaderDoc {
+            name: "X-Max-Sessions",
+            kind: ValueKind::Integer {
+                minimum: 0,
+                maximum: None,
+                default: None,
+            },
+            description: "Most concurrent sessions of the viewer. Above that, one of \
+                 them is ended.",
+        },
+        HeaderDoc {
+            name: "X-Unique",
+            kind: ValueKind::Flag { default: None },
+            description: "`true`: the viewer may have one session (older form of \
+                 `X-Max-Sessions: 1`).",
+        },
+    ],
+    ..json(
+        200,
+        "Allowed.",
+        Shape::One("auth_response_v1"),
+        r#"{"allowed_dvr_ranges":[{"opened_at":1710010000,"closed_at":1710020000}]}"#,
+    )
+};
+const ALLOWED_ELSEWHERE: ResponseDoc = ResponseDoc {
+    headers: &[HeaderDoc {
+        name: "Location",
+        kind: ValueKind::Text,
+        description: "URL to play instead.",
+    }],
+    ..empty(302, "Allowed, with another URL to play.")
+};
+const SESSION_REFUSED: ResponseDoc = refuse(
+    "Denied by a rule or by an HTTP backend, or the stream does not exist.",
+    error::SESSION_DENIED,
+);
+
 pub const AUTH_REQUEST: OperationDoc = OperationDoc {
     tag: "auth",
     summary: "Authorize a session",
@@ -98,60 +151,11 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
          is enough, and `allow_default` if none of them replies. The decision is valid for \
          `X-AuthDuration` seconds.",
     responses: &[
-        ResponseDoc {
-            headers: &[
-                HeaderDoc {
-                    name: "X-AuthDuration",
-                    kind: ValueKind::Integer {
-                        minimum: 0,
-                        maximum: None,
-                        default: Some(DURATION_SECONDS_DEFAULT as u64),
-                    },
-                    description: "Seconds for which the decision is valid.",
-                },
-                HeaderDoc {
-                    name: "X-UserId",
-                    kind: ValueKind::Text,
-                    description: "Identifier of the viewer, by which sessions are counted.",
-                },
-                HeaderDoc {
-                    name: "X-Max-Sessions",
-                    kind: ValueKind::Integer {
-                        minimum: 0,
-                        maximum: None,
-                        default: None,
-                    },
-                    description: "Most concurrent sessions of the viewer. Above that, one of \
-                         them is ended.",
-                },
-                HeaderDoc {
-                    name: "X-Unique",
-                    kind: ValueKind::Flag { default: None },
-                    description: "`true`: the viewer may have one session (older form of \
-                         `X-Max-Sessions: 1`).",
-                },
-            ],
-            ..json(
-                200,
-                "Allowed.",
-                Shape::One("auth_response_v1"),
-                r#"{"allowed_dvr_ranges":[{"opened_at":1710010000,"closed_at":1710020000}]}"#,
-            )
-        },
-        ResponseDoc {
-            headers: &[HeaderDoc {
-                name: "Location",
-                kind: ValueKind::Text,
-                description: "URL to play instead.",
-            }],
-            ..empty(302, "Allowed, with another URL to play.")
-        },
+        ALLOWED,
+        ALLOWED_ELSEWHERE,
         BAD_QUERY,
         UNAUTHORIZED,
-        refuse(
-            "Denied by a rule or by an HTTP backend, or the stream does not exist.",
-            error::SESSION_DENIED,
-        ),
+        SESSION_REFUSED,
         UNAVAILABLE,
     ],
     errors: &[
@@ -159,5 +163,31 @@ pub const AUTH_REQUEST: OperationDoc = OperationDoc {
         error::SESSION_STREAM_NOT_FOUND,
         error::SESSION_BACKEND_NOT_FOUND,
     ],
+    ..OPERATION
+};
+
+pub const STREAMER_AUTH_REQUEST: OperationDoc = OperationDoc {
+    tag: "config-external",
+    summary: "Authorize a session, for one streamer",
+    description: "Like `GET /auth`, with the same parameters and responses, for streamers that \
+         have only their cluster key. Streams that the streamer neither holds nor may restream \
+         do not exist for it.",
+    parameters: &[HOSTNAME],
+    responses: &[
+        ALLOWED,
+        ALLOWED_ELSEWHERE,
+        BAD_QUERY,
+        UNAUTHORIZED,
+        SESSION_REFUSED,
+        NO_STREAMER,
+        UNAVAILABLE,
+    ],
+    errors: &[
+        error::TOO_MANY_SESSIONS,
+        error::SESSION_STREAM_NOT_FOUND,
+        error::SESSION_BACKEND_NOT_FOUND,
+        error::INCONSISTENT_STATE,
+    ],
+    extension: true,
     ..OPERATION
 };
