@@ -92,7 +92,7 @@
 //! each other in no circle. Tests hold both.
 //!
 //! ```floors
-//! limits exit duration error stdout proptests metrics offload traces
+//! limits exit duration error stdout proptests metrics offload traces native_name
 //! json rt
 //! schema subnet
 //! http outbound
@@ -138,6 +138,7 @@ mod json;
 mod layouter;
 mod limits;
 mod metrics;
+mod native_name;
 mod offload;
 mod openapi;
 mod outbound;

@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
                 assert!(!is_sent || std::str::from_utf8(&text).is_ok());
             }
             let mut text = Vec::new();
-            render_restream(&state, &record, &mut text);
+            render_restream(&state, &record, "other", &mut text);
         }
     }
     if let Ok(record) = StreamerRecord::from_bytes(data) {

@@ -10,7 +10,7 @@
 //! Viewers are sent where the stream is: to the servers that report it running; if none of them is
 //! eligible, to its ingest node; else to streamers that may restream it. Publishers are sent to the
 //! ingest node only. All servers are equal for a stream that is placed nowhere and that none
-//! reports.
+//! reports. A server with `play_urls` is eligible for the endings in it.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -27,7 +27,8 @@ use crate::json::{self, Object, Value};
 use crate::state::apply::stream_not_found;
 use crate::state::entity::{Key, Kind};
 use crate::state::name::Hostname;
-use crate::state::node::may_restream;
+use crate::state::node::can_restream;
+use crate::state::pull::{kind_of_record, play_url};
 use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
 use crate::subnet::{Subnets, parse_address};
 
@@ -305,18 +306,22 @@ fn internal_networks() -> &'static Subnets {
     &NETWORKS
 }
 
-/// The URL of a redirect. `stream` is decoded; `suffix` and `query` are passed on as they were
-/// sent.
-pub fn redirect(base: &str, stream: &str, suffix: &str, query: &str) -> String {
-    let mut url = utf8_percent_encode(base, UNSAFE).to_string();
-    let stream = utf8_percent_encode(stream, KEPT);
-    let suffix = utf8_percent_encode(suffix, UNSAFE);
-    write!(url, "/{stream}/{suffix}").expect("writing to a string cannot fail");
+/// The URL of a stream below a base URL. `name` is not escaped, `suffix` is as it was sent.
+fn stream_url(base: &str, name: &str, suffix: &str) -> String {
+    let name = utf8_percent_encode(name, KEPT);
+    format!("{base}/{name}/{suffix}")
+}
+
+/// The URL of a redirect: with the query of the request, and without characters that end a header
+/// field or a URL.
+fn redirect(url: &str, query: &str) -> String {
+    let mut location = utf8_percent_encode(url, UNSAFE).to_string();
     if !query.is_empty() {
+        let glue = if url.contains('?') { '&' } else { '?' };
         let query = utf8_percent_encode(query, UNSAFE);
-        write!(url, "?{query}").expect("writing to a string cannot fail");
+        write!(location, "{glue}{query}").expect("writing to a string cannot fail");
     }
-    url
+    location
 }
 
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
@@ -349,15 +354,16 @@ pub fn redirect_client(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let balancer = Balancer::of(&object(&saved.config));
     let stream_name = router::decode(target.stream)?;
     let stream = call.state.stream(&stream_name);
-    let session = ClientSession::new(call, stream.ok_or_else(stream_not_found)?);
-    let base = session.choose(&balancer).ok_or_else(|| {
+    let stream = stream.ok_or_else(stream_not_found)?;
+    let session = ClientSession::new(call, stream, target.suffix);
+    let url = session.choose(&balancer).ok_or_else(|| {
         if session.without_address.get() {
             error::NO_PUBLIC_ADDRESS.error()
         } else {
             error::NO_STREAMER_AVAILABLE.error()
         }
     })?;
-    let location = redirect(&base, &stream_name, target.suffix, call.request.query);
+    let location = redirect(&url, call.request.query);
     let response = Response::new(302)
         .header("Location", location)
         .header("Cache-Control", "no-store");
@@ -381,6 +387,8 @@ enum ServingReason {
 struct ClientSession<'a> {
     call: &'a Call<'a>,
     stream: &'a StreamRecord,
+    /// What follows the name of the stream.
+    suffix: &'a str,
     is_publisher: bool,
     /// The nodes on which the stream runs.
     running: Vec<Hostname>,
@@ -390,7 +398,7 @@ struct ClientSession<'a> {
 }
 
 impl<'a> ClientSession<'a> {
-    fn new(call: &'a Call<'a>, stream: &'a StreamRecord) -> Self {
+    fn new(call: &'a Call<'a>, stream: &'a StreamRecord, suffix: &'a str) -> Self {
         let now = Instant::now();
         let fleet = call.shared.fleet.view(now);
         let running = fleet.stream(&stream.name, stream.ingest(), |facts| {
@@ -399,6 +407,7 @@ impl<'a> ClientSession<'a> {
         Self {
             call,
             stream,
+            suffix,
             is_publisher: call.request.method == Method::Post,
             running: running.unwrap_or_default(),
             now,
@@ -429,8 +438,23 @@ impl<'a> ClientSession<'a> {
         let chosen = self.reasons().iter().find_map(|reason| {
             balancer.choose(|hostname| self.load(*reason, hostname), from, random)
         })?;
-        let streamer = self.call.state.streamer(&chosen.hostname)?;
-        public_url(&object(&streamer.config), &chosen.hostname)
+        self.url(self.call.state.streamer(&chosen.hostname)?)
+    }
+
+    /// The URL of the stream on a streamer, without the query.
+    fn url(&self, streamer: &StreamerRecord) -> Option<String> {
+        let config = object(&streamer.config);
+        let kind = kind_of_record(streamer);
+        let templates = config.get("play_urls").and_then(Value::as_object);
+        if let Some(templates) = templates.filter(|templates| !templates.is_empty()) {
+            return play_url(templates, kind, &self.stream.name, self.suffix);
+        }
+        let Some(base) = public_url(&config, &streamer.hostname) else {
+            self.without_address.set(true);
+            return None;
+        };
+        let native = kind.native(&self.stream.name);
+        Some(stream_url(&base, native.trim_start_matches('/'), self.suffix))
     }
 
     /// The load of a streamer that is alive and can serve the client for this reason.
@@ -442,10 +466,7 @@ impl<'a> ClientSession<'a> {
             return None;
         }
         let stats = self.call.shared.fleet.streamer(hostname, self.now)?;
-        if public_url(&object(&streamer.config), hostname).is_none() {
-            self.without_address.set(true);
-            return None;
-        }
+        self.url(streamer)?;
         Some(Load {
             clients: stats.clients.unwrap_or(0),
             bitrate_kbit: stats.output_kbit.unwrap_or(0),
@@ -461,7 +482,7 @@ impl<'a> ClientSession<'a> {
                 ServingReason::Running => self.running.iter().any(|host| **host == *hostname),
                 ServingReason::Ingest => self.stream.ingest() == Some(hostname),
                 ServingReason::Restreamer => {
-                    self.stream.ingest().is_some() && may_restream(self.call.state, streamer)
+                    can_restream(self.call.state, streamer, self.stream)
                 }
                 ServingReason::Unplaced => true,
             }
@@ -708,15 +729,17 @@ mod tests {
         assert_eq!(url.as_deref(), Some("http://s1.example.com"));
         assert_eq!(
             redirect(
-                "http://s1:80",
-                "sports/hd 1",
-                "tracks-v1/index.m3u8",
+                &stream_url("http://s1:80", "sports/hd 1", "tracks-v1/index.m3u8"),
                 "token=a&b=%20"
             ),
             "http://s1:80/sports/hd%201/tracks-v1/index.m3u8?token=a&b=%20"
         );
-        assert_eq!(redirect("http://s1", "a?b", "x", ""), "http://s1/a%3Fb/x");
-        let odd = redirect("http://s1", "a\r\nX: y", "b\"<", "c\\");
+        assert_eq!(
+            redirect(&stream_url("http://s1", "a?b", "x"), ""),
+            "http://s1/a%3Fb/x"
+        );
+        assert_eq!(redirect("http://s1/api?src=a", "t=1"), "http://s1/api?src=a&t=1");
+        let odd = redirect(&stream_url("http://s1", "a\r\nX: y", "b\"<"), "c\\");
         assert!(odd.bytes().all(|byte| byte.is_ascii_graphic()), "{odd}");
     }
 

@@ -16,13 +16,16 @@ use crate::agents::registry::Registry;
 use crate::core::message::{CoreMessage, Reply};
 use crate::core::metrics::CoreMetrics;
 use crate::error::{self, ApiError};
-use crate::fleet::report::{ERROR_CODES, Partition, ReportedError, StreamStatus, StreamerStats};
+use crate::fleet::report::{
+    ERROR_CODES, NO_COMMON_PROTOCOL_INDEX, Partition, ReportedError, StreamStatus, StreamerStats,
+};
 use crate::fleet::stats::View;
 use crate::http::Response;
 use crate::json::{scan, write_string};
 use crate::metrics::{Exposition, MetricKind as Metric};
 use crate::state::entity::Kind;
 use crate::state::name::{Hostname, StreamName};
+use crate::state::node::lacks_common_protocol;
 use crate::state::record::StreamerRecord;
 use crate::state::{SHARDS, State};
 use std::time::{Duration, Instant};
@@ -167,8 +170,11 @@ impl Counts {
 struct ErrorCounts([u64; ERROR_CODES.len() + 1]);
 
 impl ErrorCounts {
-    fn add(&mut self, error: &ReportedError) {
-        self.0[error.known_code().unwrap_or(ERROR_CODES.len())] += 1;
+    /// The index of the one error that this server finds itself.
+    const FOUND: usize = NO_COMMON_PROTOCOL_INDEX;
+
+    fn index(error: &ReportedError) -> usize {
+        error.known_code().unwrap_or(ERROR_CODES.len())
     }
 
     fn by_code(&self) -> impl Iterator<Item = (&'static str, u64)> {
@@ -339,12 +345,13 @@ impl ClusterScan {
                 let ingest = stream.ingest();
                 let node = ingest.and_then(|host| self.by_hostname.get(host).copied());
                 let reported = fleet.stream(name, ingest, |facts| {
-                    if let Some(error) = facts.error() {
-                        self.errors.add(error);
-                    }
-                    (facts.status(), facts.alive())
+                    (facts.status(), facts.alive(), facts.error().map(ErrorCounts::index))
                 });
-                let (status, alive) = reported.unwrap_or_default();
+                let (status, alive, error) = reported.unwrap_or_default();
+                let found = || lacks_common_protocol(state, stream).then_some(ErrorCounts::FOUND);
+                if let Some(error) = error.or_else(found) {
+                    self.errors.0[error] += 1;
+                }
                 let health = Health::of_stream(StreamInputs {
                     disabled: stream.disabled,
                     on_demand: scan::member(&stream.config, "static") == Some("false"),

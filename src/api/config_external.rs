@@ -35,7 +35,7 @@ use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
 use crate::state::name::{Hostname, StreamName};
-use crate::state::node::{Node, Restreaming, may_restream, render, render_restream};
+use crate::state::node::{Node, Restreaming, can_restream, render, render_restream};
 use crate::state::record::StreamRecord;
 
 /// Part of every ETag: increased when a new version renders the same configuration differently.
@@ -900,22 +900,19 @@ fn render_own(
 fn render_dynamic(state: &State, hostname: &Hostname, name: &str) -> Option<Vec<u8>> {
     let stream = restreamable(state, hostname, name)?;
     let mut text = Vec::new();
-    render_restream(state, stream, &mut text).then_some(text)
+    render_restream(state, stream, hostname, &mut text).then_some(text)
 }
 
-/// A stream that a node may restream while it has a source.
+/// A stream that a node may restream now.
 fn restreamable<'s>(state: &'s State, hostname: &str, name: &str) -> Option<&'s StreamRecord> {
     let streamer = state.streamer(hostname)?;
     let stream = state.stream(name)?;
-    let same_namespace = stream.namespace.as_deref() == streamer.namespace.as_deref();
-    (same_namespace && may_restream(state, streamer)).then_some(stream)
+    can_restream(state, streamer, stream).then_some(stream)
 }
 
 /// Whether a node holds a stream, or may restream it now.
-pub(super) fn is_sent(state: &State, node: &Node, hostname: &Hostname, name: &str) -> bool {
-    let has_source = |stream: &StreamRecord| !stream.disabled && stream.ingest().is_some();
-    node.streams.contains_key(name)
-        || restreamable(state, hostname, name).is_some_and(has_source)
+pub(super) fn is_sent(state: &State, node: &Node, hostname: &str, name: &str) -> bool {
+    node.streams.contains_key(name) || restreamable(state, hostname, name).is_some()
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::ops::Bound;
 use super::tagged::BodySource;
 use crate::agents::registry::Registry;
 use crate::agents::streampoint;
-use crate::fleet::stats::{AgentStatus, StreamAgent, StreamFacts, View};
+use crate::fleet::report::{NO_COMMON_PROTOCOL, ReportedError};
+use crate::fleet::stats::{AddedStats, AgentStatus, StreamAgent, StreamFacts, View};
 use crate::json::{Number, scan, write_string};
 use crate::query::params::{EngineParameter, Flag, ParameterValues as _, ValueKind};
 use crate::query::{
@@ -15,6 +16,7 @@ use crate::query::{
 };
 use crate::schema;
 use crate::state::agent::agents_in_order;
+use crate::state::node::lacks_common_protocol;
 use crate::state::record::{ArchivedLayout, ArchivedStream, Role, StreamRecord};
 use crate::state::{SHARDS, State};
 
@@ -114,16 +116,19 @@ impl<'a> StreamDoc<'a> {
 
     /// Writes `stats`; returns false if there are none.
     fn write_stats(&self, out: &mut Vec<u8>) -> bool {
-        let agent = self.agent();
-        let reported = self.reported(|facts| facts.render(agent.as_ref(), out));
-        match (reported, agent) {
-            (Some(()), _) => true,
-            (None, Some(agent)) => {
-                agent.render(out);
-                true
-            }
-            (None, None) => false,
-        }
+        let added = AddedStats {
+            agent: self.agent(),
+            error: self.found_error(),
+        };
+        let reported = self.reported(|facts| facts.render(&added, out));
+        reported.is_some() || added.render(out)
+    }
+
+    /// The error of the stream that follows from the configuration.
+    fn found_error(&self) -> Option<ReportedError> {
+        let state = self.around?.state;
+        lacks_common_protocol(state, self.stream)
+            .then(|| ReportedError::found(NO_COMMON_PROTOCOL))
     }
 
     /// A number of `stats`.
@@ -137,19 +142,20 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
-    /// The reported error, or a member of it.
+    /// The error of the stream, or a member of it.
     fn error_leaf(&self, path: &str) -> Leaf<'static> {
         let text = |text: &str| owned(|out| write_string(out, text));
-        let leaf = self.reported(|facts| {
-            let error = facts.error()?;
-            match path {
-                "stats.error.code" => Some(text(error.code())),
-                "stats.error.text" => error.text().map(text),
-                "stats.error.since" => error.since_ms().map(Raw::from),
-                _ => Some(owned(|out| error.render(out))),
-            }
-        });
-        leaf.flatten().map_or(Leaf::Absent, Leaf::Value)
+        let member = |error: &ReportedError| match path {
+            "stats.error.code" => Some(text(error.code())),
+            "stats.error.text" => error.text().map(text),
+            "stats.error.since" => error.since_ms().map(Raw::from),
+            _ => Some(owned(|out| error.render(out))),
+        };
+        let leaf = match self.reported(|facts| facts.error().map(member)).flatten() {
+            Some(leaf) => leaf,
+            None => self.found_error().as_ref().and_then(member),
+        };
+        leaf.map_or(Leaf::Absent, Leaf::Value)
     }
 
     /// Writes the name and the configuration without defaults.

@@ -84,6 +84,16 @@ impl ReportedError {
         })
     }
 
+    /// An error that this server finds, and no node reports.
+    pub fn found(code: &'static str) -> Self {
+        Self {
+            code: code.into(),
+            text: Box::default(),
+            since_ms: OptionalNumber::NONE,
+            is_since_reported: false,
+        }
+    }
+
     pub fn code(&self) -> &str {
         &self.code
     }
@@ -116,6 +126,10 @@ impl ReportedError {
         out.push(b'}');
     }
 }
+
+/// The code of [`ReportedError::found`] if a node cannot pull a stream from its ingest node.
+pub const NO_COMMON_PROTOCOL: &str = ERROR_CODES[NO_COMMON_PROTOCOL_INDEX];
+pub const NO_COMMON_PROTOCOL_INDEX: usize = 3;
 
 /// One storage medium of a streamer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -656,6 +670,16 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
 mod tests {
     use super::*;
     use crate::json;
+
+    #[test]
+    fn known_codes_are_found_by_their_order() {
+        assert!(ERROR_CODES.is_sorted());
+        assert_eq!(NO_COMMON_PROTOCOL, "no_common_protocol");
+        for (at, code) in ERROR_CODES.into_iter().enumerate() {
+            assert_eq!(ReportedError::found(code).known_code(), Some(at));
+        }
+        assert_eq!(ReportedError::found("other").known_code(), None);
+    }
 
     #[test]
     fn invalid_parts_are_dropped_and_listed() {

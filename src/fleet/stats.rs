@@ -71,14 +71,35 @@ impl AgentStatus {
     }
 }
 
-impl StreamAgent {
-    /// Writes the `stats` of a stream that no node reports, as canonical JSON.
-    pub fn render(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"agent_status\":");
-        write_string(out, self.status.as_str());
-        out.extend_from_slice(b",\"current_agent_id\":");
-        write_string(out, &self.id);
+/// What this server itself adds to the stats of a stream.
+#[derive(Debug, Clone, Default)]
+pub struct AddedStats {
+    pub agent: Option<StreamAgent>,
+    /// Shown unless the node reports an error.
+    pub error: Option<ReportedError>,
+}
+
+impl AddedStats {
+    /// Writes the `stats` of a stream that no node reports, as canonical JSON. Returns false if
+    /// there are none.
+    pub fn render(&self, out: &mut Vec<u8>) -> bool {
+        let begin = out.len();
+        if let Some(agent) = &self.agent {
+            out.extend_from_slice(b",\"agent_status\":");
+            write_string(out, agent.status.as_str());
+            out.extend_from_slice(b",\"current_agent_id\":");
+            write_string(out, &agent.id);
+        }
+        if let Some(error) = &self.error {
+            out.extend_from_slice(b",\"error\":");
+            error.render(out);
+        }
+        if out.len() == begin {
+            return false;
+        }
+        out[begin] = b'{';
         out.push(b'}');
+        true
     }
 }
 
@@ -577,12 +598,12 @@ impl<'v> StreamFacts<'v> {
     }
 
     /// Writes the whole object as canonical JSON.
-    pub fn render(&self, agent: Option<&StreamAgent>, out: &mut Vec<u8>) {
+    pub fn render(&self, added: &AddedStats, out: &mut Vec<u8>) {
         let begin = out.len();
         let mut joined = JOINED.into_iter().peekable();
         for (name, value) in scan::members(self.text()) {
             while let Some(other) = joined.next_if(|other| *other < name) {
-                self.render_joined(other, agent, out);
+                self.render_joined(other, added, out);
             }
             out.extend_from_slice(b",\"");
             out.extend_from_slice(name.as_bytes());
@@ -590,7 +611,7 @@ impl<'v> StreamFacts<'v> {
             out.extend_from_slice(value.as_bytes());
         }
         for other in joined {
-            self.render_joined(other, agent, out);
+            self.render_joined(other, added, out);
         }
         if out.len() == begin {
             out.push(b'{');
@@ -600,19 +621,19 @@ impl<'v> StreamFacts<'v> {
         out.push(b'}');
     }
 
-    fn render_joined(&self, name: &str, agent: Option<&StreamAgent>, out: &mut Vec<u8>) {
+    fn render_joined(&self, name: &str, added: &AddedStats, out: &mut Vec<u8>) {
         let number = match name {
             "bytes_out" => self.bytes_out(),
             "online_clients" => self.online_clients(),
             "error" => {
-                if let Some(error) = self.error() {
+                if let Some(error) = self.error().or(added.error.as_ref()) {
                     out.extend_from_slice(b",\"error\":");
                     error.render(out);
                 }
                 return;
             }
             "agent_status" | "current_agent_id" => {
-                let Some(agent) = agent else { return };
+                let Some(agent) = &added.agent else { return };
                 let is_status = name == "agent_status";
                 let status = agent.status.as_str();
                 out.extend_from_slice(b",\"");
@@ -671,7 +692,7 @@ mod tests {
     fn shown(stats: &FleetStats, name: &str, ingest: Option<&str>, now: Instant) -> Option<String> {
         let out = stats.view(now).stream(name, ingest, |facts| {
             let mut out = Vec::new();
-            facts.render(None, &mut out);
+            facts.render(&AddedStats::default(), &mut out);
             out
         })?;
         let text = String::from_utf8(out).expect("UTF-8");

@@ -22,6 +22,7 @@ mod loader;
 mod merged;
 pub mod name;
 pub mod node;
+pub mod pull;
 pub mod record;
 pub mod retention;
 pub mod tag;

@@ -9,12 +9,12 @@
 //! [`render`] is the only place that decides what a node of each role sees of a stream. It is pure:
 //! state in, text out.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 use super::State;
-use super::name::{Hostname, StreamName};
+use super::name::StreamName;
+use super::pull::{PullSource, kind_of};
 use super::record::{ArchivedNodeRole, ArchivedStream, Role, StreamerRecord};
 use crate::json::{self, Value, scan, write_string};
+use crate::native_name::MediaServerKind;
 
 /// Removals remembered per node for deltas. A node that is further behind reloads its list.
 const REMOVALS_KEPT_MAX: usize = 1024;
@@ -161,12 +161,12 @@ pub fn render(
                 out.extend_from_slice(b",\"dvr\":");
                 render_dvr(state, stream, dvr, host, out);
             }
-            render_pull(state, stream, out);
+            render_pull(state, stream, host, out);
             copy_member(config, "on_play", out);
             out.extend_from_slice(b",\"static\":true");
         }
         Role::Inference => {
-            render_pull(state, stream, out);
+            render_pull(state, stream, host, out);
             copy_member(config, "vision", out);
         }
     }
@@ -174,8 +174,15 @@ pub fn render(
     true
 }
 
-/// Whether a streamer may restream streams that it does not hold.
-pub fn may_restream(state: &State, streamer: &StreamerRecord) -> bool {
+/// Whether a streamer may restream a stream that it does not hold, and can pull it.
+pub fn can_restream(state: &State, streamer: &StreamerRecord, stream: &ArchivedStream) -> bool {
+    may_restream(state, streamer)
+        && streamer.namespace == stream.namespace
+        && !stream.disabled
+        && pull_url(state, stream, &streamer.hostname).is_some()
+}
+
+fn may_restream(state: &State, streamer: &StreamerRecord) -> bool {
     let is_streamer = matches!(streamer.role, ArchivedNodeRole::Streamer);
     is_streamer
         && match state.settings().restreaming {
@@ -187,13 +194,18 @@ pub fn may_restream(state: &State, streamer: &StreamerRecord) -> bool {
 
 /// Renders what a restreamer is sent of a stream that it does not hold: a pull on demand. False if
 /// there is no node to pull from.
-pub fn render_restream(state: &State, stream: &ArchivedStream, out: &mut Vec<u8>) -> bool {
-    if stream.disabled || stream.ingest().is_none() {
+pub fn render_restream(
+    state: &State,
+    stream: &ArchivedStream,
+    host: &str,
+    out: &mut Vec<u8>,
+) -> bool {
+    if stream.disabled || pull_url(state, stream, host).is_none() {
         return false;
     }
     out.extend_from_slice(b"{\"name\":");
     write_string(out, &stream.name);
-    render_pull(state, stream, out);
+    render_pull(state, stream, host, out);
     copy_member(&stream.config, "on_play", out);
     out.extend_from_slice(b",\"static\":false}");
     true
@@ -208,18 +220,45 @@ fn copy_member(config: &str, key: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// `,"inputs":[{"url":pull from the ingest node}]`; no input while the stream is captured nowhere.
-fn render_pull(state: &State, stream: &ArchivedStream, out: &mut Vec<u8>) {
+/// `,"inputs":[{"url":pull from the ingest node}]`; no input while the stream is captured nowhere,
+/// or if the node can pull none of the URLs of the ingest node.
+fn render_pull(state: &State, stream: &ArchivedStream, host: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"inputs\":[");
-    if let Some(ingest) = stream.ingest() {
+    if let Some(url) = pull_url(state, stream, host) {
         out.extend_from_slice(b"{\"url\":");
-        write_string(out, &pull_url(state, ingest, &stream.name));
+        write_string(out, &url);
         out.push(b'}');
     }
     out.push(b']');
 }
 
-/// The DVR configuration, with the other nodes that hold parts of the archive in `remotes`.
+/// The URL by which a node pulls a stream from its ingest node.
+fn pull_url(state: &State, stream: &ArchivedStream, host: &str) -> Option<String> {
+    let ingest = stream.ingest()?;
+    let source = PullSource::new(state.streamer(ingest), ingest);
+    source.url(kind_of(state, host), &stream.name, pull_token(state))
+}
+
+fn pull_token(state: &State) -> Option<&str> {
+    state.settings().pull_token.as_deref()
+}
+
+/// Whether a node is to pull the stream from its ingest node and cannot: the two have no protocol in
+/// common.
+pub fn lacks_common_protocol(state: &State, stream: &ArchivedStream) -> bool {
+    let Some(ingest) = stream.ingest().filter(|_| !stream.disabled) else {
+        return false;
+    };
+    let mut readers = holders(stream).filter(|(_, role)| *role != Role::Ingest).peekable();
+    if readers.peek().is_none() {
+        return false;
+    }
+    let source = PullSource::new(state.streamer(ingest), ingest);
+    readers.any(|(host, _)| source.url(kind_of(state, host), &stream.name, None).is_none())
+}
+
+/// The DVR configuration, with the other nodes that hold parts of the archive in `remotes`, for
+/// servers that can read an archive of another one.
 fn render_dvr(state: &State, stream: &ArchivedStream, dvr: &str, host: &str, out: &mut Vec<u8>) {
     let mut sources: Vec<&str> = Vec::new();
     let former = stream.ingest_history();
@@ -233,7 +272,8 @@ fn render_dvr(state: &State, stream: &ArchivedStream, dvr: &str, host: &str, out
             sources.push(source);
         }
     }
-    let parsed = if sources.is_empty() {
+    let reads_archives = kind_of(state, host) == MediaServerKind::Flussonic;
+    let parsed = if sources.is_empty() || !reads_archives {
         None
     } else {
         json::parse(dvr.as_bytes()).ok()
@@ -247,57 +287,15 @@ fn render_dvr(state: &State, stream: &ArchivedStream, dvr: &str, host: &str, out
         _ => Vec::new(),
     };
     for source in sources {
-        let url = Value::from(pull_url(state, source, &stream.name).as_str());
+        let source = PullSource::new(state.streamer(source), source);
+        let Some(url) = source.archive_url(&stream.name, pull_token(state)) else {
+            continue;
+        };
+        let url = Value::from(url.as_str());
         if !remotes.contains(&url) {
             remotes.push(url);
         }
     }
     dvr_object.insert("remotes", Value::Array(remotes));
     Value::Object(dvr_object).write(out);
-}
-
-/// Bytes of a stream's name that a path carries unescaped.
-const PATH_KEPT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-/// `m4s://HOST[:PORT]/NAME[?token=T]`: the URL by which nodes pull a stream from each other. A host
-/// that is not saved is addressed by its name.
-fn pull_url(state: &State, host: &str, name: &str) -> String {
-    let (tls, authority) = match state.streamer(host) {
-        Some(streamer) => (streamer.pull_tls, streamer.pull_authority.to_string()),
-        None => (false, host.to_owned()),
-    };
-    let scheme = if tls { "m4ss" } else { "m4s" };
-    let path = utf8_percent_encode(name, PATH_KEPT);
-    match &state.settings().pull_token {
-        Some(token) => format!(
-            "{scheme}://{authority}/{path}?token={}",
-            utf8_percent_encode(token, NON_ALPHANUMERIC)
-        ),
-        None => format!("{scheme}://{authority}/{path}"),
-    }
-}
-
-/// The address that other nodes pull from, as TLS and `host[:port]`: of `private_payload_url`, else
-/// of `api_url`, else the hostname.
-pub fn pull_authority(config: &json::Object, hostname: &Hostname) -> (bool, String) {
-    for field in ["private_payload_url", "api_url"] {
-        let Some(url) = config.get(field).and_then(Value::as_str) else {
-            continue;
-        };
-        let Some((scheme, rest)) = url.split_once("://") else {
-            continue;
-        };
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        // Credentials in the URL are for calls of this server, not for other nodes.
-        let authority = authority.rsplit('@').next().unwrap_or_default();
-        if !authority.is_empty() {
-            return (matches!(scheme, "https" | "m4ss"), authority.to_owned());
-        }
-    }
-    (false, hostname.as_str().to_owned())
 }

@@ -253,6 +253,48 @@ fn viewers_leave_a_streamer_that_is_lost() {
 }
 
 #[test]
+fn players_go_where_the_kind_of_server_plays() {
+    let server = cluster(&[]);
+    let stream = json!({"static": true, "layout": {"ingest": "s1"}});
+    server.put("/streams/cam%201/x", stream).expect(200);
+    let play = |suffix: &str| {
+        let path = format!("/lb/main/cam%201%2Fx/{suffix}");
+        let answer = server.call_as("GET", &path, None);
+        match answer.header("location") {
+            Some(location) => location.to_owned(),
+            None => answer.errors().join(" "),
+        }
+    };
+    assert_eq!(play("index.m3u8?a=1"), "http://s1.example.com/cam%201/x/index.m3u8?a=1");
+    let save = |body: serde_json::Value| server.put("/streamers/s1", body).expect(200);
+    let no_restreamer = json!({"is_restreamer": false});
+    server.put("/streamers/s3", no_restreamer).expect(200);
+    save(json!({"kind": "mediamtx"}));
+    assert_eq!(play("index.m3u8"), "http://s1.example.com/cam_x20_1/x/index.m3u8");
+    save(json!({"kind": "srs"}));
+    assert_eq!(play("whep"), "http://s1.example.com/cam_x20_1/x/whep");
+    save(json!({"kind": "go2rtc", "play_urls": {
+        "index.m3u8": "http://10.0.0.1:1984/api/stream.m3u8?src={native}",
+        "whep": "https://10.0.0.1/api/webrtc?src={name}",
+        "x/index.mpd": "http://10.0.0.1/dash",
+    }}));
+    for (suffix, location) in [
+        ("index.m3u8?t=1", "http://10.0.0.1:1984/api/stream.m3u8?src=cam_x20_1/x&t=1"),
+        ("whep", "https://10.0.0.1/api/webrtc?src=cam%201/x"),
+        ("x/index.mpd", "http://10.0.0.1/dash/cam_x20_1/x/x/index.mpd"),
+        // Of the ingest node alone, and it does not play this.
+        ("mpegts", "no_streamer_available"),
+    ] {
+        assert_eq!(play(suffix), location, "{suffix}");
+    }
+    // The next streamer that runs the stream may.
+    report_stream(&server, "s2", "cam 1/x", "running");
+    assert_eq!(play("mpegts"), "http://s2.example.com/cam%201/x/mpegts");
+    save(json!({"play_urls": null}));
+    assert_eq!(play("whep"), "http://s2.example.com/cam%201/x/whep");
+}
+
+#[test]
 fn players_are_not_sent_to_internal_addresses() {
     for arguments in [&[][..], &["--layouter-enabled"]] {
         let server = TestServer::with(arguments);

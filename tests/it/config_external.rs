@@ -108,6 +108,217 @@ fn each_role_receives_its_part_of_a_stream() {
     assert_eq!(streams_of(&server, "edge").json()["streams"], json!([]));
 }
 
+/// Nodes with a media server of each kind, named after it; `flussonic` is of the default kind.
+fn with_kinds() -> TestServer {
+    let server = TestServer::with(&["--dynamic-streams-auth-token", "t.1", "--restreaming", "all"]);
+    for kind in ["flussonic", "mediamtx", "go2rtc", "node-media-server", "srs"] {
+        let mut node = json!({
+            "role": "streamer", "cluster_key": "k",
+            "private_payload_url": format!("https://u:canary@{kind}.lan:8443/base"),
+        });
+        if kind != "flussonic" {
+            node["kind"] = json!(kind);
+        }
+        server.put(&format!("/streamers/{kind}"), node).expect(200);
+    }
+    server
+}
+
+/// The inputs of the stream `a b/c` on a node, and the remote archives.
+fn sources(server: &TestServer, hostname: &str) -> (Value, Value) {
+    let answer = streams_of(server, hostname);
+    assert!(!answer.text().contains("canary"), "{}", answer.text());
+    let mut stream = answer.json()["streams"][0].take();
+    let urls = stream["inputs"].as_array().expect("a list");
+    let urls = urls.iter().map(|input| input["url"].clone()).collect();
+    (urls, stream["dvr"]["remotes"].take())
+}
+
+/// Saves the stream `a b/c`, captured by one node and copied to another.
+fn copy_stream(server: &TestServer, ingest: &str, backup: &str) {
+    let body = json!({
+        "inputs": [{"url": "rtsp://cam/1"}], "dvr": {"expiration": 60},
+        "layout": {"ingest": ingest, "dvr_backups": [backup]},
+    });
+    server.put("/streams/a%20b/c", body).expect(200);
+}
+
+#[test]
+fn nodes_pull_by_a_protocol_that_both_have() {
+    let server = with_kinds();
+    let m4s = "m4ss://flussonic.lan:8443/a%20b/c?token=t%2E1";
+    for (ingest, backup, url) in [
+        ("flussonic", "mediamtx", "rtsp://flussonic.lan/a%20b/c?token=t%2E1"),
+        ("flussonic", "srs", "rtsp://flussonic.lan/a%20b/c?token=t%2E1"),
+        ("mediamtx", "flussonic", "rtsp://mediamtx.lan:8554/a_x20_b/c"),
+        ("go2rtc", "mediamtx", "rtsp://go2rtc.lan:8554/a_x20_b/c"),
+        ("srs", "go2rtc", "rtmp://srs.lan:1935/a_x20_b/c"),
+        ("node-media-server", "flussonic", "rtmp://node-media-server.lan:1935/a_x20_b/c"),
+    ] {
+        copy_stream(&server, ingest, backup);
+        let (urls, remotes) = sources(&server, backup);
+        assert_eq!(urls, json!([url]), "{ingest} {backup}");
+        // Servers of one kind read archives, from servers of that kind.
+        assert_eq!(remotes, Value::Null, "{ingest} {backup}");
+    }
+    // The default kind is sent what it has always been sent.
+    let other = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/other", other).expect(200);
+    copy_stream(&server, "flussonic", "other");
+    assert_eq!(sources(&server, "other"), (json!([m4s]), json!([m4s])));
+    assert_eq!(
+        sources(&server, "flussonic"),
+        (json!(["rtsp://cam/1"]), json!(["m4s://other/a%20b/c?token=t%2E1"]))
+    );
+}
+
+#[test]
+fn pull_urls_of_a_streamer_are_templates() {
+    let server = with_kinds();
+    copy_stream(&server, "flussonic", "mediamtx");
+    let save = |body: Value| server.put("/streamers/flussonic", body).expect(200);
+    for (body, expected) in [
+        // The first template that the reader takes.
+        (
+            json!({"pull_urls": ["m4s://x/{name}", "srt://x:9000?streamid={name}&t={token}", "rtsp://y/{name}"]}),
+            json!(["srt://x:9000?streamid=a%20b/c&t=t%2E1"]),
+        ),
+        (json!({"pull_urls": ["rtsp://x:1/{native}/1"]}), json!(["rtsp://x:1/a%20b/c/1"])),
+        // One without the name of the stream is a base.
+        (json!({"pull_urls": ["RTSP://u:canary@x:1/y/?z"]}), json!(["RTSP://x:1/y/a%20b/c"])),
+        (json!({"pull_urls": ["m4s://x/{name}"]}), json!([])),
+        (
+            json!({"pull_urls": [], "private_payload_url": "rtmp://u:canary@x:1935/live/"}),
+            json!(["rtmp://x:1935/live/a%20b/c"]),
+        ),
+        (
+            json!({"kind": "srs", "private_payload_url": "rtmp://x:1936"}),
+            json!(["rtmp://x:1936/a_x20_b/c"]),
+        ),
+    ] {
+        save(body.clone());
+        assert_eq!(sources(&server, "mediamtx").0, expected, "{body}");
+    }
+    // The archive needs its own protocol.
+    let other = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/other", other).expect(200);
+    copy_stream(&server, "srs", "other");
+    let both = json!({"pull_urls": ["rtsp://x/{name}", "m4s://x/{name}?t={token}"]});
+    server.put("/streamers/srs", both).expect(200);
+    let archive = "m4s://x/a%20b/c?t=t%2E1";
+    assert_eq!(
+        sources(&server, "other"),
+        (json!(["rtsp://x/a%20b/c"]), json!([archive]))
+    );
+    let long = format!("rtsp://x/{{name}}/{}", "y".repeat(1000));
+    for (body, error) in [
+        (json!({"pull_urls": ["rtsp://x/{stream}"]}), "wrong_format /pull_urls/0"),
+        (json!({"pull_urls": ["rtsp://x/{name"]}), "wrong_format /pull_urls/0"),
+        (json!({"pull_urls": ["rtsp://x", "x/{name}"]}), "wrong_format /pull_urls/1"),
+        (json!({"pull_urls": [long]}), "too_long /pull_urls/0"),
+        (json!({"pull_urls": vec!["rtsp://x"; 17]}), "too_many_items /pull_urls"),
+        // The token of pulls is not for players.
+        (json!({"play_urls": {"a/b": "http://x/{token}"}}), "wrong_format /play_urls/a~1b"),
+        (json!({"kind": "wowza"}), "unknown_enum_option /kind"),
+    ] {
+        let answer = server.put("/streamers/srs", body.clone()).expect(400);
+        assert_eq!(answer.errors(), [error], "{body}");
+    }
+}
+
+#[test]
+fn changed_kinds_and_urls_reach_the_nodes_that_pull() {
+    let mut server = with_kinds();
+    copy_stream(&server, "mediamtx", "srs");
+    let mut tag = etag(&streams_of(&server, "srs"));
+    let mut url = json!("rtsp://mediamtx.lan:8554/a_x20_b/c");
+    assert_eq!(sources(&server, "srs").0, json!([url]));
+    for (host, body, expected) in [
+        (
+            "mediamtx",
+            json!({"pull_urls": ["rtmp://x/{native}"]}),
+            "rtmp://x/a_x20_b/c",
+        ),
+        (
+            "mediamtx",
+            json!({"private_payload_url": "srt://y:1", "pull_urls": null}),
+            "srt://y:1/a_x20_b/c",
+        ),
+        (
+            "mediamtx",
+            json!({"kind": "go2rtc", "private_payload_url": null}),
+            "rtsp://mediamtx:8554/a_x20_b/c",
+        ),
+        // It takes more now, but the source serves the same.
+        (
+            "srs",
+            json!({"kind": "flussonic"}),
+            "rtsp://mediamtx:8554/a_x20_b/c",
+        ),
+        (
+            "mediamtx",
+            json!({"kind": null}),
+            "m4s://mediamtx/a%20b/c?token=t%2E1",
+        ),
+        (
+            "srs",
+            json!({"kind": "node-media-server"}),
+            "rtsp://mediamtx/a%20b/c?token=t%2E1",
+        ),
+    ] {
+        server
+            .put(&format!("/streamers/{host}"), body.clone())
+            .expect(200);
+        let now = etag(&streams_of(&server, "srs"));
+        assert_eq!(sources(&server, "srs").0, json!([expected]), "{body}");
+        assert_eq!(now != tag, url != expected, "{host} {body}");
+        (tag, url) = (now, json!(expected));
+    }
+    let before = streams_of(&server, "srs").text();
+    // Nothing that concerns the reader.
+    server.put("/streamers/go2rtc", json!({"kind": "srs"})).expect(200);
+    server.put("/streamers/mediamtx", json!({"labels": {"a": "b"}})).expect(200);
+    assert_eq!(status_with_tag(&server, "srs", &tag), 304);
+    server.restart();
+    assert_eq!(streams_of(&server, "srs").text(), before);
+}
+
+#[test]
+fn stream_without_a_common_protocol_has_an_error() {
+    let server = with_kinds();
+    copy_stream(&server, "flussonic", "srs");
+    let code = || {
+        let stream = server.get("/streams/a%20b/c").expect(200).json();
+        stream["stats"]["error"]["code"].clone()
+    };
+    let found = |code: &str| {
+        let list = server.get(&format!("/streams?stats.error.code={code}&select=name"));
+        names(&list.expect(200).json())
+    };
+    assert_eq!(code(), Value::Null);
+    let only_m4s = json!({"pull_urls": ["m4s://x/{name}"]});
+    server.put("/streamers/flussonic", only_m4s).expect(200);
+    assert_eq!(sources(&server, "srs").0, json!([]));
+    assert_eq!(code(), "no_common_protocol");
+    assert_eq!(found("no_common_protocol"), ["a b/c"]);
+    let stats = server.get("/cluster/stats").expect(200).json();
+    assert_eq!(stats["stream_errors"], json!({"no_common_protocol": 1}));
+    // It may not restream what it cannot pull.
+    copy_stream(&server, "flussonic", "go2rtc");
+    let dynamic = server.get("/streamers/srs/dynamic-streams?name=a%20b/c").expect(200);
+    assert_eq!(dynamic.json()["streams"], json!([]));
+    // What the ingest node reports is shown first.
+    let report = json!({"streams": [{"name": "a b/c", "error": {"code": "no_picture"}}]});
+    server.put("/streamers/flussonic/stats", report).expect(204);
+    assert_eq!(code(), "no_picture");
+    assert_eq!(found("no_common_protocol"), [""; 0]);
+    let report = json!({"streams": [{"name": "a b/c", "status": "running"}]});
+    server.put("/streamers/flussonic/stats", report).expect(204);
+    assert_eq!(code(), "no_common_protocol");
+    server.put("/streamers/go2rtc", json!({"kind": "flussonic"})).expect(200);
+    assert_eq!(code(), Value::Null);
+}
+
 #[test]
 fn the_archive_of_former_ingest_nodes_stays_reachable() {
     let server = with_nodes(&[]);

@@ -124,7 +124,8 @@ pub const STREAMING_LB_PLAYBACK: OperationDoc = OperationDoc {
     tag: "balancer",
     summary: "Redirect a viewer to a streamer",
     description: "Redirects to the least loaded streamer that accepts viewers from this country, \
-         at its `public_payload_url`, else at its `api_url` or hostname if that is not internal. \
+         at its `public_payload_url`, else at its `api_url` or hostname if that is not internal; \
+         a streamer with `play_urls` at the URL there for the rest of the address. \
          Of the streamers of the load balancer, those that report the stream running are \
          considered; if none of them is eligible, its ingest node; else those that may restream \
          it; and all for a stream that is placed nowhere and that none reports. \

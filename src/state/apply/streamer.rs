@@ -10,7 +10,8 @@ use crate::schema;
 use crate::state::batch::BatchItems;
 use crate::state::changes::Done;
 use crate::state::name::Hostname;
-use crate::state::node::{holders, pull_authority, render};
+use crate::state::node::{holders, render};
+use crate::state::pull::{PullSource, check_templates, kind_of_record, pull_authority};
 use crate::state::record::{NodeRole, Streamer, StreamerRecord};
 use crate::state::{SHARDS, State};
 
@@ -100,6 +101,7 @@ fn save(
         patch,
         pointer,
     )?;
+    check_templates(&merged, pointer)?;
     let before = streamer.namespace.as_deref();
     streamer.namespace = namespace(&merged, old.is_some(), before, pointer)?;
     let text = |field: &str| merged.get(field).and_then(Value::as_str);
@@ -135,10 +137,11 @@ fn save(
     Ok(new)
 }
 
-/// Finds the nodes whose configuration names an address that changed.
+/// Finds the nodes whose configuration names an address that changed, or that pull otherwise now.
 fn move_addresses(state: &State, changes: &mut Changes) {
     let moved = moved_sources(state, changes);
-    if moved.is_empty() {
+    let turned = turned_readers(state, changes);
+    if moved.is_empty() && turned.is_empty() {
         return;
     }
     // A scan of every stream, which is rare enough: a node gets its address when it is set up.
@@ -155,7 +158,8 @@ fn move_addresses(state: &State, changes: &mut Changes) {
             .collect();
         for (host, role) in holders(stream) {
             // No node's configuration names its own address.
-            if concerned.contains(host) || named.iter().all(|named| *named == host) {
+            let is_same = !turned.contains(host) && named.iter().all(|named| *named == host);
+            if is_same || concerned.contains(host) {
                 continue;
             }
             before.clear();
@@ -171,17 +175,24 @@ fn move_addresses(state: &State, changes: &mut Changes) {
     changes.nodes.extend(concerned);
 }
 
-/// The saved or deleted streamers that other nodes pull from and whose address changed.
+/// The saved or deleted streamers that other nodes pull from and whose URLs changed.
 fn moved_sources(state: &State, changes: &Changes) -> BTreeSet<Hostname> {
-    let address = |record: Option<&StreamerRecord>, hostname: &Hostname| match record {
-        Some(record) => (record.pull_tls, record.pull_authority.to_string()),
-        None => (false, hostname.to_string()),
-    };
     let moved = changes.streamers.iter().filter(|change| {
         let hostname = &change.hostname;
-        let before = address(state.streamer(hostname), hostname);
-        let after = address(change.new.as_ref(), hostname);
+        let before = PullSource::new(state.streamer(hostname), hostname);
+        let after = PullSource::new(change.new.as_ref(), hostname);
         before != after && state.node(hostname).is_some_and(|node| node.is_source)
     });
     moved.map(|change| change.hostname.clone()).collect()
+}
+
+/// The saved or deleted streamers that are of another kind now, and hold streams.
+fn turned_readers(state: &State, changes: &Changes) -> BTreeSet<Hostname> {
+    let kind = |record: Option<&StreamerRecord>| record.map(kind_of_record).unwrap_or_default();
+    let turned = changes.streamers.iter().filter(|change| {
+        let before = kind(state.streamer(&change.hostname));
+        before != kind(change.new.as_ref())
+            && (state.node(&change.hostname)).is_some_and(|node| !node.streams.is_empty())
+    });
+    turned.map(|change| change.hostname.clone()).collect()
 }
