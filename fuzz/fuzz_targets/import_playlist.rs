@@ -8,6 +8,9 @@ use weir::testing::import::channels;
 use weir::testing::import::parse;
 use weir::testing::state::name::StreamName;
 
+/// Schemes by which media servers run commands or read their own files.
+const PROGRAMS: [&str; 6] = ["echo", "exec", "expr", "ffmpeg", "pipe", "unix"];
+
 fuzz_target!(|data: &[u8]| {
     let Ok(playlist) = parse(data) else {
         return;
@@ -38,6 +41,10 @@ fuzz_target!(|data: &[u8]| {
             channel.name
         );
         assert!(names.insert(&channel.name), "{:?} twice", channel.name);
+        for input in &channel.inputs {
+            let scheme = input.url.split(':').next().unwrap_or_default();
+            assert!(!PROGRAMS.contains(&scheme), "{:?}", input.url);
+        }
     }
     assert_eq!(channels(&playlist.entries, "tv/").0, found);
 });

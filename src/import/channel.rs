@@ -315,18 +315,16 @@ fn violation(document: &serde_json::Value) -> Result<(), Violation> {
 /// Checks an input as the server will. The message shows no password.
 fn check_input(input: &PlaylistInput) -> Result<(), Problem> {
     let document = json!({ "inputs": [input_document(input)] });
-    let Err(violation) = violation(&document) else {
-        return Ok(());
+    let violation = violation(&document).err();
+    let why = match &violation {
+        Some(violation) if violation.code == "discriminator_unmapped" => {
+            "no input type has such an address"
+        }
+        Some(violation) => &violation.title,
+        None if is_page(&input.url) => HTTP_ENDINGS,
+        None => return Ok(()),
     };
     let shown = shorten(&without_secrets(&input.url));
-    let is_http = ["http://", "https://"]
-        .iter()
-        .any(|scheme| input.url.starts_with(scheme));
-    let why = match violation.code {
-        "discriminator_unmapped" if is_http => HTTP_ENDINGS,
-        "discriminator_unmapped" => "no input type has such an address",
-        _ => &violation.title,
-    };
     Err(Problem {
         line: input.line,
         code: "not_an_input",
@@ -354,7 +352,25 @@ fn check(channel: &Channel) -> Result<(), Problem> {
 }
 
 pub const HTTP_ENDINGS: &str =
-    "http addresses of inputs end in .m3u8, .ts or /mpegts, or are those of a relay (/udp/, /rtp/)";
+    "an http address without an ending such as .m3u8, .ts, /mpegts or .flv is taken for a web page";
+
+/// Whether a URL is probably that of a web page, of which playlists have many. The API takes any
+/// address, because a person chose it.
+fn is_page(url: &str) -> bool {
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"));
+    let path = rest.map(|rest| rest.split(['?', '#']).next().unwrap_or(rest));
+    let Some(path) = path else {
+        return false;
+    };
+    let last = path.split_once('/').map_or("", |(_, path)| path);
+    let last = last.rsplit('/').next().unwrap_or_default();
+    match last.rsplit_once('.') {
+        Some((_, ending)) => matches!(&*ending.to_ascii_lowercase(), "html" | "htm"),
+        None => !url.ends_with("/mpegts"),
+    }
+}
 
 /// The URL as lists of the API show it: `rtsp://user:***@host/path?token=***`.
 pub fn without_secrets(url: &str) -> String {
@@ -507,6 +523,11 @@ mod tests {
             "tshttp://h/a",
             "hls://h/a",
             "srt://h:1?streamid=a",
+            "http://h/a.m3u8s",
+            "http://h/a.mpd",
+            "http://h/live/a.flv?x=/y",
+            "wheps://h/a/whep",
+            "udp+mpegts://239.0.0.1:1",
         ] {
             assert_eq!(check_url(url), Ok(()), "{url}");
         }
@@ -514,9 +535,12 @@ mod tests {
             ("[NO PUBLIC STREAM]", "no input type has such an address"),
             ("seg.ts", "no input type has such an address"),
             ("mms://h/a", "no input type has such an address"),
+            ("exec:ffmpeg", "no input type has such an address"),
+            ("pipe://h/a", "no input type has such an address"),
             ("https://www.youtube.com/@x/live", HTTP_ENDINGS),
-            ("http://h/a.m3u8s", HTTP_ENDINGS),
-            ("http://h/a.mpd", HTTP_ENDINGS),
+            ("https://h/live.v2/", HTTP_ENDINGS),
+            ("https://h", HTTP_ENDINGS),
+            ("https://h/a.HTML?x=a.m3u8x", HTTP_ENDINGS),
         ] {
             let reason = check_url(url).expect_err(url);
             assert!(reason.ends_with(why), "{url}: {reason}");

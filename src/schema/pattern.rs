@@ -132,7 +132,8 @@ fn alternatives(source: &str) -> Vec<&str> {
     found
 }
 
-/// All texts that match an expression of letters, digits, `-`, `(a|b)`, `[ab]` and `?`.
+/// All texts that match an expression of letters, digits, `-`, `(a|b)`, `[ab]` and `?`; in `(a|b)`
+/// also of `\+`.
 fn expand(head: &str) -> Option<Vec<String>> {
     let mut texts = vec![String::new()];
     let mut rest = head;
@@ -142,13 +143,15 @@ fn expand(head: &str) -> Option<Vec<String>> {
                 let end = rest.find(if first == '(' { ')' } else { ']' })?;
                 let inside = &rest[1..end];
                 let plain = |text: &str| {
-                    !text.is_empty()
-                        && text
-                            .bytes()
-                            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                    let is_plain =
+                        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+');
+                    !text.is_empty() && text.bytes().all(is_plain)
                 };
+                if inside.replace("\\+", "").contains('+') {
+                    return None;
+                }
                 let choices: Vec<String> = if first == '(' {
-                    inside.split('|').map(str::to_owned).collect()
+                    inside.split('|').map(|text| text.replace("\\+", "+")).collect()
                 } else {
                     inside
                         .chars()
@@ -192,6 +195,7 @@ mod tests {
             "^rtmps?://.*$",
             "^udp[12]?://.*$",
             "^st2110?://.*$",
+            "^(udp\\+mpegts|udp)://.*$",
             "^[a-zA-Z0-9_.-]+$",
             "^(a|b)://.*$|^c-d://.*$",
         ];
@@ -208,6 +212,8 @@ mod tests {
             "rtmpss://x",
             "udp://",
             "udp1://a",
+            "udp+mpegts://a",
+            "udpmpegts://a",
             "udp3://a",
             "st211://",
             "st2110://",
@@ -244,6 +250,7 @@ mod tests {
     fn other_patterns_use_the_regex() {
         for source in [
             "^udp://[0-9]+$",
+            "^(udp+mpegts|udp)://.*$",
             "^.+\\.png$",
             "^[^a]+$",
             "^[a\\]]+$",

@@ -1029,3 +1029,68 @@ fn readers_never_see_part_of_a_batch() {
         }
     });
 }
+
+#[test]
+fn sources_of_other_media_servers_are_inputs() {
+    let server = TestServer::new();
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", node).expect(200);
+    let urls = [
+        "http://h/live/a.flv?x=1",
+        "https://cam/video",
+        "http://h",
+        "whep://h/a/whep",
+        "wheps://h/a",
+        "rist://h:5000",
+        "udp+mpegts://239.0.0.1:1",
+        "udp+rtp://239.0.0.1:1",
+        "onvif://u:canary@10.0.0.1",
+        "dvrip://10.0.0.2:34567?channel=0",
+    ];
+    let inputs = |url: &str, more: serde_json::Value| {
+        let mut input = json!({"url": url, "priority": 2, "user_agent": "a"});
+        if let Some(more) = more.as_object() {
+            input.as_object_mut().expect("an object").extend(more.clone());
+        }
+        json!([input])
+    };
+    for url in urls {
+        let body = json!({"inputs": inputs(url, json!({"pageUrl": "p", "headers": {"a": "canary"}})), "layout": {"ingest": "s1"}});
+        let saved = server.put("/streams/a", body).expect(200).json();
+        let stored = inputs(url, json!({"headers": {"a": "canary"}}));
+        assert_eq!(saved["inputs"], stored, "members of other kinds of input are dropped");
+        let sent = server.get("/streamers/s1/streams").expect(200).json();
+        assert_eq!(sent["streams"][0]["inputs"], stored);
+        let list = server.get("/streams").expect(200);
+        assert!(!list.text().contains("canary"), "{}", list.text());
+    }
+    // An address with a known ending is of the same kind as before.
+    for (url, member) in [
+        ("http://h/a.m3u8?x", "skip_stalled_check"),
+        ("http://h/a.ts", "scte35"),
+    ] {
+        let body = json!({"inputs": inputs(url, json!({member: true}))});
+        let answer = server.put("/streams/b", body);
+        let known = match answer.status {
+            200 => answer.json()["inputs"][0].get(member).is_some(),
+            _ => answer.expect(400).errors()[0].contains(member),
+        };
+        assert!(known, "{url}: {member} belongs to it");
+    }
+    for url in [
+        "exec://a", "exec:ffmpeg", "echo://a", "expr://a", "ffmpeg://a", "ffmpeg:a", "pipe://a",
+        "unix://a", "unix+mpegts://a", "udp+exec://a", "HTTP://h/a", "ftp://h/a", "http:/h",
+    ] {
+        let body = json!({"inputs": inputs(url, json!(null))});
+        let refused = ["discriminator_unmapped /inputs/0/url"];
+        let answer = server.put("/streams/c", body.clone()).expect(400);
+        assert_eq!(answer.errors(), refused, "{url}");
+        let mut item = body;
+        item["name"] = json!("c");
+        let batch = server.put("/streams/batch", json!([item])).expect(400);
+        assert_eq!(batch.errors(), ["discriminator_unmapped /0/inputs/0/url"], "{url}");
+    }
+    let odd = json!({"inputs": inputs("http://h/a b", json!(null))});
+    let answer = server.put("/streams/c", odd).expect(400);
+    assert_eq!(answer.errors(), ["wrong_format /inputs/0/url"]);
+}
