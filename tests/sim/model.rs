@@ -384,7 +384,8 @@ impl Model {
             let pull: Vec<Value> = layout
                 .ingest
                 .iter()
-                .map(|ingest| json!({ "url": self.pull_url(ingest, &name) }))
+                .filter_map(|ingest| self.pull_url(ingest, &name, host))
+                .map(|url| json!({ "url": url }))
                 .collect();
             let copy = |field: &str, document: &mut Value| {
                 if let Some(value) = config.get(field) {
@@ -417,13 +418,16 @@ impl Model {
                     .unwrap_or_default();
                 let former = former_ingests(&stream.layouts);
                 let holders = layout.ingest.iter().chain(&layout.backups).chain(former);
-                for other in holders.filter(|other| *other != host) {
-                    let url = json!(self.pull_url(other, &name));
+                let archives = holders
+                    .filter(|other| *other != host)
+                    .filter_map(|other| self.archive_url(other, &name));
+                for url in archives.map(|url| json!(url)) {
                     if !remotes.contains(&url) {
                         remotes.push(url);
                     }
                 }
-                if !remotes.is_empty() {
+                // Only servers of the default kind read archives.
+                if !remotes.is_empty() && self.kind(host) == "flussonic" {
                     document["dvr"]["remotes"] = remotes.into();
                 }
             }
@@ -432,29 +436,105 @@ impl Model {
         configuration
     }
 
-    fn pull_url(&self, host: &str, name: &str) -> String {
-        let mut scheme = "m4s";
-        let mut authority = host;
+    fn kind(&self, host: &str) -> &str {
+        let streamer = self.streamers.get(host);
+        let kind = streamer.and_then(|streamer| streamer.config.get("kind")?.as_str());
+        kind.unwrap_or("flussonic")
+    }
+
+    /// The templates of a host, filled.
+    fn own_urls(&self, host: &str, name: &str) -> Option<Vec<String>> {
+        let templates = self
+            .streamers
+            .get(host)?
+            .config
+            .get("pull_urls")?
+            .as_array()?;
+        let native = native(self.kind(host), name);
+        let fill = |template: &Value| {
+            let template = template.as_str().expect("a text");
+            let url = template.replace("{name}", &escaped(name));
+            url.replace("{native}", &escaped(&native))
+        };
+        Some(templates.iter().map(fill).collect())
+    }
+
+    /// `host[:port]` of a host, and whether it has TLS.
+    fn address(&self, host: &str) -> (String, bool) {
         if let Some(streamer) = self.streamers.get(host) {
             let url = |field: &str| streamer.config.get(field).and_then(Value::as_str);
             if let Some(url) = url("private_payload_url").or(url("api_url")) {
                 let (given, rest) = url.split_once("://").expect("a url");
-                if given == "https" {
-                    scheme = "m4ss";
-                }
-                authority = rest.trim_end_matches('/');
+                return (rest.trim_end_matches('/').to_owned(), given == "https");
             }
         }
-        let mut path = String::new();
-        for byte in name.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
-                    path.push(char::from(byte));
-                }
-                _ => write!(path, "%{byte:02X}").expect("a string takes everything"),
+        (host.to_owned(), false)
+    }
+
+    fn archive_url(&self, host: &str, name: &str) -> Option<String> {
+        if let Some(own) = self.own_urls(host, name) {
+            return own.into_iter().find(|url| url.starts_with("m4s"));
+        }
+        let (authority, tls) = self.address(host);
+        let scheme = if tls { "m4ss" } else { "m4s" };
+        let is_default = self.kind(host) == "flussonic";
+        is_default.then(|| format!("{scheme}://{authority}/{}", escaped(name)))
+    }
+
+    fn pull_url(&self, host: &str, name: &str, reader: &str) -> Option<String> {
+        let takes_archives = self.kind(reader) == "flussonic";
+        if let Some(own) = self.own_urls(host, name) {
+            let is_taken = |url: &String| takes_archives || !url.starts_with("m4s");
+            return own.into_iter().find(is_taken);
+        }
+        let (authority, _) = self.address(host);
+        let machine = authority.split(':').next().expect("a host");
+        let native = escaped(&native(self.kind(host), name));
+        match self.kind(host) {
+            "mediamtx" => Some(format!("rtsp://{machine}:8554/{native}")),
+            "srs" => Some(format!("rtmp://{machine}:1935{native}")),
+            _ if takes_archives => self.archive_url(host, name),
+            _ => Some(format!("rtsp://{machine}/{}", escaped(name))),
+        }
+    }
+}
+
+/// A text in the path of a URL.
+fn escaped(text: &str) -> String {
+    let mut path = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                path.push(char::from(byte));
+            }
+            _ => write!(path, "%{byte:02X}").expect("a string takes everything"),
+        }
+    }
+    path
+}
+
+/// The name of a stream on a server; no name here has what looks escaped.
+fn native(kind: &str, name: &str) -> String {
+    let replaced = |text: &str, kept: &str| {
+        let mut out = String::new();
+        for letter in text.chars() {
+            if letter.is_ascii_alphanumeric() || kept.contains(letter) {
+                out.push(letter);
+            } else {
+                let bytes = letter.to_string().into_bytes();
+                let hex: String = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+                write!(out, "_x{hex}_").expect("a string takes everything");
             }
         }
-        format!("{scheme}://{authority}/{path}")
+        out
+    };
+    match kind {
+        "mediamtx" => replaced(name, "_-/."),
+        "srs" => {
+            let (application, rest) = name.split_once('/').unwrap_or(("live", name));
+            format!("/{}/{}", replaced(application, "_-"), replaced(rest, "_-"))
+        }
+        _ => name.to_owned(),
     }
 }
 

@@ -326,6 +326,17 @@ fn streamer_patch_of(random: &mut Random<'_>, host: &str) -> Value {
         5 => patch["no_such_field"] = json!(small),
         _ => {}
     }
+    if !host.starts_with('v') {
+        match random.below(16) {
+            0 => patch["kind"] = json!("mediamtx"),
+            1 => patch["kind"] = json!("srs"),
+            2 | 3 => patch["kind"] = Value::Null,
+            4 => patch["pull_urls"] = json!(["m4s://x/{name}"]),
+            5 => patch["pull_urls"] = json!(["rtsp://y/{native}", "m4s://z/{name}"]),
+            6 => patch["pull_urls"] = Value::Null,
+            _ => {}
+        }
+    }
     match random.below(30) {
         0 => patch["cluster_key"] = json!(7),
         1 => patch["namespace"] = json!("other"),
