@@ -243,18 +243,24 @@ fn pull_token(state: &State) -> Option<&str> {
     state.settings().pull_token.as_deref()
 }
 
-/// Whether a node is to pull the stream from its ingest node and cannot: the two have no protocol in
-/// common.
+/// Whether a node is to pull the stream from its ingest node and cannot: the two have no protocol
+/// in common.
 pub fn lacks_common_protocol(state: &State, stream: &ArchivedStream) -> bool {
     let Some(ingest) = stream.ingest().filter(|_| !stream.disabled) else {
         return false;
     };
-    let mut readers = holders(stream).filter(|(_, role)| *role != Role::Ingest).peekable();
+    let mut readers = holders(stream)
+        .filter(|(_, role)| *role != Role::Ingest)
+        .peekable();
     if readers.peek().is_none() {
         return false;
     }
     let source = PullSource::new(state.streamer(ingest), ingest);
-    readers.any(|(host, _)| source.url(kind_of(state, host), &stream.name, None).is_none())
+    readers.any(|(host, _)| {
+        source
+            .url(kind_of(state, host), &stream.name, None)
+            .is_none()
+    })
 }
 
 /// The DVR configuration, with the other nodes that hold parts of the archive in `remotes`, for
@@ -273,7 +279,13 @@ fn render_dvr(state: &State, stream: &ArchivedStream, dvr: &str, host: &str, out
         }
     }
     let reads_archives = kind_of(state, host) == MediaServerKind::Flussonic;
-    let parsed = if sources.is_empty() || !reads_archives {
+    let archive_url = |source: &&str| {
+        let source = PullSource::new(state.streamer(source), source);
+        source.archive_url(&stream.name, pull_token(state))
+    };
+    let sources = sources.iter().filter(|_| reads_archives);
+    let archives: Vec<String> = sources.filter_map(archive_url).collect();
+    let parsed = if archives.is_empty() {
         None
     } else {
         json::parse(dvr.as_bytes()).ok()
@@ -286,11 +298,7 @@ fn render_dvr(state: &State, stream: &ArchivedStream, dvr: &str, host: &str, out
         Some(Value::Array(given)) => given,
         _ => Vec::new(),
     };
-    for source in sources {
-        let source = PullSource::new(state.streamer(source), source);
-        let Some(url) = source.archive_url(&stream.name, pull_token(state)) else {
-            continue;
-        };
+    for url in archives {
         let url = Value::from(url.as_str());
         if !remotes.contains(&url) {
             remotes.push(url);

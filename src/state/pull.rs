@@ -64,7 +64,7 @@ pub struct PullSource<'s> {
     /// The templates, as JSON.
     templates: Option<&'s str>,
     /// The base of all URLs, of a media protocol.
-    base: Option<Cow<'s, str>>,
+    base: Option<Box<str>>,
     /// `host[:port]` over HTTP, and whether with TLS.
     authority: Cow<'s, str>,
     tls: bool,
@@ -93,7 +93,10 @@ impl<'s> PullSource<'s> {
                     source.kind = kind.unwrap_or_default();
                 }
                 "pull_urls" if value != "[]" && value != "null" => source.templates = Some(value),
-                "private_payload_url" => source.base = text_of(value).filter(|url| is_media(url)),
+                "private_payload_url" => {
+                    let url = text_of(value).filter(|url| is_media(url));
+                    source.base = url.map(|url| without_credentials(&url).into());
+                }
                 _ => {}
             }
         }
@@ -101,12 +104,7 @@ impl<'s> PullSource<'s> {
     }
 
     /// The URL from which a server of a kind pulls a stream, if it takes one of the source's.
-    pub fn url(
-        &self,
-        reader: MediaServerKind,
-        name: &str,
-        token: Option<&str>,
-    ) -> Option<String> {
+    pub fn url(&self, reader: MediaServerKind, name: &str, token: Option<&str>) -> Option<String> {
         self.first_url(name, token, |url| reader.takes(url))
     }
 
@@ -138,7 +136,11 @@ impl<'s> PullSource<'s> {
     /// The URLs under which servers of this kind serve a stream, best first.
     fn served_urls(&self, name: &str, token: Option<&str>) -> Vec<String> {
         let host = self.host();
-        let (m4s, http) = if self.tls { ("m4ss", "https") } else { ("m4s", "http") };
+        let (m4s, http) = if self.tls {
+            ("m4ss", "https")
+        } else {
+            ("m4s", "http")
+        };
         match self.kind {
             MediaServerKind::Flussonic => {
                 let authority = &self.authority;
@@ -173,17 +175,18 @@ impl<'s> PullSource<'s> {
 fn is_media(url: &str) -> bool {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
     let of_http = ["http", "https", "m4s", "m4ss"];
-    !of_http.iter().any(|known| known.eq_ignore_ascii_case(scheme))
+    !of_http
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(scheme))
 }
 
 /// The URL of a stream by a template. One without the name of the stream is the base of its URLs.
-/// Credentials in a URL of a node are for calls of this server, not for others: a base loses them.
 fn fill(template: &str, kind: MediaServerKind, name: &str, token: Option<&str>) -> String {
     let native = kind.native(name);
     let native = utf8_percent_encode(&native, PATH_KEPT).to_string();
     if !template.contains(NAME) && !template.contains(NATIVE) {
         let base = template.split(['?', '#']).next().unwrap_or_default();
-        let base = without_credentials(base.trim_end_matches('/'));
+        let base = base.trim_end_matches('/');
         return format!("{base}/{}", native.trim_start_matches('/'));
     }
     let name = utf8_percent_encode(name, PATH_KEPT).to_string();
@@ -193,15 +196,14 @@ fn fill(template: &str, kind: MediaServerKind, name: &str, token: Option<&str>) 
     url.replace(TOKEN, &token)
 }
 
-fn without_credentials(url: &str) -> Cow<'_, str> {
+/// A URL without its user and password, which are for calls of this server, not for other nodes.
+fn without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
-        return Cow::Borrowed(url);
+        return url.to_owned();
     };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => Cow::Owned(format!("{scheme}://{}", &rest[at + 1..])),
-        None => Cow::Borrowed(url),
-    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let at = rest[..end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", &rest[at..])
 }
 
 /// The URL of a player by the template in `play_urls` for what follows the name of the stream.
@@ -215,7 +217,11 @@ pub fn play_url(
     let template = templates.get(suffix).and_then(Value::as_str)?;
     let is_base = !template.contains(NAME) && !template.contains(NATIVE);
     let url = fill(template, kind, name, None);
-    Some(if is_base { format!("{url}/{suffix}") } else { url })
+    Some(if is_base {
+        format!("{url}/{suffix}")
+    } else {
+        url
+    })
 }
 
 /// Checks the templates of a streamer.

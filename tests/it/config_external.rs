@@ -110,8 +110,19 @@ fn each_role_receives_its_part_of_a_stream() {
 
 /// Nodes with a media server of each kind, named after it; `flussonic` is of the default kind.
 fn with_kinds() -> TestServer {
-    let server = TestServer::with(&["--dynamic-streams-auth-token", "t.1", "--restreaming", "all"]);
-    for kind in ["flussonic", "mediamtx", "go2rtc", "node-media-server", "srs"] {
+    let server = TestServer::with(&[
+        "--dynamic-streams-auth-token",
+        "t.1",
+        "--restreaming",
+        "all",
+    ]);
+    for kind in [
+        "flussonic",
+        "mediamtx",
+        "go2rtc",
+        "node-media-server",
+        "srs",
+    ] {
         let mut node = json!({
             "role": "streamer", "cluster_key": "k",
             "private_payload_url": format!("https://u:canary@{kind}.lan:8443/base"),
@@ -148,12 +159,28 @@ fn nodes_pull_by_a_protocol_that_both_have() {
     let server = with_kinds();
     let m4s = "m4ss://flussonic.lan:8443/a%20b/c?token=t%2E1";
     for (ingest, backup, url) in [
-        ("flussonic", "mediamtx", "rtsp://flussonic.lan/a%20b/c?token=t%2E1"),
-        ("flussonic", "srs", "rtsp://flussonic.lan/a%20b/c?token=t%2E1"),
-        ("mediamtx", "flussonic", "rtsp://mediamtx.lan:8554/a_x20_b/c"),
+        (
+            "flussonic",
+            "mediamtx",
+            "rtsp://flussonic.lan/a%20b/c?token=t%2E1",
+        ),
+        (
+            "flussonic",
+            "srs",
+            "rtsp://flussonic.lan/a%20b/c?token=t%2E1",
+        ),
+        (
+            "mediamtx",
+            "flussonic",
+            "rtsp://mediamtx.lan:8554/a_x20_b/c",
+        ),
         ("go2rtc", "mediamtx", "rtsp://go2rtc.lan:8554/a_x20_b/c"),
         ("srs", "go2rtc", "rtmp://srs.lan:1935/a_x20_b/c"),
-        ("node-media-server", "flussonic", "rtmp://node-media-server.lan:1935/a_x20_b/c"),
+        (
+            "node-media-server",
+            "flussonic",
+            "rtmp://node-media-server.lan:1935/a_x20_b/c",
+        ),
     ] {
         copy_stream(&server, ingest, backup);
         let (urls, remotes) = sources(&server, backup);
@@ -168,7 +195,10 @@ fn nodes_pull_by_a_protocol_that_both_have() {
     assert_eq!(sources(&server, "other"), (json!([m4s]), json!([m4s])));
     assert_eq!(
         sources(&server, "flussonic"),
-        (json!(["rtsp://cam/1"]), json!(["m4s://other/a%20b/c?token=t%2E1"]))
+        (
+            json!(["rtsp://cam/1"]),
+            json!(["m4s://other/a%20b/c?token=t%2E1"])
+        )
     );
 }
 
@@ -183,9 +213,15 @@ fn pull_urls_of_a_streamer_are_templates() {
             json!({"pull_urls": ["m4s://x/{name}", "srt://x:9000?streamid={name}&t={token}", "rtsp://y/{name}"]}),
             json!(["srt://x:9000?streamid=a%20b/c&t=t%2E1"]),
         ),
-        (json!({"pull_urls": ["rtsp://x:1/{native}/1"]}), json!(["rtsp://x:1/a%20b/c/1"])),
+        (
+            json!({"pull_urls": ["rtsp://x:1/{native}/1"]}),
+            json!(["rtsp://x:1/a%20b/c/1"]),
+        ),
         // One without the name of the stream is a base.
-        (json!({"pull_urls": ["RTSP://u:canary@x:1/y/?z"]}), json!(["RTSP://x:1/y/a%20b/c"])),
+        (
+            json!({"pull_urls": ["RTSP://u:p@x:1/y/?z"]}),
+            json!(["RTSP://u:p@x:1/y/a%20b/c"]),
+        ),
         (json!({"pull_urls": ["m4s://x/{name}"]}), json!([])),
         (
             json!({"pull_urls": [], "private_payload_url": "rtmp://u:canary@x:1935/live/"}),
@@ -212,13 +248,28 @@ fn pull_urls_of_a_streamer_are_templates() {
     );
     let long = format!("rtsp://x/{{name}}/{}", "y".repeat(1000));
     for (body, error) in [
-        (json!({"pull_urls": ["rtsp://x/{stream}"]}), "wrong_format /pull_urls/0"),
-        (json!({"pull_urls": ["rtsp://x/{name"]}), "wrong_format /pull_urls/0"),
-        (json!({"pull_urls": ["rtsp://x", "x/{name}"]}), "wrong_format /pull_urls/1"),
+        (
+            json!({"pull_urls": ["rtsp://x/{stream}"]}),
+            "wrong_format /pull_urls/0",
+        ),
+        (
+            json!({"pull_urls": ["rtsp://x/{name"]}),
+            "wrong_format /pull_urls/0",
+        ),
+        (
+            json!({"pull_urls": ["rtsp://x", "x/{name}"]}),
+            "wrong_format /pull_urls/1",
+        ),
         (json!({"pull_urls": [long]}), "too_long /pull_urls/0"),
-        (json!({"pull_urls": vec!["rtsp://x"; 17]}), "too_many_items /pull_urls"),
+        (
+            json!({"pull_urls": vec!["rtsp://x"; 17]}),
+            "too_many_items /pull_urls",
+        ),
         // The token of pulls is not for players.
-        (json!({"play_urls": {"a/b": "http://x/{token}"}}), "wrong_format /play_urls/a~1b"),
+        (
+            json!({"play_urls": {"a/b": "http://x/{token}"}}),
+            "wrong_format /play_urls/a~1b",
+        ),
         (json!({"kind": "wowza"}), "unknown_enum_option /kind"),
     ] {
         let answer = server.put("/streamers/srs", body.clone()).expect(400);
@@ -276,8 +327,12 @@ fn changed_kinds_and_urls_reach_the_nodes_that_pull() {
     }
     let before = streams_of(&server, "srs").text();
     // Nothing that concerns the reader.
-    server.put("/streamers/go2rtc", json!({"kind": "srs"})).expect(200);
-    server.put("/streamers/mediamtx", json!({"labels": {"a": "b"}})).expect(200);
+    server
+        .put("/streamers/go2rtc", json!({"kind": "srs"}))
+        .expect(200);
+    server
+        .put("/streamers/mediamtx", json!({"labels": {"a": "b"}}))
+        .expect(200);
     assert_eq!(status_with_tag(&server, "srs", &tag), 304);
     server.restart();
     assert_eq!(streams_of(&server, "srs").text(), before);
@@ -305,7 +360,9 @@ fn stream_without_a_common_protocol_has_an_error() {
     assert_eq!(stats["stream_errors"], json!({"no_common_protocol": 1}));
     // It may not restream what it cannot pull.
     copy_stream(&server, "flussonic", "go2rtc");
-    let dynamic = server.get("/streamers/srs/dynamic-streams?name=a%20b/c").expect(200);
+    let dynamic = server
+        .get("/streamers/srs/dynamic-streams?name=a%20b/c")
+        .expect(200);
     assert_eq!(dynamic.json()["streams"], json!([]));
     // What the ingest node reports is shown first.
     let report = json!({"streams": [{"name": "a b/c", "error": {"code": "no_picture"}}]});
@@ -315,7 +372,9 @@ fn stream_without_a_common_protocol_has_an_error() {
     let report = json!({"streams": [{"name": "a b/c", "status": "running"}]});
     server.put("/streamers/flussonic/stats", report).expect(204);
     assert_eq!(code(), "no_common_protocol");
-    server.put("/streamers/go2rtc", json!({"kind": "flussonic"})).expect(200);
+    server
+        .put("/streamers/go2rtc", json!({"kind": "flussonic"}))
+        .expect(200);
     assert_eq!(code(), Value::Null);
 }
 
