@@ -1,8 +1,8 @@
 //! The kinds of media servers, and the names that streams have there.
 //!
 //! A name of this API may have any printable characters; most media servers take fewer, because a
-//! name is also a part of a path. [`MediaServerKind::native`] maps the names of one kind so that two
-//! streams never have the same native name, and names that need nothing stay as they are.
+//! name is also a part of a path. [`MediaServerKind::native`] maps the names of one kind so that
+//! two streams never have the same native name, and names that need nothing stay as they are.
 
 use std::fmt::Write as _;
 
@@ -88,7 +88,9 @@ fn native_path(name: &str) -> String {
     if name.split('/').any(is_odd) {
         return escape(name, is_plain);
     }
-    escape(name, |letter| is_plain(letter) || matches!(letter, '/' | '.'))
+    escape(name, |letter| {
+        is_plain(letter) || matches!(letter, '/' | '.')
+    })
 }
 
 /// `/app/name`, both of letters, digits and `_-`. A name without a slash is in [`APPLICATION`], and
@@ -139,7 +141,11 @@ fn begins_group(rest: &str, allowed: impl Fn(char) -> bool) -> bool {
         return false;
     };
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
-    let count = digits.bytes().take(9).take_while(|byte| is_digit(*byte)).count();
+    let count = digits
+        .bytes()
+        .take(9)
+        .take_while(|byte| is_digit(*byte))
+        .count();
     let end = digits[count..].chars().next();
     (1..=8).contains(&count) && end.is_some_and(|letter| letter == '_' || !allowed(letter))
 }
@@ -160,7 +166,8 @@ mod tests {
             let group = rest.strip_prefix("_x").and_then(|tail| {
                 let (digits, after) = tail.split_once('_')?;
                 let is_digit = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
-                let is_group = matches!(digits.len(), 2 | 4 | 6 | 8) && digits.bytes().all(is_digit);
+                let is_group =
+                    matches!(digits.len(), 2 | 4 | 6 | 8) && digits.bytes().all(is_digit);
                 is_group.then_some((digits, after))
             });
             if let Some((digits, after)) = group {
@@ -236,7 +243,11 @@ mod tests {
             (MediaServerKind::MediaMtx, "harbour/cam.1", "harbour/cam.1"),
             (MediaServerKind::MediaMtx, "a b", "a_x20_b"),
             (MediaServerKind::MediaMtx, "a//b", "a_x2F__x2F_b"),
-            (MediaServerKind::MediaMtx, "a/../b", "a_x2F__x2E__x2E__x2F_b"),
+            (
+                MediaServerKind::MediaMtx,
+                "a/../b",
+                "a_x2F__x2E__x2E__x2F_b",
+            ),
             (MediaServerKind::MediaMtx, "_x20_", "_x5F_x20_"),
             (MediaServerKind::MediaMtx, "_xylophone_", "_xylophone_"),
             (MediaServerKind::Go2rtc, "exec:x", "exec_x3A_x"),

@@ -402,7 +402,7 @@ impl<'a> ClientSession<'a> {
         let now = Instant::now();
         let fleet = call.shared.fleet.view(now);
         let running = fleet.stream(&stream.name, stream.ingest(), |facts| {
-            facts.running_on().cloned().collect()
+            facts.running_on().cloned().collect::<Vec<_>>()
         });
         Self {
             call,
@@ -454,7 +454,11 @@ impl<'a> ClientSession<'a> {
             return None;
         };
         let native = kind.native(&self.stream.name);
-        Some(stream_url(&base, native.trim_start_matches('/'), self.suffix))
+        Some(stream_url(
+            &base,
+            native.trim_start_matches('/'),
+            self.suffix,
+        ))
     }
 
     /// The load of a streamer that is alive and can serve the client for this reason.
@@ -481,9 +485,7 @@ impl<'a> ClientSession<'a> {
             && match reason {
                 ServingReason::Running => self.running.iter().any(|host| **host == *hostname),
                 ServingReason::Ingest => self.stream.ingest() == Some(hostname),
-                ServingReason::Restreamer => {
-                    can_restream(self.call.state, streamer, self.stream)
-                }
+                ServingReason::Restreamer => can_restream(self.call.state, streamer, self.stream),
                 ServingReason::Unplaced => true,
             }
     }
@@ -738,7 +740,10 @@ mod tests {
             redirect(&stream_url("http://s1", "a?b", "x"), ""),
             "http://s1/a%3Fb/x"
         );
-        assert_eq!(redirect("http://s1/api?src=a", "t=1"), "http://s1/api?src=a&t=1");
+        assert_eq!(
+            redirect("http://s1/api?src=a", "t=1"),
+            "http://s1/api?src=a&t=1"
+        );
         let odd = redirect(&stream_url("http://s1", "a\r\nX: y", "b\"<"), "c\\");
         assert!(odd.bytes().all(|byte| byte.is_ascii_graphic()), "{odd}");
     }

@@ -345,7 +345,11 @@ impl ClusterScan {
                 let ingest = stream.ingest();
                 let node = ingest.and_then(|host| self.by_hostname.get(host).copied());
                 let reported = fleet.stream(name, ingest, |facts| {
-                    (facts.status(), facts.alive(), facts.error().map(ErrorCounts::index))
+                    (
+                        facts.status(),
+                        facts.alive(),
+                        facts.error().map(ErrorCounts::index),
+                    )
                 });
                 let (status, alive, error) = reported.unwrap_or_default();
                 let found = || lacks_common_protocol(state, stream).then_some(ErrorCounts::FOUND);

@@ -127,8 +127,7 @@ impl<'a> StreamDoc<'a> {
     /// The error of the stream that follows from the configuration.
     fn found_error(&self) -> Option<ReportedError> {
         let state = self.around?.state;
-        lacks_common_protocol(state, self.stream)
-            .then(|| ReportedError::found(NO_COMMON_PROTOCOL))
+        lacks_common_protocol(state, self.stream).then(|| ReportedError::found(NO_COMMON_PROTOCOL))
     }
 
     /// A number of `stats`.

@@ -171,8 +171,8 @@ pub(super) fn rounded(number: Number) -> Option<Number> {
 }
 
 /// Removes what a violation is about, and returns the pointer to what was removed; an empty one if
-/// nothing can be kept. An object whose variant is unknown is removed as a whole, and what cannot be
-/// removed goes with the value that it is in.
+/// nothing can be kept. An object whose variant is unknown is removed as a whole, and what cannot
+/// be removed goes with the value that it is in.
 fn remove(value: &mut Value, violation: &Violation) -> String {
     let mut part = violation.pointer.as_str();
     if violation.code.starts_with("discriminator_") {

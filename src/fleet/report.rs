@@ -46,7 +46,7 @@ impl StreamStatus {
     }
 }
 
-/// The codes of errors that are counted by name, in alphabetical order. Streamers may report others.
+/// The codes of errors that are counted by name, sorted. Streamers may report others.
 pub const ERROR_CODES: [&str; 10] = [
     "dvr_not_supported",
     "foreign_stream",
@@ -614,7 +614,9 @@ fn take_name(item: &mut Value, i: usize) -> Result<Box<str>, ApiError> {
 fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option<StreamStats> {
     // Reported by the streamers of the reference, though not part of its API: when publishing
     // began.
-    let opened_at = item.as_object_mut().and_then(|item| item.get_mut("opened_at"));
+    let opened_at = item
+        .as_object_mut()
+        .and_then(|item| item.get_mut("opened_at"));
     if let Some(Value::Number(number)) = opened_at {
         *number = rounded(*number).unwrap_or(*number);
     }
@@ -744,8 +746,13 @@ mod tests {
         );
         let value = json::parse(long.as_bytes()).expect("JSON");
         let report = StreamerReport::from_body(value, Instant::now()).expect("a report");
-        let listed = json::parse(&report.dropped.to_body()).expect("JSON").to_text();
-        assert!(listed.contains(r#""pointer":"/streams/0/streaming_endpoint""#), "{listed}");
+        let listed = json::parse(&report.dropped.to_body())
+            .expect("JSON")
+            .to_text();
+        assert!(
+            listed.contains(r#""pointer":"/streams/0/streaming_endpoint""#),
+            "{listed}"
+        );
         let streams = report.streams.expect("a list");
         assert_eq!(&*streams[0].1.text, r#"{"bitrate":7}"#, "the rest is kept");
         let many = format!(

@@ -18,7 +18,8 @@ use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::report::{
-    JOINED, OptionalNumber, ReportedDvrs, ReportedError, StreamStats, StreamStatus, StreamerReport, StreamerStats,
+    JOINED, OptionalNumber, ReportedDvrs, ReportedError, StreamStats, StreamStatus, StreamerReport,
+    StreamerStats,
 };
 use crate::feed::nodes::{NodeTable, Standing};
 use crate::json::{scan, write_string};
@@ -799,7 +800,10 @@ mod tests {
         let own = r#","error":{"code":"source_refused","since":1600000000000}"#;
         let own_shown = r#"{"error":{"code":"source_refused","since":1600000000000}}"#;
         assert_eq!(shown_after(own), own_shown);
-        assert_eq!(shown_after(r#","error":{"code":"source_refused"}"#), own_shown);
+        assert_eq!(
+            shown_after(r#","error":{"code":"source_refused"}"#),
+            own_shown
+        );
         assert_eq!(shown_after(""), "{}");
         assert_eq!(
             shown_after(code),

@@ -151,7 +151,10 @@ fn expand(head: &str) -> Option<Vec<String>> {
                     return None;
                 }
                 let choices: Vec<String> = if first == '(' {
-                    inside.split('|').map(|text| text.replace("\\+", "+")).collect()
+                    inside
+                        .split('|')
+                        .map(|text| text.replace("\\+", "+"))
+                        .collect()
                 } else {
                     inside
                         .chars()

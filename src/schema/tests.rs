@@ -121,7 +121,7 @@ fn each_violation_has_code_and_pointer() {
             &["discriminator_unmapped /inputs/0/url"],
         ),
         (
-            r#"{"inputs":[{"url":"http://h/x"}]}"#,
+            r#"{"inputs":[{"url":"exec://h/x"}]}"#,
             &["discriminator_unmapped /inputs/0/url"],
         ),
         (

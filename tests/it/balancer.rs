@@ -185,7 +185,10 @@ fn place(server: &TestServer, method: &str, stream: &str) -> String {
     match answer.header("location") {
         Some(location) => {
             let host = location.strip_prefix("http://").expect("a URL");
-            host.split(".example.com").next().expect("a host").to_owned()
+            host.split(".example.com")
+                .next()
+                .expect("a host")
+                .to_owned()
         }
         None => answer.errors().join(" "),
     }
@@ -265,12 +268,18 @@ fn players_go_where_the_kind_of_server_plays() {
             None => answer.errors().join(" "),
         }
     };
-    assert_eq!(play("index.m3u8?a=1"), "http://s1.example.com/cam%201/x/index.m3u8?a=1");
+    assert_eq!(
+        play("index.m3u8?a=1"),
+        "http://s1.example.com/cam%201/x/index.m3u8?a=1"
+    );
     let save = |body: serde_json::Value| server.put("/streamers/s1", body).expect(200);
     let no_restreamer = json!({"is_restreamer": false});
     server.put("/streamers/s3", no_restreamer).expect(200);
     save(json!({"kind": "mediamtx"}));
-    assert_eq!(play("index.m3u8"), "http://s1.example.com/cam_x20_1/x/index.m3u8");
+    assert_eq!(
+        play("index.m3u8"),
+        "http://s1.example.com/cam_x20_1/x/index.m3u8"
+    );
     save(json!({"kind": "srs"}));
     assert_eq!(play("whep"), "http://s1.example.com/cam_x20_1/x/whep");
     save(json!({"kind": "go2rtc", "play_urls": {
@@ -279,9 +288,15 @@ fn players_go_where_the_kind_of_server_plays() {
         "x/index.mpd": "http://10.0.0.1/dash",
     }}));
     for (suffix, location) in [
-        ("index.m3u8?t=1", "http://10.0.0.1:1984/api/stream.m3u8?src=cam_x20_1/x&t=1"),
+        (
+            "index.m3u8?t=1",
+            "http://10.0.0.1:1984/api/stream.m3u8?src=cam_x20_1/x&t=1",
+        ),
         ("whep", "https://10.0.0.1/api/webrtc?src=cam%201/x"),
-        ("x/index.mpd", "http://10.0.0.1/dash/cam_x20_1/x/x/index.mpd"),
+        (
+            "x/index.mpd",
+            "http://10.0.0.1/dash/cam_x20_1/x/x/index.mpd",
+        ),
         // Of the ingest node alone, and it does not play this.
         ("mpegts", "no_streamer_available"),
     ] {

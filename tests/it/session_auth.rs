@@ -485,7 +485,12 @@ fn disconnected_viewer_ends_its_auth_request() {
 }
 
 /// A question about `sports/hd1` that a streamer sends with these credentials.
-fn request_as(server: &TestServer, host: &str, authorization: Option<&str>, more: &str) -> Response {
+fn request_as(
+    server: &TestServer,
+    host: &str,
+    authorization: Option<&str>,
+    more: &str,
+) -> Response {
     let question = question("new_session", SESSION, more);
     let path = format!("{}/streamers/{host}{question}", weir_testkit::PREFIX);
     let fields = authorization.map(|value| ("Authorization", value));
@@ -497,11 +502,18 @@ fn request_as(server: &TestServer, host: &str, authorization: Option<&str>, more
 fn guarded() -> TestServer {
     let server = server();
     for host in ["s1", "s2", "i1"] {
-        let role = if host == "i1" { "inference" } else { "streamer" };
+        let role = if host == "i1" {
+            "inference"
+        } else {
+            "streamer"
+        };
         let node = json!({"role": role, "cluster_key": format!("key-{host}")});
         server.put(&format!("/streamers/{host}"), node).expect(200);
     }
-    protect(&server, json!({"allow_tokens": ["right"], "allow_default": false}));
+    protect(
+        &server,
+        json!({"allow_tokens": ["right"], "allow_default": false}),
+    );
     let layout = json!({"layout": {"ingest": "s1"}});
     server.put("/streams/sports/hd1", layout).expect(200);
     server
@@ -522,8 +534,14 @@ fn streamers_authorize_sessions_with_their_cluster_key() {
     // The same as for an administrator, and the parameters are checked.
     let bearer = format!("Bearer {}", weir_testkit::API_KEY);
     request_as(&server, "s1", Some(&bearer), "&token=right").expect(200);
-    let missing = server.get("/streamers/s1/auth?name=sports%2Fhd1").expect(400);
-    assert!(missing.errors().contains(&"missing_required proto".to_owned()));
+    let missing = server
+        .get("/streamers/s1/auth?name=sports%2Fhd1")
+        .expect(400);
+    assert!(
+        missing
+            .errors()
+            .contains(&"missing_required proto".to_owned())
+    );
     // Of a streamer in the path only, and by its key only.
     let other = signed("key-s2");
     refused(
@@ -583,9 +601,15 @@ fn streamer_learns_nothing_about_streams_of_others() {
     server
         .put("/streams/sports/hd1", json!({"disabled": true}))
         .expect(200);
-    assert_eq!((code("s2"), code("s1")), ("stream_not_found".into(), "allowed".into()));
+    assert_eq!(
+        (code("s2"), code("s1")),
+        ("stream_not_found".into(), "allowed".into())
+    );
     server
-        .put("/streams/sports/hd1", json!({"disabled": false, "layout": null}))
+        .put(
+            "/streams/sports/hd1",
+            json!({"disabled": false, "layout": null}),
+        )
         .expect(200);
     assert_eq!(code("s2"), "stream_not_found");
     assert_eq!(code("s1"), "stream_not_found", "it was taken away");

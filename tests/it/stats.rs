@@ -275,19 +275,31 @@ fn odd_values() -> Vec<(Value, &'static str)> {
             json!({"media_info": "h264"}),
             "not_object /streams/0/media_info",
         ),
-        (json!({"status": "fine"}), "unknown_enum_option /streams/0/status"),
+        (
+            json!({"status": "fine"}),
+            "unknown_enum_option /streams/0/status",
+        ),
         (json!({"alive": "yes"}), "not_boolean /streams/0/alive"),
-        (json!({"bytes_out": "7"}), "not_integer /streams/0/bytes_out"),
+        (
+            json!({"bytes_out": "7"}),
+            "not_integer /streams/0/bytes_out",
+        ),
         (
             json!({"online_clients": [3]}),
             "not_integer /streams/0/online_clients",
         ),
-        (json!({"bytes_out": -1}), "input_out_of_range /streams/0/bytes_out"),
+        (
+            json!({"bytes_out": -1}),
+            "input_out_of_range /streams/0/bytes_out",
+        ),
         (
             json!({"last_dts_at": 5}),
             "input_out_of_range /streams/0/last_dts_at",
         ),
-        (json!({"opened_at": "now"}), "not_integer /streams/0/opened_at"),
+        (
+            json!({"opened_at": "now"}),
+            "not_integer /streams/0/opened_at",
+        ),
         (
             json!({"streaming_endpoint": "x".repeat(20_000)}),
             "wrong_format /streams/0/streaming_endpoint",
@@ -331,7 +343,7 @@ fn odd_value_is_dropped_alone_and_counted() {
         let streamer = server.get("/streamers/s2").expect(200).json();
         assert_eq!(streamer["stats"]["cpu_usage"], 100, "{odd}");
         sum += listed.len() as f64;
-        assert_eq!(counted(), sum, "{odd}");
+        assert!((counted() - sum).abs() < 0.5, "{odd}: {}", counted());
     }
 }
 
@@ -367,7 +379,11 @@ fn odd_shapes_of_reports_are_bounded() {
         let answer = server.call("PUT", path, nested.as_bytes()).expect(status);
         assert!(status != 400 || answer.errors()[0].starts_with("json_too_deep"));
     }
-    assert_eq!(shown("a")["stats"]["bitrate"], 9, "the refused report changes nothing");
+    assert_eq!(
+        shown("a")["stats"]["bitrate"],
+        9,
+        "the refused report changes nothing"
+    );
     for (body, error) in [
         (&b"[]"[..], "not_object "),
         (b"5", "not_object "),
@@ -406,7 +422,10 @@ fn error_of_a_stream_is_shown_counted_and_goes() {
         ("stats.error.code_ne=source_unreachable", vec!["b", "c"]),
         ("stats.error.code=my_own,source_unreachable", vec!["a", "b"]),
         ("stats.error_is=null", vec!["c"]),
-        ("stats.error_is_not=null&sort=-stats.error.code", vec!["a", "b"]),
+        (
+            "stats.error_is_not=null&sort=-stats.error.code",
+            vec!["a", "b"],
+        ),
         ("stats.error.since_lte=1700000000000", vec!["a"]),
         ("stats.error.text_like=10.1.2.3", vec!["a"]),
     ] {
@@ -422,7 +441,11 @@ fn error_of_a_stream_is_shown_counted_and_goes() {
     assert_eq!(stats["stream_errors"], counted);
     let metrics = server.get("/cluster/stats?format=openmetrics").expect(200);
     let metrics = crate::metrics::Metrics::read(&metrics);
-    for (code, count) in [("source_unreachable", 1.0), ("other", 1.0), ("no_picture", 0.0)] {
+    for (code, count) in [
+        ("source_unreachable", 1.0),
+        ("other", 1.0),
+        ("no_picture", 0.0),
+    ] {
         let found = metrics.value("weir_stream_errors", &[("code", code)]);
         assert!((found - count).abs() < 0.5, "{code}: {found}");
     }
@@ -430,7 +453,10 @@ fn error_of_a_stream_is_shown_counted_and_goes() {
     report("s1", waiting(json!({"code": "no_picture"})));
     let first = error();
     assert!(first["since"].as_u64() > Some(since), "{first}");
-    report("s1", waiting(json!({"code": "no_picture", "text": "black"})));
+    report(
+        "s1",
+        waiting(json!({"code": "no_picture", "text": "black"})),
+    );
     assert_eq!(error()["since"], first["since"]);
     // What is odd in it is dropped, the stream is not.
     for (odd, expected, kept) in [
@@ -446,11 +472,7 @@ fn error_of_a_stream_is_shown_counted_and_goes() {
             true,
         ),
         (json!({"code": "x", "since": null, "text": null}), "", true),
-        (
-            json!({"code": "x", "text": "t".repeat(100_000)}),
-            "",
-            true,
-        ),
+        (json!({"code": "x", "text": "t".repeat(100_000)}), "", true),
     ] {
         let cut = odd.to_string().chars().take(60).collect::<String>();
         assert_eq!(report("s1", waiting(odd)).join(", "), expected, "{cut}");
@@ -461,7 +483,10 @@ fn error_of_a_stream_is_shown_counted_and_goes() {
     }
     let odd = json!({"code": "Not A Code"});
     let nomatch = report("s1", waiting(odd)).join(", ");
-    assert!(nomatch.starts_with("nomatch_pattern /streams/0/error/code"), "{nomatch}");
+    assert!(
+        nomatch.starts_with("nomatch_pattern /streams/0/error/code"),
+        "{nomatch}"
+    );
     // It is gone with a report without it.
     report("s1", waiting(Value::Null));
     assert_eq!(error(), Value::Null);
@@ -500,7 +525,12 @@ fn error_goes_with_its_streamer() {
     server.put("/streams/a", json!({})).expect(200);
     let report = json!({"streams": [{"name": "a", "error": {"code": "no_picture"}}]});
     server.put("/streamers/s1/stats", report).expect(204);
-    let look = || server.get("/streams?stats.error.code=no_picture").expect(200).json();
+    let look = || {
+        server
+            .get("/streams?stats.error.code=no_picture")
+            .expect(200)
+            .json()
+    };
     wait_until("the error is gone", look, |list| {
         list["streams"].as_array().is_some_and(Vec::is_empty)
     });

@@ -1050,7 +1050,10 @@ fn sources_of_other_media_servers_are_inputs() {
     let inputs = |url: &str, more: serde_json::Value| {
         let mut input = json!({"url": url, "priority": 2, "user_agent": "a"});
         if let Some(more) = more.as_object() {
-            input.as_object_mut().expect("an object").extend(more.clone());
+            input
+                .as_object_mut()
+                .expect("an object")
+                .extend(more.clone());
         }
         json!([input])
     };
@@ -1058,7 +1061,10 @@ fn sources_of_other_media_servers_are_inputs() {
         let body = json!({"inputs": inputs(url, json!({"pageUrl": "p", "headers": {"a": "canary"}})), "layout": {"ingest": "s1"}});
         let saved = server.put("/streams/a", body).expect(200).json();
         let stored = inputs(url, json!({"headers": {"a": "canary"}}));
-        assert_eq!(saved["inputs"], stored, "members of other kinds of input are dropped");
+        assert_eq!(
+            saved["inputs"], stored,
+            "members of other kinds of input are dropped"
+        );
         let sent = server.get("/streamers/s1/streams").expect(200).json();
         assert_eq!(sent["streams"][0]["inputs"], stored);
         let list = server.get("/streams").expect(200);
@@ -1078,8 +1084,19 @@ fn sources_of_other_media_servers_are_inputs() {
         assert!(known, "{url}: {member} belongs to it");
     }
     for url in [
-        "exec://a", "exec:ffmpeg", "echo://a", "expr://a", "ffmpeg://a", "ffmpeg:a", "pipe://a",
-        "unix://a", "unix+mpegts://a", "udp+exec://a", "HTTP://h/a", "ftp://h/a", "http:/h",
+        "exec://a",
+        "exec:ffmpeg",
+        "echo://a",
+        "expr://a",
+        "ffmpeg://a",
+        "ffmpeg:a",
+        "pipe://a",
+        "unix://a",
+        "unix+mpegts://a",
+        "udp+exec://a",
+        "HTTP://h/a",
+        "ftp://h/a",
+        "http:/h",
     ] {
         let body = json!({"inputs": inputs(url, json!(null))});
         let refused = ["discriminator_unmapped /inputs/0/url"];
@@ -1088,7 +1105,11 @@ fn sources_of_other_media_servers_are_inputs() {
         let mut item = body;
         item["name"] = json!("c");
         let batch = server.put("/streams/batch", json!([item])).expect(400);
-        assert_eq!(batch.errors(), ["discriminator_unmapped /0/inputs/0/url"], "{url}");
+        assert_eq!(
+            batch.errors(),
+            ["discriminator_unmapped /0/inputs/0/url"],
+            "{url}"
+        );
     }
     let odd = json!({"inputs": inputs("http://h/a b", json!(null))});
     let answer = server.put("/streams/c", odd).expect(400);

@@ -115,8 +115,8 @@ const UNKNOWN: ResponseDoc = refuse(
 );
 const NOT_ELIGIBLE: ResponseDoc = refuse(
     "No streamer of the load balancer is eligible: alive, below its limit, able to serve the \
-         stream, serving the country of the client, and with an address for players (`no_public_address` if only that is \
-         missing).",
+         stream, serving the country of the client, and with an address for players \
+         (`no_public_address` if only that is missing).",
     error::NO_STREAMER_AVAILABLE,
 );
 
