@@ -564,8 +564,8 @@ impl WholeListRequest {
 }
 
 /// How long a poll of a streamer may wait. A request that waits is no sign of life, so that a
-/// streamer is answered, and sends the next one, well before a pause counts as silence: a third of the
-/// dead timeout.
+/// streamer is answered, and sends the next one, well before a pause counts as silence: a third of
+/// the dead timeout.
 pub fn poll_wait_max(dead_timeout: Duration) -> Duration {
     dead_timeout / 3
 }
