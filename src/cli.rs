@@ -16,6 +16,7 @@ use clap::{
 };
 use clap_complete::Shell;
 
+use crate::bridge::options::{self as bridge, BridgeFlags, BridgeTask};
 use crate::config::{self, Config, Flags, SETTINGS, Setting, SettingForm};
 use crate::exit::{Exit, Failure};
 use crate::import;
@@ -46,6 +47,7 @@ pub enum Task {
         config: Config,
         options: import::ImportOptions,
     },
+    Bridge(BridgeTask),
     /// `--help` and `--version`, which are already printed.
     Nothing,
 }
@@ -59,6 +61,10 @@ pub enum Printable {
     Config,
     /// A systemd unit.
     Unit,
+    /// A systemd unit of bridges.
+    BridgeUnit,
+    /// A compose file with three media servers and their bridges.
+    BridgeCompose,
 }
 
 #[derive(Debug, Parser)]
@@ -119,7 +125,8 @@ enum Verb {
         #[command(flatten)]
         configured: Configured<STORE>,
     },
-    /// Print the OpenAPI document, the example configuration or the systemd unit of this version.
+    /// Print the OpenAPI document, the example configuration, a systemd unit or a compose file of
+    /// this version.
     Print { what: Printable },
     /// Print a completion script for a shell.
     Completions { shell: Shell },
@@ -133,6 +140,23 @@ enum Verb {
         #[command(flatten)]
         configured: Configured<CLIENT>,
     },
+    /// Make a media server of another make a streamer of the cluster.
+    ///
+    /// Runs beside the media server: polls the streams of its streamer from Weir, makes the media
+    /// server follow them, and reports how they run. `check` queries both sides and prints what is
+    /// missing; exits with 0 or 1.
+    Bridge {
+        action: Option<BridgeVerb>,
+        #[command(flatten)]
+        flags: BridgeFlags,
+    },
+}
+
+/// What `weir bridge` does instead of running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BridgeVerb {
+    /// Query both sides and print what is missing.
+    Check,
 }
 
 /// The configuration file, and the flags of those settings that a subcommand uses.
@@ -303,6 +327,10 @@ pub fn read(
         },
         Some(Verb::Print { what }) => Task::Print(what),
         Some(Verb::Completions { shell }) => Task::Completions(shell),
+        Some(Verb::Bridge { action, flags }) => {
+            let checks = action == Some(BridgeVerb::Check);
+            Task::Bridge(bridge::read(flags, checks, environment)?)
+        }
         Some(Verb::Import {
             options,
             configured: own,
@@ -440,6 +468,10 @@ mod tests {
         assert!(matches!(
             run("print unit"),
             Ok(Task::Print(Printable::Unit))
+        ));
+        assert!(matches!(
+            run("print bridge-unit"),
+            Ok(Task::Print(Printable::BridgeUnit))
         ));
         assert!(matches!(
             run("completions bash"),

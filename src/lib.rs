@@ -108,7 +108,7 @@
 //! layouter
 //! api
 //! core openapi client
-//! dist cli import
+//! dist cli import bridge
 //! server
 //! program testing
 //! ```
@@ -121,6 +121,7 @@
 mod access;
 mod agents;
 mod api;
+mod bridge;
 mod cli;
 mod client;
 mod config;

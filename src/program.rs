@@ -8,7 +8,7 @@ use tracing_subscriber::{fmt, reload};
 
 use crate::cli::{self, Printable, Task};
 use crate::exit::{Exit, Failure};
-use crate::{config, dist, import, openapi, server, stdout};
+use crate::{bridge, config, dist, import, openapi, server, stdout};
 
 /// Runs the program with the arguments and the environment of this process, and ends the process
 /// with the exit code that `weir --help` documents.
@@ -35,7 +35,7 @@ fn execute(task: Task) -> Result<Exit, Failure> {
     match task {
         Task::Nothing => Ok(Exit::Done),
         Task::Serve(config) => {
-            let set_level = log_to_stderr(&config);
+            let set_level = log_to_stderr(config.settings.log.level);
             server::run(&config, set_level)
         }
         Task::CheckConfig(config) => done(cli::check_config(&config)),
@@ -49,14 +49,20 @@ fn execute(task: Task) -> Result<Exit, Failure> {
         Task::Print(Printable::Openapi) => done(stdout::print(openapi::served())),
         Task::Print(Printable::Config) => done(stdout::print(&config::example())),
         Task::Print(Printable::Unit) => done(stdout::print(dist::UNIT)),
+        Task::Print(Printable::BridgeUnit) => done(stdout::print(dist::BRIDGE_UNIT)),
+        Task::Print(Printable::BridgeCompose) => done(stdout::print(dist::BRIDGE_COMPOSE)),
         Task::Completions(shell) => done(cli::completions(shell)),
         Task::Import { config, options } => import::run(&options, &config),
+        Task::Bridge(task) => {
+            let _level_stays = log_to_stderr(config::LogLevel::default());
+            bridge::run(task)
+        }
     }
 }
 
 /// Logs to stderr: text on a terminal, else JSON lines. Returns a function that changes the level.
-fn log_to_stderr(config: &config::Config) -> impl Fn(config::LogLevel) + Send + Sync + use<> {
-    let (level, handle) = reload::Layer::new(config.settings.log.level.filter());
+fn log_to_stderr(level: config::LogLevel) -> impl Fn(config::LogLevel) + Send + Sync + use<> {
+    let (level, handle) = reload::Layer::new(level.filter());
     let logger = fmt::layer()
         // A log that cannot be written, for instance on a full disk, must not end the thread that
         // logs.

@@ -25,7 +25,7 @@ mod value;
 pub use api_key::{API_KEY_FILE, ApiKey, api_key, stored_api_key};
 pub use example::example;
 pub use read::{Config, EffectiveValue, Flags, Origin, read};
-pub use save::{SaveError, SettingChanges, changed_keys};
+pub use save::{SaveError, SettingChanges, changed_keys, replace_file};
 pub use setting::{MemberShape, SettingForm};
 pub use table::{ConfigMember, LayouterSettings, SETTINGS, Setting, Settings};
 pub use value::{LayouterBalance, LogLevel, PinThreads, Secret};

@@ -11,6 +11,11 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// The systemd unit. [`notify`] implements its `Type=notify`.
 pub const UNIT: &str = include_str!("weir.service");
 
+/// The systemd unit of a bridge, one instance per media server.
+pub const BRIDGE_UNIT: &str = include_str!("weir-bridge@.service");
+/// A compose file: this server, and three media servers with their bridges.
+pub const BRIDGE_COMPOSE: &str = include_str!("bridge-compose.yaml");
+
 /// A state of the service that its manager is notified of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceState {
@@ -62,6 +67,22 @@ mod tests {
         assert_eq!(&received[..length], b"READY=1\n");
         let length = manager.recv(&mut received).expect("one datagram is queued");
         assert_eq!(&received[..length], b"STOPPING=1\n");
+    }
+
+    #[test]
+    fn units_of_bridges_name_options_that_exist() {
+        let text = [BRIDGE_UNIT, BRIDGE_COMPOSE].concat();
+        let mut found = 0;
+        for part in text.split("WEIR_BRIDGE_").skip(1) {
+            let is_name = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+            let end = part.find(|letter| !is_name(letter)).unwrap_or(part.len());
+            let name = format!("WEIR_BRIDGE_{}", &part[..end]);
+            let mut options = crate::bridge::options::OPTIONS.iter();
+            assert!(options.any(|option| option.variable() == name), "{name}");
+            found += 1;
+        }
+        assert!(found > 10, "{found}");
+        assert!(BRIDGE_UNIT.contains("Type=notify\n"), "see `notify`");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! `weir-testkit`; [`described`] reads its OpenAPI document, [`calls`] holds the calls that several
 //! files make.
 
+mod bridges;
 mod calls;
 mod described;
 mod environment;
@@ -26,6 +27,10 @@ mod auth;
 mod auth_backend;
 mod backup;
 mod balancer;
+mod bridge;
+mod bridge_front;
+mod bridge_kinds;
+mod bridge_real;
 mod cluster;
 mod config;
 mod config_external;

@@ -130,6 +130,9 @@ fn every_command_in_readme_exists() {
         "check",
         "print openapi",
         "import",
+        "bridge check",
+        "print bridge-unit",
+        "print bridge-compose",
     ];
     for verb in verbs {
         assert!(

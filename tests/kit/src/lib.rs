@@ -7,6 +7,7 @@
 //!  client     blocking connections with a deadline on every read
 //!  documented compares errors with the API document of the program under test
 //!  server     starts and stops the real program on a scratch directory
+//!  fake       media servers, to be driven by the bridge
 //!  wait       bounded waits that fail with what they saw
 //!  sys        epoll, sockets with a source address, limits, affinity, CPU time
 //! ```
@@ -16,6 +17,7 @@
 
 mod client;
 mod documented;
+pub mod fake;
 pub mod request;
 mod response;
 mod server;

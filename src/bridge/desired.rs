@@ -1,0 +1,166 @@
+//! What Weir wants to run on the server: answers, checked as a whole, and news merged into what is
+//! known.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::caller::{CallAnswer, CallFault};
+
+/// A source without a time of its own is replaced after this silence.
+pub const SOURCE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Names in one question about streams that vanished, and the bytes of them.
+const NAMES_PER_QUESTION: usize = 200;
+const NAME_BYTES_PER_QUESTION: usize = 6 << 10;
+
+/// A stream as the bridge uses it. Other members of its configuration make no difference to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedStream {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<WantedInput>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedInput {
+    pub url: Box<str>,
+    /// Seconds of silence after which the next input is tried; 0: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_timeout: Option<u32>,
+}
+
+impl WantedInput {
+    pub fn timeout(&self) -> Option<Duration> {
+        match self.source_timeout {
+            None => Some(SOURCE_TIMEOUT),
+            Some(0) => None,
+            Some(seconds) => Some(Duration::from_secs(seconds.into())),
+        }
+    }
+}
+
+/// The streams of the server, by name.
+pub type Wanted = BTreeMap<Box<str>, WantedStream>;
+
+/// The list of an answer, in the form that Weir documents.
+#[derive(Deserialize)]
+struct ListAnswer {
+    streams: Vec<AnsweredStream>,
+    estimated_count: Option<u64>,
+    next: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct AnsweredStream {
+    name: Box<str>,
+    #[serde(default)]
+    inputs: Vec<AnsweredInput>,
+    #[serde(rename = "static")]
+    is_static: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct AnsweredInput {
+    url: Option<Box<str>>,
+    source_timeout: Option<SourceTimeout>,
+}
+
+/// Seconds, or `false` for ever.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SourceTimeout {
+    Seconds(u32),
+    Switch(bool),
+    Other(serde::de::IgnoredAny),
+}
+
+impl AnsweredStream {
+    fn wanted(self) -> (Box<str>, WantedStream) {
+        let inputs = self.inputs.into_iter().filter_map(|input| {
+            let source_timeout = match input.source_timeout {
+                Some(SourceTimeout::Seconds(seconds)) => Some(seconds),
+                Some(SourceTimeout::Switch(false)) => Some(0),
+                _ => None,
+            };
+            Some(WantedInput {
+                url: input.url?,
+                source_timeout,
+            })
+        });
+        let inputs = inputs.collect();
+        (self.name, WantedStream { inputs })
+    }
+}
+
+/// Reads a whole list. Whatever is odd about the answer makes it none.
+pub fn read_list(answer: CallAnswer) -> Result<Wanted, CallFault> {
+    let mut wanted = Wanted::new();
+    for stream in read_answer(answer, true)? {
+        let (name, stream) = stream.wanted();
+        if name.is_empty() || wanted.insert(name, stream).is_some() {
+            return Err(CallFault::Unexpected("a stream without a name, or twice"));
+        }
+    }
+    Ok(wanted)
+}
+
+/// Reads the answer to a question about streams that vanished: those that are to keep running here.
+/// A restream on demand is not one of them.
+pub fn read_kept(answer: CallAnswer) -> Result<Wanted, CallFault> {
+    let streams = read_answer(answer, false)?.into_iter();
+    let kept = streams.filter(|stream| stream.is_static != Some(false));
+    Ok(kept.map(AnsweredStream::wanted).collect())
+}
+
+fn read_answer(answer: CallAnswer, is_whole: bool) -> Result<Vec<AnsweredStream>, CallFault> {
+    let answer = answer.success()?;
+    if answer.status != 200 {
+        return Err(CallFault::Status(answer.status, String::new()));
+    }
+    let list: ListAnswer = answer.json()?;
+    if list.next.is_some() {
+        return Err(CallFault::Unexpected("a part of the list"));
+    }
+    if is_whole && list.estimated_count != Some(list.streams.len() as u64) {
+        return Err(CallFault::Unexpected(
+            "a list of another length than it states",
+        ));
+    }
+    Ok(list.streams)
+}
+
+/// Groups of names for the questions about streams that vanished.
+pub fn questions(known: &Wanted, fresh: &Wanted) -> Vec<Vec<Box<str>>> {
+    let mut groups: Vec<Vec<Box<str>>> = Vec::new();
+    let mut bytes = 0;
+    for name in known.keys().filter(|name| !fresh.contains_key(*name)) {
+        bytes += name.len() * 3;
+        match groups.last_mut() {
+            Some(group) if group.len() < NAMES_PER_QUESTION && bytes < NAME_BYTES_PER_QUESTION => {
+                group.push(name.clone());
+            }
+            _ => {
+                bytes = name.len() * 3;
+                groups.push(vec![name.clone()]);
+            }
+        }
+    }
+    groups
+}
+
+/// The new list with those of the vanished streams that are to stay: what the second question
+/// confirmed, and what it could not clear up.
+pub fn merged(known: &Wanted, fresh: Wanted, kept: Wanted, unclear: &BTreeSet<Box<str>>) -> Wanted {
+    let mut merged = fresh;
+    for (name, stream) in kept {
+        if known.contains_key(&name) {
+            merged.entry(name).or_insert(stream);
+        }
+    }
+    for name in unclear {
+        if let Some(stream) = known.get(name) {
+            merged.entry(name.clone()).or_insert_with(|| stream.clone());
+        }
+    }
+    merged
+}

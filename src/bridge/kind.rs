@@ -1,0 +1,353 @@
+//! What the bridge knows of a kind of media server: its interface, its names, and the URLs that it
+//! may be given.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::caller::CallFault;
+
+/// Longest URL that is given to a media server.
+const URL_BYTES_MAX: usize = 4096;
+
+/// The pure part of a kind: names, schemes, addresses of players. Shared by all threads.
+pub trait ServerRules: Send + Sync {
+    /// The URL schemes that the server can pull.
+    fn schemes(&self) -> &'static [&'static str];
+
+    /// The name that a stream has on the server. Two names never have the same one.
+    fn native(&self, name: &str) -> Box<str>;
+
+    /// The source of a stream that is published to the server; `None` if it needs no entry there.
+    fn publisher(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The URL of a pull input as the server wants it.
+    fn source(&self, url: &str) -> Option<String> {
+        pull_url(url, self.schemes())
+    }
+
+    /// Where a player finds a stream. `suffix` is what followed the name, `index.m3u8`.
+    fn play(&self, native: &str, suffix: &str, query: &str) -> Option<String>;
+
+    /// The question in a body that the server sent to the hook. `None`: nothing is to be decided.
+    fn hook(&self, body: &[u8]) -> Result<Option<HookQuestion>, BadHook>;
+
+    /// Whether the server expects 401 for an anonymous player before that player sends its
+    /// credentials.
+    fn hook_challenges(&self, _: &HookQuestion) -> bool {
+        false
+    }
+
+    /// The body of an answer to the hook.
+    fn hook_body(&self, allowed: bool) -> &'static str {
+        if allowed { "" } else { "denied" }
+    }
+}
+
+/// One media server. Calls are made one at a time, and every call has a deadline.
+pub trait MediaServer: Send {
+    /// Whether the control API answers. The identity of the run changes when the server restarts.
+    fn probe(&mut self) -> Result<Option<Box<str>>, CallFault>;
+
+    /// The streams that are configured, also those that the bridge did not make.
+    fn list(&mut self) -> Result<BTreeMap<Box<str>, ListedStream>, CallFault>;
+
+    /// Makes one change. Repeating it is harmless.
+    fn apply(&mut self, call: &StreamCall) -> Result<(), CallFault>;
+
+    /// Makes the changes of a round effective, for servers that need it.
+    fn flush(&mut self) -> Result<(), CallFault> {
+        Ok(())
+    }
+
+    fn measure(&mut self) -> Result<ServerMeasure, CallFault>;
+
+    /// What the configuration of the server lacks, for `weir bridge check`.
+    fn missing(&mut self) -> Result<Vec<&'static str>, CallFault> {
+        Ok(Vec::new())
+    }
+}
+
+/// A stream in the configuration of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListedStream {
+    /// Its source, if what the server shows can be compared with what it was given.
+    pub source: Option<Box<str>>,
+    /// The server keeps the stream and does not pull it.
+    pub is_idle: bool,
+}
+
+/// One change of the server's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamCall {
+    Put {
+        native: Box<str>,
+        source: Box<str>,
+        cause: PutCause,
+    },
+    Remove {
+        native: Box<str>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutCause {
+    /// The server does not have the stream.
+    Add,
+    /// The server has it with another source.
+    Change,
+    /// The server has it with this source, and it is to be started again.
+    Restart,
+    /// The server has it with this source and does not pull it.
+    Resume,
+}
+
+impl StreamCall {
+    pub fn native(&self) -> &str {
+        match self {
+            Self::Put { native, .. } | Self::Remove { native } => native,
+        }
+    }
+}
+
+/// For logs and `--dry-run`: without the source, which may hold a password.
+impl fmt::Display for StreamCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put {
+                native,
+                source,
+                cause,
+            } => {
+                let verb = match cause {
+                    PutCause::Add => "add",
+                    PutCause::Change => "change",
+                    PutCause::Restart => "restart",
+                    PutCause::Resume => "resume",
+                };
+                write!(f, "{verb} {native} from {}", without_credentials(source))
+            }
+            Self::Remove { native } => write!(f, "remove {native}"),
+        }
+    }
+}
+
+/// Counters of a server and its streams at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct ServerMeasure {
+    pub version: Box<str>,
+    pub uptime_seconds: u64,
+    pub streams: BTreeMap<Box<str>, MeasuredStream>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeasuredStream {
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub viewers: u64,
+    /// Width and height of the picture; `None` where the kind does not report one.
+    pub picture: Option<Picture>,
+    pub codec: Option<Box<str>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Picture {
+    /// The server would report a size and has none.
+    Missing,
+    Size(u64, u64),
+}
+
+/// A viewer that the server wants to have checked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HookQuestion {
+    pub native: Box<str>,
+    pub ip: Box<str>,
+    pub protocol: Box<str>,
+    pub token: Box<str>,
+    pub session: Box<str>,
+    pub query: Box<str>,
+}
+
+/// The body of a hook is not of the form that this kind of server sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadHook;
+
+// ---- names -----------------------------------------------------------------------------------
+
+/// A name made of the characters that pass `allowed`, which has `_`. Another character becomes
+/// `_xHEX_` of its UTF-8; a `_` that would begin such a group is written as one. [`unescape`] reads
+/// it back, so two names never have the same escaped form.
+pub fn escape(name: &str, allowed: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(name.len());
+    for (at, letter) in name.char_indices() {
+        let rest = &name[at + letter.len_utf8()..];
+        if allowed(letter) && !(letter == '_' && begins_group(rest, &allowed)) {
+            out.push(letter);
+        } else {
+            push_group(&mut out, letter);
+        }
+    }
+    out
+}
+
+fn push_group(out: &mut String, letter: char) {
+    out.push_str("_x");
+    for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+        out.push_str(&format!("{byte:02X}"));
+    }
+    out.push('_');
+}
+
+/// Whether a `_` before `rest` would be read as the begin of a group: `x`, digits, and a `_`, which
+/// is also what the next escaped character begins with.
+fn begins_group(rest: &str, allowed: impl Fn(char) -> bool) -> bool {
+    let Some(digits) = rest.strip_prefix('x') else {
+        return false;
+    };
+    let is_digit = |letter: &char| letter.is_ascii_digit() || ('A'..='F').contains(letter);
+    let count = digits.chars().take_while(is_digit).count();
+    let end = digits.chars().nth(count);
+    count > 0 && end.is_some_and(|letter| letter == '_' || !allowed(letter))
+}
+
+/// The name that [`escape`] was given.
+#[cfg(test)]
+pub fn unescape(text: &str) -> String {
+    let mut out: Vec<u8> = Vec::new();
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        let group = rest.strip_prefix("_x").and_then(|tail| {
+            let (digits, after) = tail.split_once('_')?;
+            let is_digit = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
+            let whole = digits.len() >= 2 && digits.len() % 2 == 0 && digits.bytes().all(is_digit);
+            whole.then_some((digits, after))
+        });
+        if let Some((digits, after)) = group {
+            for at in (0..digits.len()).step_by(2) {
+                let byte = u8::from_str_radix(&digits[at..at + 2], 16);
+                out.push(byte.expect("two digits"));
+            }
+            rest = after;
+        } else {
+            out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = &rest[letter.len_utf8()..];
+        }
+    }
+    String::from_utf8(out).expect("groups hold whole characters")
+}
+
+/// Letters, digits, `_` and `-`.
+pub fn is_plain(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-')
+}
+
+/// `/app/name` for servers that have streams in applications. A name without a slash, or one whose
+/// first part cannot be an application of its own, is in `app`.
+pub fn native_in_app(name: &str, app: &str) -> Box<str> {
+    match name.split_once('/') {
+        Some((first, rest)) if !first.is_empty() && !rest.is_empty() && first != app => {
+            format!("/{}/{}", escape(first, is_plain), escape(rest, is_plain)).into()
+        }
+        _ => format!("/{app}/{}", escape(name, is_plain)).into(),
+    }
+}
+
+// ---- URLs ------------------------------------------------------------------------------------
+
+/// A URL that a server may be given: of one of the schemes, percent-encoded, and without characters
+/// that end a value in a configuration file or a shell. `None` if it cannot be made so.
+pub fn pull_url(url: &str, schemes: &[&str]) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let scheme = match &*scheme {
+        "hls" | "tshttp" => "http",
+        "hlss" | "tshttps" => "https",
+        other => other,
+    };
+    let host = host_and_port(rest)?.0;
+    if !schemes.contains(&scheme) || host.is_empty() || url.len() > URL_BYTES_MAX {
+        return None;
+    }
+    let mut out = format!("{scheme}://");
+    for letter in rest.chars() {
+        match letter {
+            '"' | '\'' | '`' | '\\' | '{' | '}' | ';' | '<' | '>' | '|' => return None,
+            letter if letter.is_control() => return None,
+            letter if letter.is_whitespace() || !letter.is_ascii() => {
+                for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+                    out.push_str(&format!("%{byte:02X}"));
+                }
+            }
+            letter => out.push(letter),
+        }
+    }
+    Some(out)
+}
+
+/// Host and port of what follows `://`.
+fn host_and_port(rest: &str) -> Option<(&str, Option<u16>)> {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (host, port) = rest.split_once(']')?;
+        return Some((host, port.strip_prefix(':').and_then(|it| it.parse().ok())));
+    }
+    match authority.split_once(':') {
+        Some((host, port)) => Some((host, Some(port.parse().ok()?))),
+        None => Some((authority, None)),
+    }
+}
+
+/// The host that a URL is pulled from.
+pub fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    host_and_port(rest).map_or("", |(host, _)| host)
+}
+
+/// Host and port at which a source accepts connections, for schemes over TCP.
+pub fn tcp_address(url: &str) -> Option<(&str, u16)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let usual = match scheme {
+        "rtsp" => 554,
+        "rtsps" => 322,
+        "rtmp" => 1935,
+        "rtmps" | "https" | "wheps" => 443,
+        "http" | "whep" => 80,
+        _ => return None,
+    };
+    let (host, port) = host_and_port(rest)?;
+    (!host.is_empty()).then_some((host, port.unwrap_or(usual)))
+}
+
+/// A URL as logs may show it: without user, password and query.
+pub fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    let rest = &rest[..end];
+    let authority_end = rest.find('/').unwrap_or(rest.len());
+    let begin = rest[..authority_end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", &rest[begin..])
+}
+
+/// A pattern with `*` for any text, as in `--keep`.
+pub fn matches_glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else {
+        return rest.is_empty();
+    };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}

@@ -1,0 +1,200 @@
+//! MediaMTX, control API v3.
+//!
+//! * Paths made through the API are lost with the process: what the list lacks is given again.
+//! * `replace` also creates, so it is the one call for both; older versions answer 404 to it and
+//!   need `add`.
+//! * What is read back is partly redacted and filled with defaults: it is not compared.
+//! * A change of `source` restarts a path.
+//! * Pages have 100 items unless another number is requested; they count from 0.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{ServerApi, hooks, is_file_name, seconds_since, with_question_mark};
+use crate::bridge::caller::CallFault;
+use crate::bridge::kind::{
+    BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, PutCause, ServerMeasure,
+    ServerRules, StreamCall, escape, pull_url,
+};
+use crate::client::escape as percent;
+
+const PAGE_ITEMS: usize = 1000;
+/// Pages of one list that are read.
+const PAGES_MAX: usize = 1000;
+/// Entries of the configuration that stand for other paths.
+const TEMPLATES: [&str; 3] = ["all_others", "all", "~^.*$"];
+
+pub struct MediaMtxRules {
+    pub play_base: String,
+}
+
+impl ServerRules for MediaMtxRules {
+    fn schemes(&self) -> &'static [&'static str] {
+        &[
+            "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "http", "https", "whep", "wheps",
+        ]
+    }
+
+    /// Letters, digits and `_-/.`; no slash at the ends, no part that is `.`, `..` or empty.
+    fn native(&self, name: &str) -> Box<str> {
+        let is_path = |letter: char| letter.is_ascii_alphanumeric() || "_-/.".contains(letter);
+        let is_part = |letter: char| is_path(letter) && letter != '/';
+        let is_odd = |part: &str| part.is_empty() || part.chars().all(|letter| letter == '.');
+        if name.split('/').any(is_odd) {
+            return escape(name, |letter| is_part(letter) && letter != '.').into();
+        }
+        escape(name, is_path).into()
+    }
+
+    fn publisher(&self) -> Option<&'static str> {
+        Some("publisher")
+    }
+
+    fn source(&self, url: &str) -> Option<String> {
+        let url = pull_url(url, self.schemes())?;
+        Some(match url.split_once("://") {
+            Some(("udp", rest)) => format!("udp+mpegts://{rest}"),
+            Some(("rtp", rest)) => format!("udp+rtp://{rest}"),
+            _ => url,
+        })
+    }
+
+    fn play(&self, native: &str, suffix: &str, query: &str) -> Option<String> {
+        let query = with_question_mark(query);
+        let url = format!("{}/{native}/{suffix}{query}", self.play_base);
+        is_file_name(suffix).then_some(url)
+    }
+
+    fn hook(&self, body: &[u8]) -> Result<Option<HookQuestion>, BadHook> {
+        hooks::mediamtx(body)
+    }
+
+    /// Players of RTSP send credentials only after a 401.
+    fn hook_challenges(&self, question: &HookQuestion) -> bool {
+        question.token.is_empty() && question.protocol.starts_with("rtsp")
+    }
+}
+
+pub struct MediaMtx {
+    pub api: ServerApi,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PathPage<T> {
+    page_count: usize,
+    items: Option<Vec<T>>,
+}
+
+#[derive(Deserialize)]
+struct ConfiguredPath {
+    name: Box<str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RunningPath {
+    name: Box<str>,
+    /// Versions before 2026 have `bytesReceived` and `bytesSent`.
+    inbound_bytes: Option<u64>,
+    bytes_received: Option<u64>,
+    outbound_bytes: Option<u64>,
+    bytes_sent: Option<u64>,
+    readers: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    version: Box<str>,
+    started: Option<Box<str>>,
+}
+
+impl MediaMtx {
+    fn pages<T: for<'d> Deserialize<'d>>(&self, path: &str) -> Result<Vec<T>, CallFault> {
+        let mut items = Vec::new();
+        for page in 0..PAGES_MAX {
+            let path = format!("{path}?itemsPerPage={PAGE_ITEMS}&page={page}");
+            let answer: PathPage<T> = self.api.get(&path)?.json()?;
+            items.extend(answer.items.unwrap_or_default());
+            if page + 1 >= answer.page_count {
+                return Ok(items);
+            }
+        }
+        Err(CallFault::Unexpected("too many pages"))
+    }
+}
+
+impl MediaServer for MediaMtx {
+    fn probe(&mut self) -> Result<Option<Box<str>>, CallFault> {
+        let info: Info = self.api.probe("/v3/info")?.json()?;
+        Ok(info.started)
+    }
+
+    fn list(&mut self) -> Result<BTreeMap<Box<str>, ListedStream>, CallFault> {
+        let paths: Vec<ConfiguredPath> = self.pages("/v3/config/paths/list")?;
+        let names = paths.into_iter().map(|path| path.name);
+        let names = names.filter(|name| !TEMPLATES.contains(&&**name));
+        Ok(names.map(|name| (name, ListedStream::default())).collect())
+    }
+
+    fn apply(&mut self, call: &StreamCall) -> Result<(), CallFault> {
+        let path = |verb: &str, native: &str| {
+            let name = percent(native).replace("%2F", "/");
+            format!("/v3/config/paths/{verb}/{name}")
+        };
+        match call {
+            StreamCall::Put {
+                native,
+                source,
+                cause,
+            } => {
+                if *cause == PutCause::Restart {
+                    self.remove(&path("delete", native))?;
+                }
+                let body = json!({"source": source, "sourceOnDemand": false}).to_string();
+                let body = Some(body.as_bytes());
+                match self.api.change("POST", &path("replace", native), body) {
+                    Err(fault) if fault.status() == Some(404) => {
+                        self.api.change("POST", &path("add", native), body)?;
+                    }
+                    other => drop(other?),
+                }
+                Ok(())
+            }
+            StreamCall::Remove { native } => self.remove(&path("delete", native)),
+        }
+    }
+
+    fn measure(&mut self) -> Result<ServerMeasure, CallFault> {
+        let paths: Vec<RunningPath> = self.pages("/v3/paths/list")?;
+        let info: Info = self.api.get("/v3/info")?.json()?;
+        let streams = paths.into_iter().map(|path| {
+            let stream = MeasuredStream {
+                bytes_in: path.inbound_bytes.or(path.bytes_received).unwrap_or(0),
+                bytes_out: path.outbound_bytes.or(path.bytes_sent).unwrap_or(0),
+                viewers: path.readers.map_or(0, |readers| readers.len() as u64),
+                picture: None,
+                codec: None,
+            };
+            (path.name, stream)
+        });
+        let started = info.started.as_deref().and_then(seconds_since);
+        Ok(ServerMeasure {
+            version: info.version,
+            uptime_seconds: started.unwrap_or(0),
+            streams: streams.collect(),
+        })
+    }
+}
+
+impl MediaMtx {
+    /// A path that is not there is removed.
+    fn remove(&self, path: &str) -> Result<(), CallFault> {
+        match self.api.change("DELETE", path, None) {
+            Err(fault) if fault.status() == Some(404) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}

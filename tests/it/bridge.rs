@@ -1,0 +1,473 @@
+//! `weir bridge` between the real program and a fake MediaMTX: streams are given, changed and
+//! removed, and nothing is touched in doubt.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::bridges::{Bridge, looking, save_stream, save_streamers, stats_of};
+use crate::restricted::token;
+use weir_testkit::fake::{FakeFault, FakeMediaMtx, FakeServer};
+use weir_testkit::{TestServer, encode_segment, wait_until};
+
+type Fake = FakeServer<FakeMediaMtx>;
+
+fn fake() -> Fake {
+    FakeServer::new(FakeMediaMtx::default())
+}
+
+/// Waits until the server has these paths with these sources.
+#[track_caller]
+fn wait_for_paths(fake: &Fake, expected: &[(&str, &str)]) {
+    let pairs = expected.iter();
+    let pairs = pairs.map(|(name, source)| ((*name).to_owned(), (*source).to_owned()));
+    let expected: BTreeMap<String, String> = pairs.collect();
+    looking(
+        &format!("the server has {expected:?}"),
+        || fake.kind().paths.clone(),
+        |paths| *paths == expected,
+    );
+}
+
+/// Waits until the bridge has looked at the server several times since.
+fn wait_for_looks(fake: &Fake) {
+    let before = fake.request_count();
+    looking(
+        "the bridge looks again",
+        || fake.request_count(),
+        |count| *count >= before + 12,
+    );
+}
+
+#[test]
+fn bridge_gives_changes_and_removes_streams() {
+    let server = TestServer::new();
+    let fake = fake();
+    save_streamers(&server, &["m1"]);
+    save_stream(&server, "m1", "a", "rtsp://10.0.0.1/a?x=1");
+    save_stream(&server, "m1", "dir/b ü", "rtmp://10.0.0.2/b");
+    save_stream(&server, "m1", "own", "publish://");
+    let bridge = Bridge::new("mediamtx", &server, &fake, "m1", &[]);
+    let second = "dir/b_x20__xC3BC_";
+    wait_for_paths(
+        &fake,
+        &[
+            ("a", "rtsp://10.0.0.1/a?x=1"),
+            (second, "rtmp://10.0.0.2/b"),
+            ("own", "publisher"),
+        ],
+    );
+    let running = |name: &str| stats_of(&server, name)["status"] == "running";
+    looking(
+        "both streams run",
+        || (running("a"), running("dir/b ü")),
+        |(first, second)| *first && *second,
+    );
+    assert_eq!(stats_of(&server, "own")["status"], "waiting");
+    assert_eq!(stats_of(&server, "a")["online_clients"], 1);
+    fake.take_changes();
+
+    // What the server does not use is no change for it.
+    server
+        .put("/streams/a", json!({"title": "A", "labels": {"x": "y"}}))
+        .expect(200);
+    server
+        .put("/streams/a", json!({"dvr": {"expiration": 60}}))
+        .expect(200);
+    save_stream(&server, "m1", "dir/b ü", "rtmp://10.0.0.2/other");
+    wait_for_paths(
+        &fake,
+        &[
+            ("a", "rtsp://10.0.0.1/a?x=1"),
+            (second, "rtmp://10.0.0.2/other"),
+            ("own", "publisher"),
+        ],
+    );
+    server.delete("/streams/own").expect(204);
+    wait_for_paths(
+        &fake,
+        &[
+            ("a", "rtsp://10.0.0.1/a?x=1"),
+            (second, "rtmp://10.0.0.2/other"),
+        ],
+    );
+    let changes = fake.take_changes();
+    assert_eq!(changes.len(), 2, "one change and one removal: {changes:?}");
+    assert_eq!(fake.kind().starts["a"], 1);
+    drop(bridge);
+}
+
+#[test]
+fn bridge_joins_with_the_right_of_a_token() {
+    let server = TestServer::new();
+    let fake = fake();
+    let scope = json!({
+        "scopes": ["streamers/mtx-*"], "read": true, "write": true, "execute": true,
+    });
+    let bearer = token(&server, "join", scope);
+    let directory = tempfile::tempdir().expect("a scratch directory");
+    let file = directory.path().join("token");
+    fs::write(&file, bearer.trim_start_matches("Bearer ")).expect("a file");
+    let path = file.to_str().expect("UTF-8");
+    let more = [
+        "--join-token-file",
+        path,
+        "--labels",
+        "zone=north",
+        "--channel-limit",
+        "40",
+        "--host",
+        "10.1.2.3",
+    ];
+    let mut bridge = Bridge::new("mediamtx", &server, &fake, "mtx-7", &more);
+    let saved = wait_until(
+        "the streamer is saved",
+        || server.get("/streamers/mtx-7"),
+        |answer| answer.status == 200,
+    );
+    let saved = saved.json();
+    assert_eq!(saved["labels"], json!({"zone": "north"}));
+    assert_eq!(saved["channel_limit"], 40);
+    assert_eq!(saved["private_payload_url"], "rtsp://10.1.2.3:8554");
+    save_stream(&server, "mtx-7", "a", "rtsp://10.0.0.1/a");
+    wait_for_paths(&fake, &[("a", "rtsp://10.0.0.1/a")]);
+    let key = |server: &TestServer| {
+        let streamer = server.get("/streamers/mtx-7").expect(200).json();
+        streamer["cluster_key"].clone()
+    };
+    let first = key(&server);
+
+    // A deleted streamer does not save itself again, and goes on with its streams.
+    server.delete("/streams/a").expect(204);
+    save_stream(&server, "mtx-7", "b", "rtsp://10.0.0.1/b");
+    wait_for_paths(&fake, &[("b", "rtsp://10.0.0.1/b")]);
+    server
+        .put("/streams/b", json!({"layout": null}))
+        .expect(200);
+    wait_for_paths(&fake, &[]);
+    save_stream(&server, "mtx-7", "b", "rtsp://10.0.0.1/b");
+    wait_for_paths(&fake, &[("b", "rtsp://10.0.0.1/b")]);
+    bridge.terminate();
+    fake.take_changes();
+    server.delete("/streamers/mtx-7").expect(204);
+    bridge.start();
+    bridge.wait_for_log("unknown_streamer", 1);
+    assert_eq!(server.get("/streamers/mtx-7").status, 404);
+    assert!(fake.take_changes().is_empty(), "streams go on");
+    bridge.terminate();
+
+    let (code, printed) = bridge.run(&[], &["--rejoin", "--once"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert_eq!(key(&server), first, "the key of the first time");
+    let state = fs::metadata(bridge.state_path("mtx-7")).expect("the state is kept");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&state.permissions());
+    assert_eq!(mode & 0o777, 0o600, "it holds passwords");
+}
+
+#[test]
+fn bridge_that_never_knew_makes_no_change() {
+    // Weir is away, and there is no file: the paths of an operator stay.
+    let fake = fake();
+    fake.kind()
+        .paths
+        .insert("mine".into(), "rtsp://10.0.0.9/m".into());
+    let nowhere = weir_testkit::fake::unused_address();
+    let weir = format!("http://{nowhere}");
+    let mut bridge = Bridge::unstarted("mediamtx", &weir, &fake, "m1", &["--exclusive"]);
+    bridge.start();
+    bridge.wait_for_log("no configuration from Weir", 1);
+    wait_for_looks(&fake);
+    bridge.kill();
+    // A torn file is no knowledge either.
+    let path = bridge.state_path("m1");
+    fs::write(
+        &path,
+        "weir-bridge 1 0000000000000000\n{\"wanted\":{},\"owned\":{}}\n",
+    )
+    .expect("a file");
+    bridge.start();
+    bridge.wait_for_log("unreadable", 1);
+    bridge.wait_for_log("no configuration from Weir", 2);
+    wait_for_looks(&fake);
+    assert!(fake.take_changes().is_empty());
+}
+
+#[test]
+fn nothing_stops_or_restarts_while_parts_are_away() {
+    let mut server = TestServer::new();
+    let mut fake = fake();
+    save_streamers(&server, &["m1"]);
+    for name in ["a", "b", "c"] {
+        save_stream(&server, "m1", name, &format!("rtsp://10.0.0.1/{name}"));
+    }
+    let given = ["a", "b", "c"].map(|name| (name, format!("rtsp://10.0.0.1/{name}")));
+    let given: Vec<(&str, &str)> = given.iter().map(|(name, url)| (*name, &**url)).collect();
+    let mut bridge = Bridge::new("mediamtx", &server, &fake, "m1", &[]);
+    wait_for_paths(&fake, &given);
+    fake.take_changes();
+    for _ in 0..3 {
+        bridge.kill();
+        bridge.start();
+        bridge.wait_for_log("bridge starts", 1);
+        wait_for_looks(&fake);
+    }
+    bridge.terminate();
+    server.kill();
+    bridge.start();
+    bridge.wait_for_log("no configuration from Weir", 1);
+    wait_for_looks(&fake);
+    assert!(fake.take_changes().is_empty(), "no call without a change");
+    // Both are away and the media server starts again: it runs what was wanted last.
+    bridge.kill();
+    fake.stop();
+    fake.start();
+    bridge.start();
+    wait_for_paths(&fake, &given);
+    // The answers of Weir that are none change nothing.
+    fake.take_changes();
+    server.start();
+    wait_for_looks(&fake);
+    assert!(fake.take_changes().is_empty());
+}
+
+#[test]
+fn answers_of_the_server_that_are_none_change_nothing() {
+    let server = TestServer::new();
+    let mut fake = fake();
+    save_streamers(&server, &["m1"]);
+    save_stream(&server, "m1", "a", "rtsp://10.0.0.1/a");
+    let bridge = Bridge::new("mediamtx", &server, &fake, "m1", &[]);
+    wait_for_paths(&fake, &[("a", "rtsp://10.0.0.1/a")]);
+    fake.take_changes();
+    for fault in [
+        FakeFault::Status(500),
+        FakeFault::Status(401),
+        FakeFault::Garbage,
+        FakeFault::Cut,
+        FakeFault::Redirect,
+        FakeFault::Huge,
+    ] {
+        fake.set_fault(Some(fault));
+        let before = fake.request_count();
+        looking(
+            "the bridge calls the server",
+            || fake.request_count(),
+            |count| *count >= before + 3,
+        );
+        fake.set_fault(None);
+        wait_for_looks(&fake);
+        let changes = fake.take_changes();
+        assert!(changes.is_empty(), "{fault:?}: {changes:?}");
+    }
+    // A list that lacks everything once is not believed.
+    fake.kind().lies = 1;
+    wait_for_looks(&fake);
+    assert_eq!(fake.kind().lies, 0);
+    assert!(fake.take_changes().is_empty());
+    // The API refuses connections and media flows: the streamer stays, and says why.
+    fake.stop_api();
+    let status = |server: &TestServer| {
+        let streamer = server.get("/streamers/m1").expect(200).json();
+        streamer["stats"]["config_external_status"].clone()
+    };
+    let seen = looking(
+        "an error is reported",
+        || status(&server),
+        |status| status["status"] == "error",
+    );
+    assert_eq!(seen["while"], "refresh");
+    fake.start_api();
+    looking(
+        "the error is over",
+        || status(&server),
+        |status| status["status"] == "loaded",
+    );
+    assert!(fake.take_changes().is_empty());
+    drop(bridge);
+}
+
+#[test]
+fn foreign_streams_and_hostile_urls_are_left_alone() {
+    let server = TestServer::new();
+    let fake = fake();
+    fake.kind()
+        .paths
+        .insert("mine".into(), "rtsp://10.0.0.9/m".into());
+    save_streamers(&server, &["m1"]);
+    save_stream(&server, "m1", "mine", "rtsp://10.0.0.1/a");
+    save_stream(&server, "m1", "evil", "rtsp://10.0.0.1/a\";}");
+    save_stream(&server, "m1", "file", "file://vod/a.mp4");
+    save_stream(&server, "m1", "good", "rtsp://10.0.0.1/g");
+    let bridge = Bridge::new("mediamtx", &server, &fake, "m1", &[]);
+    let paths = [("good", "rtsp://10.0.0.1/g"), ("mine", "rtsp://10.0.0.9/m")];
+    wait_for_paths(&fake, &paths);
+    wait_for_looks(&fake);
+    let changes = fake.take_changes();
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    for name in ["evil", "file"] {
+        let status = looking(
+            &format!("{name} is in error"),
+            || stats_of(&server, name)["status"].clone(),
+            |status| *status == "error",
+        );
+        assert_eq!(status, "error");
+    }
+    // A stream that leaves Weir takes nothing foreign with it.
+    for name in ["mine", "evil", "file", "good"] {
+        server.delete(&format!("/streams/{name}")).expect(204);
+    }
+    wait_for_paths(&fake, &[("mine", "rtsp://10.0.0.9/m")]);
+    drop(bridge);
+}
+
+#[test]
+fn nothing_is_made_that_cannot_be_recorded() {
+    let server = TestServer::new();
+    let fake = fake();
+    save_streamers(&server, &["m1"]);
+    save_stream(&server, "m1", "a", "rtsp://10.0.0.1/a");
+    let weir = format!("http://{}", server.address());
+    let mut bridge = Bridge::unstarted("mediamtx", &weir, &fake, "m1", &[]);
+    // Where the new file would be written is a directory, as good as a full disk.
+    let blocked = bridge.state_path("m1").with_extension("bridge.tmp");
+    fs::create_dir_all(blocked.join("x")).expect("a directory");
+    bridge.start();
+    bridge.wait_for_log("cannot write the state", 1);
+    wait_for_looks(&fake);
+    assert!(
+        fake.take_changes().is_empty(),
+        "what is not recorded is not made"
+    );
+    fs::remove_dir_all(&blocked).expect("it is there");
+    wait_for_paths(&fake, &[("a", "rtsp://10.0.0.1/a")]);
+    drop(bridge);
+}
+
+#[test]
+fn exclusive_bridge_takes_over_all_but_what_it_keeps() {
+    let server = TestServer::new();
+    let fake = fake();
+    for name in ["mine", "old", "keep-1"] {
+        fake.kind()
+            .paths
+            .insert(name.into(), "rtsp://10.0.0.9/m".into());
+    }
+    save_streamers(&server, &["m1"]);
+    save_stream(&server, "m1", "mine", "rtsp://10.0.0.1/a");
+    let more = ["--exclusive", "--keep", "keep-*"];
+    let bridge = Bridge::new("mediamtx", &server, &fake, "m1", &more);
+    let paths = [
+        ("keep-1", "rtsp://10.0.0.9/m"),
+        ("mine", "rtsp://10.0.0.1/a"),
+    ];
+    wait_for_paths(&fake, &paths);
+    drop(bridge);
+}
+
+#[test]
+fn old_server_that_does_not_replace_is_given_streams() {
+    let server = TestServer::new();
+    let fake = fake();
+    fake.kind().is_old = true;
+    save_streamers(&server, &["m1"]);
+    for number in 0..7 {
+        let url = format!("rtsp://10.0.0.{number}/a");
+        save_stream(&server, "m1", &format!("s{number}"), &url);
+    }
+    let bridge = Bridge::new("mediamtx", &server, &fake, "m1", &[]);
+    looking(
+        "all are there",
+        || fake.kind().paths.len(),
+        |count| *count == 7,
+    );
+    looking(
+        "old counters are read",
+        || stats_of(&server, "s0")["status"].clone(),
+        |status| *status == "running",
+    );
+    drop(bridge);
+}
+
+#[test]
+fn one_round_can_be_shown_checked_and_made() {
+    let server = TestServer::new();
+    let mut fake = fake();
+    save_streamers(&server, &["m1"]);
+    save_stream(&server, "m1", "a", "rtsp://user:canary@10.0.0.1/a?p=canary");
+    let weir = format!("http://{}", server.address());
+    let bridge = Bridge::unstarted("mediamtx", &weir, &fake, "m1", &[]);
+    let (code, printed) = bridge.run(&[], &["--dry-run"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(
+        printed.contains("add a from rtsp://10.0.0.1/a\n"),
+        "{printed}"
+    );
+    let (code, printed) = bridge.run(&["check"], &[]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("Weir has 1 streams"), "{printed}");
+    assert!(fake.take_changes().is_empty());
+    let (code, printed) = bridge.run(&[], &["--once"]);
+    assert_eq!(code, Some(0), "{printed}");
+    let path = ("a", "rtsp://user:canary@10.0.0.1/a?p=canary");
+    wait_for_paths(&fake, &[path]);
+    assert_eq!(fake.take_changes().len(), 1);
+    let (code, printed) = bridge.run(&[], &["--once"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(fake.take_changes().is_empty(), "nothing is left to do");
+    fake.stop();
+    let (code, printed) = bridge.run(&["check"], &[]);
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("MISSING"), "{printed}");
+    assert!(!printed.contains("canary"), "no credentials: {printed}");
+}
+
+#[test]
+fn streams_of_a_dead_server_move_and_move_back_once() {
+    // The layouter learns of the death from silence, and the parked poll does not hide it.
+    let server = TestServer::with(&["--layouter-enabled", "--streamer-dead-timeout", "10s"]);
+    let (mut first, second) = (fake(), fake());
+    save_streamers(&server, &["m1", "m2"]);
+    let bridges = [
+        Bridge::new("mediamtx", &server, &first, "m1", &[]),
+        Bridge::new("mediamtx", &server, &second, "m2", &[]),
+    ];
+    for number in 0..4 {
+        let name = format!("s{number}");
+        let body = json!({"inputs": [{"url": format!("rtsp://10.0.0.{number}/a")}]});
+        let path = format!("/streams/{}", encode_segment(&name));
+        server.put(&path, body).expect(200);
+    }
+    let count = |fake: &Fake| fake.kind().paths.len();
+    looking(
+        "all streams run",
+        || (count(&first), count(&second)),
+        |(first, second)| first + second == 4,
+    );
+    first.stop();
+    looking(
+        "the streams of the dead server are on the other",
+        || count(&second),
+        |count| *count == 4,
+    );
+    // It comes back with nothing, and is given nothing that runs elsewhere.
+    first.take_changes();
+    first.start();
+    bridges[0].wait_for_log("media server is up", 2);
+    let placed = |server: &TestServer| {
+        let list = server
+            .get("/streams?select=name,layout.ingest")
+            .expect(200)
+            .json();
+        let streams = list["streams"].as_array().cloned().unwrap_or_default();
+        let hosts = streams
+            .iter()
+            .map(|stream| stream["layout"]["ingest"].clone());
+        hosts.filter(|host| *host == Value::from("m1")).count()
+    };
+    looking(
+        "each stream is on one server",
+        || (count(&first), count(&second), placed(&server)),
+        |(first, second, placed)| first + second == 4 && first == placed,
+    );
+}
