@@ -2,8 +2,8 @@
 //! answered.
 //!
 //! A few threads, one request per connection, every read bounded in size and time. Verdicts are
-//! kept as long as Weir allows; without an answer from Weir, the last verdict of the session holds, else
-//! the default.
+//! kept as long as Weir allows; without an answer from Weir, the last verdict of the session holds,
+//! else the default.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};

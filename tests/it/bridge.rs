@@ -102,10 +102,10 @@ fn bridge_gives_changes_and_removes_streams() {
 fn bridge_joins_with_the_right_of_a_token() {
     let server = TestServer::new();
     let fake = fake();
-    let scope = json!({
+    let permission = json!({
         "scopes": ["streamers/mtx-*"], "read": true, "write": true, "execute": true,
     });
-    let bearer = token(&server, "join", scope);
+    let bearer = token(&server, "join", json!({"permissions": [permission]}));
     let directory = tempfile::tempdir().expect("a scratch directory");
     let file = directory.path().join("token");
     fs::write(&file, bearer.trim_start_matches("Bearer ")).expect("a file");
@@ -152,7 +152,7 @@ fn bridge_joins_with_the_right_of_a_token() {
     fake.take_changes();
     server.delete("/streamers/mtx-7").expect(204);
     bridge.start();
-    bridge.wait_for_log("unknown_streamer", 1);
+    bridge.wait_for_log("no configuration from Weir", 1);
     assert_eq!(server.get("/streamers/mtx-7").status, 404);
     assert!(fake.take_changes().is_empty(), "streams go on");
     bridge.terminate();

@@ -201,12 +201,7 @@ fn srs_ingests_are_one_file_and_one_reload() {
         save_stream(&server, "s1", &format!("s{number}"), &url);
     }
     save_stream(&server, "s1", "c/d", "rtsp://10.0.1.1/a");
-    save_stream(
-        &server,
-        "s1",
-        "evil",
-        "rtmp://10.0.1.2/a\"; } ffmpeg /bin/sh",
-    );
+    save_stream(&server, "s1", "evil", "rtmp://10.0.1.2/a\";}ffmpeg");
     let mut bridge = Bridge::new("srs", &server, &fake, "s1", &more);
     wait_for_status(&server, "c/d", "running");
     wait_for_status(&server, "s8", "running");

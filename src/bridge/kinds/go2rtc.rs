@@ -11,6 +11,7 @@
 //! * Passwords read back as `***`: sources are not compared.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -24,6 +25,10 @@ use crate::bridge::kind::{
 use crate::bridge::prober;
 use crate::bridge::worker::SOURCE_UNREACHABLE;
 use crate::client::escape as percent;
+
+/// Longest time for a call. A call that is given up may still be in progress there, and the next
+/// one would overlap it.
+pub const CALL_WITHIN: Duration = Duration::from_secs(12);
 
 pub struct Go2rtcRules {
     pub play_base: String,

@@ -102,7 +102,9 @@ pub fn connect(options: &ServerOptions) -> ServerHandle {
             Arc::new(mediamtx::MediaMtxRules { play_base }),
         ),
         ServerKind::Go2rtc => (
-            Box::new(go2rtc::Go2rtc { api: api() }),
+            Box::new(go2rtc::Go2rtc {
+                api: api().within(go2rtc::CALL_WITHIN),
+            }),
             Arc::new(go2rtc::Go2rtcRules { play_base }),
         ),
         ServerKind::NodeMediaServer => (
@@ -126,6 +128,8 @@ pub struct ServerApi {
     caller: HttpCaller,
     base: String,
     authorization: Option<String>,
+    probe_within: Duration,
+    call_within: Duration,
 }
 
 impl ServerApi {
@@ -136,15 +140,24 @@ impl ServerApi {
             caller: HttpCaller::new(0),
             base: base.trim_end_matches('/').to_owned(),
             authorization: login.map(|login| format!("Basic {}", encode(login))),
+            probe_within: PROBE_WITHIN,
+            call_within: CALL_WITHIN,
         }
     }
 
+    /// With one deadline for probes and other calls.
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.probe_within = deadline;
+        self.call_within = deadline;
+        self
+    }
+
     pub fn get(&self, path: &str) -> Result<CallAnswer, CallFault> {
-        self.send("GET", path, None, CALL_WITHIN)?.success()
+        self.send("GET", path, None, self.call_within)?.success()
     }
 
     pub fn probe(&self, path: &str) -> Result<CallAnswer, CallFault> {
-        self.send("GET", path, None, PROBE_WITHIN)?.success()
+        self.send("GET", path, None, self.probe_within)?.success()
     }
 
     /// A call that changes something, with a body if there is one.
@@ -154,7 +167,7 @@ impl ServerApi {
         path: &str,
         body: Option<&[u8]>,
     ) -> Result<CallAnswer, CallFault> {
-        self.send(method, path, body, CALL_WITHIN)?.success()
+        self.send(method, path, body, self.call_within)?.success()
     }
 
     /// [`ServerApi::change`], or a read, with another `Authorization`.
@@ -166,7 +179,7 @@ impl ServerApi {
         authorization: &str,
     ) -> Result<CallAnswer, CallFault> {
         let fields = [("authorization", authorization)];
-        self.call(method, path, body, &fields, CALL_WITHIN)?
+        self.call(method, path, body, &fields, self.call_within)?
             .success()
     }
 
