@@ -101,7 +101,7 @@ impl Central {
         }
         let fields: Vec<(&str, &str)> =
             etag.map(|tag| ("if-none-match", tag)).into_iter().collect();
-        let answer = self.send(&self.polls, "GET", &path, key, &fields, b"", deadline)?;
+        let answer = self.get(&self.polls, key, &path, &fields, deadline)?;
         if answer.status == 304 && etag.is_some() {
             return Ok(Polled::Unchanged);
         }
@@ -135,22 +135,13 @@ impl Central {
     fn vanished(&self, key: &str, names: &[Box<str>]) -> Result<Wanted, CallFault> {
         let names: Vec<String> = names.iter().map(|name| escape(name)).collect();
         let path = format!("/update-streams?name={}", names.join(","));
-        let answer = self.send(&self.polls, "GET", &path, key, &[], b"", ANSWER_WITHIN)?;
+        let answer = self.get(&self.polls, key, &path, &[], ANSWER_WITHIN)?;
         desired::read_kept(answer)
     }
 
     pub fn report(&self, key: &str, body: &[u8]) -> Result<(), CallFault> {
-        let fields = [("content-type", "application/json")];
-        let sent = self.send(
-            &self.caller,
-            "PUT",
-            "/stats",
-            key,
-            &fields,
-            body,
-            ANSWER_WITHIN,
-        )?;
-        sent.success().map(drop)
+        let url = format!("{}/streamers/{}/stats", self.base, self.hostname);
+        self.put(&url, &cluster_authorization(key), body)
     }
 
     /// Saves the streamer with its cluster key, by the right of a token.
@@ -170,14 +161,18 @@ impl Central {
         set("labels", labels);
         let url = format!("{}/streamers/{}", self.base, self.hostname);
         let authorization = format!("Bearer {token}");
+        self.put(&url, &authorization, body.to_string().as_bytes())
+    }
+
+    fn put(&self, url: &str, authorization: &str, body: &[u8]) -> Result<(), CallFault> {
         let answer = self.caller.call(&OutgoingCall {
             method: "PUT",
-            url: &url,
+            url,
             headers: &[
-                ("authorization", &authorization),
+                ("authorization", authorization),
                 ("content-type", "application/json"),
             ],
-            body: body.to_string().as_bytes(),
+            body,
             deadline: ANSWER_WITHIN,
         })?;
         answer.success().map(drop)
@@ -186,17 +181,16 @@ impl Central {
     /// Whether a viewer may play; with the answer's own lifetime.
     pub fn may_play(&self, key: &str, query: &str) -> Result<CallAnswer, CallFault> {
         let path = format!("/auth?{query}");
-        self.send(&self.caller, "GET", &path, key, &[], b"", ANSWER_WITHIN)
+        self.get(&self.caller, key, &path, &[], ANSWER_WITHIN)
     }
 
-    fn send(
+    /// Reads what is below the streamer's own path, with its key.
+    fn get(
         &self,
         caller: &HttpCaller,
-        method: &str,
-        path: &str,
         key: &str,
+        path: &str,
         fields: &[(&str, &str)],
-        body: &[u8],
         deadline: Duration,
     ) -> Result<CallAnswer, CallFault> {
         let url = format!("{}/streamers/{}{path}", self.base, self.hostname);
@@ -204,10 +198,10 @@ impl Central {
         let mut headers = vec![("authorization", authorization.as_str())];
         headers.extend_from_slice(fields);
         caller.call(&OutgoingCall {
-            method,
+            method: "GET",
             url: &url,
             headers: &headers,
-            body,
+            body: b"",
             deadline,
         })
     }

@@ -38,6 +38,7 @@ mod tests;
 mod usage;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -177,7 +178,7 @@ fn start(options: BridgeOptions) -> Result<RunningBridge, Failure> {
     } = prepare(&options)?;
     info!(
         hostname = &*options.hostname,
-        streams = kept.wanted.as_ref().map(|wanted| wanted.len()),
+        streams = kept.wanted.as_ref().map(BTreeMap::len),
         owned = kept.owned.len(),
         "bridge starts"
     );

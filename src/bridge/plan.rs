@@ -409,17 +409,11 @@ impl Planner {
         hosts
     }
 
-    fn judge(
-        &mut self,
-        now: Instant,
-        native: &Box<str>,
-        target: &Target,
-        list: &ServerList,
-    ) -> Verdict {
+    fn judge(&mut self, now: Instant, native: &str, target: &Target, list: &ServerList) -> Verdict {
         let source = target.choice.source();
         let listed = list.streams.get(native);
         let shown = listed.and_then(|listed| listed.source.as_deref());
-        let track = self.tracks.entry(native.clone()).or_default();
+        let track = self.tracks.entry(native.into()).or_default();
         let Some(owned) = self.owned.get_mut(native) else {
             return match listed {
                 None => Verdict::Put(PutCause::Add),
@@ -471,13 +465,13 @@ impl Planner {
         Verdict::Fine
     }
 
-    fn adopt(&mut self, native: &Box<str>, target: &Target) {
+    fn adopt(&mut self, native: &str, target: &Target) {
         let owned = OwnedStream {
             name: target.name.clone(),
             source: target.choice.source().into(),
             state: OwnedState::Given,
         };
-        self.owned.insert(native.clone(), owned);
+        self.owned.insert(native.into(), owned);
         self.is_unrecorded = true;
     }
 

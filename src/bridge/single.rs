@@ -149,7 +149,7 @@ impl Once {
         for call in &plan.calls {
             planner.begin(Instant::now(), call);
             let result = self.handle.server.apply(call);
-            let end = result.as_ref().map(|()| ()).map_err(call_end);
+            let end = call_end(&result);
             planner.end(Instant::now(), call, end);
             if let Err(fault @ CallFault::Unreachable(_)) = result {
                 return Err(fault);
@@ -193,7 +193,7 @@ impl Once {
 
 /// Prints the calls of one round.
 pub fn dry_run(options: BridgeOptions) -> Result<bool, Failure> {
-    let view = look(&options)?;
+    let view = look(&options);
     let wanted = view.wanted.map_err(failed("no configuration from Weir"))?;
     let list = view.list.map_err(failed("cannot list the media server"))?;
     print(&planned(&options, view.owned, &wanted, &list))?;
@@ -202,7 +202,7 @@ pub fn dry_run(options: BridgeOptions) -> Result<bool, Failure> {
 
 /// Queries both sides, and prints what works, what is missing and what the bridge would do.
 pub fn check(options: BridgeOptions) -> Result<bool, Failure> {
-    let mut view = look(&options)?;
+    let mut view = look(&options);
     let media = &view.handle.media;
     let media_answers = prober::accepts(media, Duration::from_secs(1));
     let mut out = format!("{}\n", options.hostname);
@@ -252,7 +252,7 @@ struct Look {
     list: Result<ServerList, CallFault>,
 }
 
-fn look(options: &BridgeOptions) -> Result<Look, Failure> {
+fn look(options: &BridgeOptions) -> Look {
     let file = KeptFile::new(&options.state_dir, &options.hostname);
     let kept = match file.read() {
         super::FoundFile::Kept(kept) => kept,
@@ -278,12 +278,12 @@ fn look(options: &BridgeOptions) -> Result<Look, Failure> {
             streams: handle.server.list()?,
         })
     });
-    Ok(Look {
+    Look {
         handle,
         owned: kept.owned,
         wanted,
         list,
-    })
+    }
 }
 
 /// The calls of one round without a pace, and the streams that cannot run.

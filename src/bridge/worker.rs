@@ -267,7 +267,7 @@ impl Worker {
                 Err(fault) => warn!(hostname, "cannot {call}: {fault}"),
             }
             self.note_in_list(call, result.is_ok());
-            let end = result.as_ref().map(|()| ()).map_err(call_end);
+            let end = call_end(&result);
             self.planner.end(Instant::now(), call, end);
             if let Err(fault @ CallFault::Unreachable(_)) = result {
                 return Err(fault);
@@ -327,7 +327,7 @@ impl Worker {
         } else {
             SLOW_EVERY
         };
-        let is_recent = |at: Instant| now.duration_since(at) < pause - ROUND_EVERY / 4;
+        let is_recent = |at: Instant| now.duration_since(at) + ROUND_EVERY / 4 < pause;
         // A server that may be dead is not reported: silence is how Weir notices its death.
         if self.times.is_silent || self.times.reported_at.is_some_and(is_recent) {
             return;
@@ -380,12 +380,15 @@ impl Worker {
     }
 }
 
-/// What the planner needs to know of a failed call.
-pub fn call_end(fault: &CallFault) -> CallEnd {
-    CallEnd {
+/// What the planner needs to know of the result of a call.
+pub fn call_end(result: &Result<(), CallFault>) -> Result<(), CallEnd> {
+    let Err(fault) = result else {
+        return Ok(());
+    };
+    Err(CallEnd {
         refusal: fault.is_refusal().then(|| fault.to_string().into()),
         is_unreachable: *fault == SOURCE_UNREACHABLE,
-    }
+    })
 }
 
 /// The result of a call that found the source of the stream, not the server, out of reach.

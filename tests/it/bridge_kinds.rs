@@ -76,7 +76,10 @@ fn go2rtc_streams_are_preloaded_changed_and_removed() {
     save_stream(&server, "g1", "a", &changed);
     looking(
         "the changed stream runs",
-        || (fake.kind().streams["a"].clone(), fake.kind().preloads.len()),
+        || {
+            let kind = fake.kind();
+            (kind.streams["a"].clone(), kind.preloads.len())
+        },
         |(source, preloads)| *source == changed && *preloads == 2,
     );
     assert_eq!(fake.kind().unlisted, 0, "no old stream goes on unlisted");

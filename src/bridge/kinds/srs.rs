@@ -37,7 +37,7 @@ impl ServerRules for SrsRules {
     }
 
     fn play(&self, native: &str, suffix: &str, query: &str) -> Option<String> {
-        let ending = if suffix.ends_with(".flv") {
+        let ending = if suffix.rsplit('.').next() == Some("flv") {
             "flv"
         } else {
             "m3u8"
