@@ -30,7 +30,6 @@ mod balancer;
 mod bridge;
 mod bridge_front;
 mod bridge_kinds;
-mod bridge_real;
 mod cluster;
 mod config;
 mod config_external;

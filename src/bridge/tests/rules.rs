@@ -208,6 +208,12 @@ fn second_stream_with_a_taken_name_is_an_error_and_no_swap() {
     bench.planner.set_wanted(&wanted(&[("B", "rtsp://h/B")]));
     bench.clock.pass(6000);
     assert_eq!(bench.round(), ["change b from rtsp://h/B"]);
+    // Nor does the later one in order, once the place is taken.
+    bench
+        .planner
+        .set_wanted(&wanted(&[("B", "rtsp://h/B"), ("b", "rtsp://h/b")]));
+    assert!(bench.round().is_empty());
+    assert_eq!((bench.code("B"), bench.code("b")), ("", "name_taken"));
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl FakeMediaMtx {
         json!({"version": "v1.20.0", "started": started})
     }
 
-    fn configured(&self, name: &str) -> Value {
+    fn configured(name: &str) -> Value {
         // Redacted and filled with defaults.
         json!({
             "name": name, "source": "rtsp://<redacted>", "record": false, "maxReaders": 0,
@@ -110,7 +110,7 @@ impl FakeKind for FakeMediaMtx {
                     self.lies -= 1;
                     FakeAnswer::json(200, &json!({"itemCount": 0, "pageCount": 0, "items": []}))
                 }
-                None if rest == "list" => self.page(request, |fake, name| fake.configured(name)),
+                None if rest == "list" => self.page(request, |_, name| Self::configured(name)),
                 Some((verb @ ("add" | "replace"), name)) if request.method == "POST" => {
                     self.put(verb, name, request)
                 }
