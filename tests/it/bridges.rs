@@ -119,10 +119,6 @@ impl Bridge {
         assert!(status.success(), "the bridge ended with {status}");
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.as_ref().expect("the bridge is running").id()
-    }
-
     pub fn state_path(&self, hostname: &str) -> PathBuf {
         let name = format!("{hostname}.bridge");
         self.directory.path().join("state").join(name)

@@ -167,9 +167,8 @@ impl History {
         let native = TestRules.native(&self.name());
         let is_foreign = self.actual.get(&native).map(|stream| stream.is_foreign);
         match is_foreign {
-            Some(true) => drop(self.actual.remove(&native)),
-            // One that vanishes from a server that shows no sources is given again.
-            Some(false) => drop(self.actual.remove(&native)),
+            // One of ours that vanishes from a server that shows no sources is given again.
+            Some(_) => drop(self.actual.remove(&native)),
             None => {
                 let is_ours = |owned: &Owned| owned.contains_key(&native);
                 if is_ours(self.planner.owned()) || is_ours(&self.disk.1) {
@@ -233,7 +232,7 @@ impl History {
             // The answer is lost, before the call had its effect or after it.
             let is_lost = has_faults && self.random.once_in(8);
             let is_refused = has_faults && !is_lost && self.random.once_in(10);
-            if !is_refused && !(is_lost && self.random.once_in(2)) {
+            if !(is_refused || is_lost && self.random.once_in(2)) {
                 self.apply(call);
             }
             self.log.push(format!(

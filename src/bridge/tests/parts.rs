@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -237,9 +236,10 @@ fn reports_show_what_flows_and_why_not() {
     let error = StreamError {
         code: "server_refused",
         text: "no".into(),
-        since: bench.clock.0 - Duration::from_secs(3),
+        since: bench.clock.0,
     };
     bench.errors.insert("b".into(), error);
+    bench.clock.pass(3_000);
     let stream = bench.of("b");
     assert_eq!(stream["status"], "error");
     assert_eq!(stream["error"]["code"], "server_refused");

@@ -313,7 +313,7 @@ fn stream_without_a_picture_is_restarted_ever_more_rarely() {
 
 #[test]
 fn fence_removes_streams_and_a_good_answer_returns_them() {
-    let fence_after = Some(std::time::Duration::from_secs(60));
+    let fence_after = Some(std::time::Duration::from_mins(1));
     let mut bench = Bench::with(
         PlanSettings {
             fence_after,
