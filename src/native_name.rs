@@ -105,7 +105,7 @@ fn native_in_application(name: &str) -> String {
 }
 
 /// Letters, digits, `_` and `-`.
-fn is_plain(letter: char) -> bool {
+pub fn is_plain(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-')
 }
 

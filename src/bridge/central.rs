@@ -43,6 +43,8 @@ pub enum Polled {
 /// What a streamer is saved with when it joins.
 #[derive(Debug, Clone, Default)]
 pub struct JoinFields {
+    /// By which other streamers pull from this one.
+    pub kind: &'static str,
     pub private_payload_url: Option<String>,
     pub public_payload_url: Option<String>,
     pub channel_limit: Option<u64>,
@@ -146,7 +148,7 @@ impl Central {
 
     /// Saves the streamer with its cluster key, by the right of a token.
     pub fn join(&self, token: &str, key: &str, fields: &JoinFields) -> Result<(), CallFault> {
-        let mut body = json!({"role": "streamer", "cluster_key": key});
+        let mut body = json!({"role": "streamer", "cluster_key": key, "kind": fields.kind});
         let mut set = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
                 body[name] = value;

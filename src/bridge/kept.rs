@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::desired::Wanted;
 use super::plan::{Owned, OwnedState};
 use crate::config::replace_file;
+use crate::native_name::{escape, is_plain};
 
 const FIRST_WORD: &str = "weir-bridge";
 const VERSION: &str = "1";
@@ -52,9 +53,7 @@ pub struct KeptFile {
 
 impl KeptFile {
     pub fn new(directory: &Path, hostname: &str) -> Self {
-        let name = super::kind::escape(hostname, |letter| {
-            super::kind::is_plain(letter) || letter == '.'
-        });
+        let name = escape(hostname, |letter| is_plain(letter) || letter == '.');
         Self {
             path: directory.join(format!("{name}.bridge")),
         }

@@ -524,6 +524,7 @@ impl OptionReader {
         let host = self.text("host");
         let payload = |host| format!("{}://{host}:{}", kind.media_scheme(), kind.media_port());
         Ok(JoinFields {
+            kind: kind.known().as_str(),
             private_payload_url: host.map(payload),
             public_payload_url: None,
             channel_limit: self.number("channel-limit", 1_000_000)?,

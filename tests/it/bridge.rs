@@ -129,6 +129,7 @@ fn bridge_joins_with_the_right_of_a_token() {
     let saved = saved.json();
     assert_eq!(saved["labels"], json!({"zone": "north"}));
     assert_eq!(saved["channel_limit"], 40);
+    assert_eq!(saved["kind"], "mediamtx");
     assert_eq!(saved["private_payload_url"], "rtsp://10.1.2.3:8554");
     save_stream(&server, "mtx-7", "a", "rtsp://10.0.0.1/a");
     wait_for_paths(&fake, &[("a", "rtsp://10.0.0.1/a")]);

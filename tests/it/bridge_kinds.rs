@@ -56,7 +56,7 @@ fn go2rtc_streams_are_preloaded_changed_and_removed() {
         1,
         "preloads are no viewers"
     );
-    assert_eq!(fake.kind().streams["dir_x2F_b"], b);
+    assert_eq!(fake.kind().streams["dir/b"], b);
     fake.take_changes();
 
     // A restart of the bridge replaces no stream by an idle one.

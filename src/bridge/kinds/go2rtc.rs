@@ -20,11 +20,12 @@ use super::{ServerApi, is_file_name};
 use crate::bridge::caller::CallFault;
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, PutCause, ServerMeasure,
-    ServerRules, StreamCall, escape, pull_url,
+    ServerRules, StreamCall, pull_url,
 };
 use crate::bridge::prober;
 use crate::bridge::worker::SOURCE_UNREACHABLE;
 use crate::client::escape as percent;
+use crate::native_name::MediaServerKind;
 
 /// Longest time for a call. A call that is given up may still be in progress there, and the next
 /// one would overlap it.
@@ -43,10 +44,7 @@ impl ServerRules for Go2rtcRules {
     }
 
     fn native(&self, name: &str) -> Box<str> {
-        escape(name, |letter| {
-            super::super::kind::is_plain(letter) || letter == '.'
-        })
-        .into()
+        MediaServerKind::Go2rtc.native(name).into()
     }
 
     /// Without what follows `#`, which are options of go2rtc.

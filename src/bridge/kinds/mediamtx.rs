@@ -16,9 +16,10 @@ use super::{ServerApi, hooks, is_file_name, seconds_since, with_question_mark};
 use crate::bridge::caller::CallFault;
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, PutCause, ServerMeasure,
-    ServerRules, StreamCall, escape, pull_url,
+    ServerRules, StreamCall, pull_url,
 };
 use crate::client::escape as percent;
+use crate::native_name::MediaServerKind;
 
 const PAGE_ITEMS: usize = 1000;
 /// Pages of one list that are read.
@@ -37,15 +38,8 @@ impl ServerRules for MediaMtxRules {
         ]
     }
 
-    /// Letters, digits and `_-/.`; no slash at the ends, no part that is `.`, `..` or empty.
     fn native(&self, name: &str) -> Box<str> {
-        let is_path = |letter: char| letter.is_ascii_alphanumeric() || "_-/.".contains(letter);
-        let is_part = |letter: char| is_path(letter) && letter != '/';
-        let is_odd = |part: &str| part.is_empty() || part.chars().all(|letter| letter == '.');
-        if name.split('/').any(is_odd) {
-            return escape(name, |letter| is_part(letter) && letter != '.').into();
-        }
-        escape(name, is_path).into()
+        MediaServerKind::MediaMtx.native(name).into()
     }
 
     fn publisher(&self) -> Option<&'static str> {

@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use super::caller::{CallAnswer, CallFault, HttpCaller, OutgoingCall};
 use super::kind::{MediaServer, ServerRules};
 use super::worker::ServerHandle;
+use crate::native_name::MediaServerKind;
 
 /// Longest time for one call of a media server.
 const CALL_WITHIN: Duration = Duration::from_secs(4);
@@ -30,6 +31,18 @@ pub enum ServerKind {
     Go2rtc,
     NodeMediaServer,
     Srs,
+}
+
+impl ServerKind {
+    /// As Weir has it.
+    pub fn known(self) -> MediaServerKind {
+        match self {
+            Self::Mediamtx => MediaServerKind::MediaMtx,
+            Self::Go2rtc => MediaServerKind::Go2rtc,
+            Self::NodeMediaServer => MediaServerKind::NodeMediaServer,
+            Self::Srs => MediaServerKind::Srs,
+        }
+    }
 }
 
 /// What describes one media server.

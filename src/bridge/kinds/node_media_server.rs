@@ -20,11 +20,10 @@ use super::{ServerApi, hooks, with_question_mark};
 use crate::bridge::caller::{CallAnswer, CallFault};
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, Picture, PutCause,
-    ServerMeasure, ServerRules, StreamCall, native_in_app, pull_url,
+    ServerMeasure, ServerRules, StreamCall, pull_url,
 };
+use crate::native_name::MediaServerKind;
 
-/// The application of names without a slash.
-const APP: &str = "live";
 /// Pause after a refused login.
 const LOGIN_PAUSE: Duration = Duration::from_mins(5);
 /// Pause between logins.
@@ -40,7 +39,7 @@ impl ServerRules for NodeMediaRules {
     }
 
     fn native(&self, name: &str) -> Box<str> {
-        native_in_app(name, APP)
+        MediaServerKind::NodeMediaServer.native(name).into()
     }
 
     fn source(&self, url: &str) -> Option<String> {

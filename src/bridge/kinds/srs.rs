@@ -16,11 +16,10 @@ use super::{ServerApi, hooks, with_question_mark};
 use crate::bridge::caller::CallFault;
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, Picture, PutCause,
-    ServerMeasure, ServerRules, StreamCall, native_in_app,
+    ServerMeasure, ServerRules, StreamCall,
 };
+use crate::native_name::MediaServerKind;
 
-/// The application of names without a slash.
-const APP: &str = "live";
 const PAGE_ITEMS: usize = 500;
 const PAGES_MAX: usize = 1000;
 pub struct SrsRules {
@@ -33,7 +32,7 @@ impl ServerRules for SrsRules {
     }
 
     fn native(&self, name: &str) -> Box<str> {
-        native_in_app(name, APP)
+        MediaServerKind::Srs.native(name).into()
     }
 
     fn play(&self, native: &str, suffix: &str, query: &str) -> Option<String> {

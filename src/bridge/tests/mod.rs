@@ -9,8 +9,9 @@ mod rules;
 
 use std::time::{Duration, Instant};
 
-use super::kind::{BadHook, HookQuestion, ServerRules, escape};
+use super::kind::{BadHook, HookQuestion, ServerRules};
 use super::plan::PlanSettings;
+use crate::native_name::escape;
 
 /// Rules of a server for tests: names in lower case, so that two can be the same there.
 pub struct TestRules;
@@ -21,7 +22,7 @@ impl ServerRules for TestRules {
     }
 
     fn native(&self, name: &str) -> Box<str> {
-        escape(&name.to_lowercase(), super::kind::is_plain).into()
+        escape(&name.to_lowercase(), crate::native_name::is_plain).into()
     }
 
     fn play(&self, native: &str, _: &str, _: &str) -> Option<String> {

@@ -1,63 +1,12 @@
 //! Names on servers and URLs that are given to them.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
-use super::super::kind::{
-    ServerRules, escape, host_of, is_plain, matches_glob, native_in_app, pull_url, tcp_address,
-    unescape, without_credentials,
-};
-use super::super::kinds::mediamtx::MediaMtxRules;
+use super::super::kind::{host_of, matches_glob, pull_url, tcp_address, without_credentials};
 use crate::proptests::config_with_cases;
-
-/// Names full of what escaped names are made of.
-fn name() -> impl Strategy<Value = String> {
-    prop_oneof![
-        "[_x0-9A-F./ab]{1,12}",
-        "[_xäю/. A-F0-9\\-]{1,8}",
-        any::<String>().prop_filter("not empty", |text| !text.is_empty()),
-    ]
-}
-
-fn mediamtx() -> MediaMtxRules {
-    MediaMtxRules {
-        play_base: "http://h:8888".to_owned(),
-    }
-}
 
 proptest! {
     #![proptest_config(config_with_cases(2000))]
-
-    #[test]
-    fn escaped_names_read_back(name in name()) {
-        let escaped = escape(&name, is_plain);
-        prop_assert!(escaped.chars().all(is_plain), "{escaped}");
-        prop_assert_eq!(unescape(&escaped), name);
-    }
-
-    #[test]
-    fn names_on_mediamtx_are_allowed_and_read_back(name in name()) {
-        let native = mediamtx().native(&name);
-        let is_part = |part: &str| !matches!(part, "" | "." | "..");
-        prop_assert!(native.split('/').all(is_part), "{native}");
-        let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "_-/.".contains(letter);
-        prop_assert!(native.chars().all(is_letter), "{native}");
-        prop_assert_eq!(unescape(&native), name);
-    }
-
-    #[test]
-    fn names_in_applications_are_distinct(names in prop::collection::btree_set(name(), 2..40)) {
-        let mut known: BTreeMap<Box<str>, String> = BTreeMap::new();
-        for name in names {
-            let native = native_in_app(&name, "live");
-            let parts: Vec<&str> = native.split('/').collect();
-            prop_assert!(parts.len() == 3 && parts[0].is_empty(), "{native}");
-            prop_assert!(parts[1..].iter().all(|part| !part.is_empty()), "{native}");
-            let other = known.insert(native.clone(), name.clone());
-            prop_assert_eq!(other, None, "{} is {}", name, native);
-        }
-    }
 
     #[test]
     fn urls_that_are_given_have_no_odd_character(url in "(rtsp|http)://[a-z]{1,3}/.{0,12}") {
@@ -68,20 +17,6 @@ proptest! {
             prop_assert!(!given.contains(odd), "{given}");
         }
     }
-}
-
-#[test]
-fn plain_names_stay_as_they_are() {
-    let rules = mediamtx();
-    for name in ["cam_01", "a/b.c-d", "_x", "_x_", "_xyz_", "x41_"] {
-        assert_eq!(&*rules.native(name), name);
-    }
-    assert_eq!(&*rules.native("/a"), "_x2F_a");
-    assert_eq!(&*rules.native("a/../b"), "a_x2F__x2E__x2E__x2F_b");
-    assert_eq!(&*rules.native("_x41_"), "_x5F_x41_");
-    assert_eq!(&*native_in_app("cam", "live"), "/live/cam");
-    assert_eq!(&*native_in_app("a/b", "live"), "/a/b");
-    assert_eq!(&*native_in_app("live/b", "live"), "/live/live_x2F_b");
 }
 
 #[test]
