@@ -232,7 +232,7 @@ fn compare(arguments: &Arguments) -> Result<bool, Failure> {
         scratch: scratch.clone(),
     };
     // After the build, before the first peer: children inherit the priority, not the pinning.
-    weir_testkit::sys::raise_priority();
+    let _raised = weir_testkit::sys::raise_priority();
     weir_testkit::sys::pin(cores.generator(), count)?;
 
     let others = machine::busy_for(Duration::from_secs(2));

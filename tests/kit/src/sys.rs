@@ -206,11 +206,32 @@ pub fn pin(processor: Option<usize>, count: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
+const AUTOGROUP: &str = "/proc/self/autogroup";
+
+/// A raised priority. The autogroup is that of the whole session, which goes on after this process:
+/// it gets its former priority back with the end of this value.
+#[must_use]
+pub struct RaisedPriority {
+    autogroup: Option<String>,
+}
+
 /// Raises the priority of this process and of its autogroup as far as permitted. Failure only makes
 /// figures noisier.
-pub fn raise_priority() {
+pub fn raise_priority() -> RaisedPriority {
     let _ = rustix::process::setpriority_process(None, -19);
-    let _ = std::fs::write("/proc/self/autogroup", "-19");
+    // `/autogroup-7 nice 0`
+    let before = std::fs::read_to_string(AUTOGROUP).unwrap_or_default();
+    let autogroup = before.split_whitespace().last().map(str::to_owned);
+    let _ = std::fs::write(AUTOGROUP, "-19");
+    RaisedPriority { autogroup }
+}
+
+impl Drop for RaisedPriority {
+    fn drop(&mut self) {
+        if let Some(before) = &self.autogroup {
+            let _ = std::fs::write(AUTOGROUP, before);
+        }
+    }
 }
 
 /// Sends a signal to a process that may have ended.
