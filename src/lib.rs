@@ -77,6 +77,7 @@
 //! slot, placement, layout one need of a stream (ingest, backup, inference); its node; all of them
 //! move, evacuation        a slot changes its node; all slots leave a node
 //! fail-over, fail-back    to another node after a loss; back when the node returns
+//! handover                a planned move: the old node keeps the stream until the new one runs it
 //! flapping, back-off      losing and regaining a node repeatedly; trusting it later each time
 //! preview, explain        what would change if; why a stream is where it is
 //! activity, health        last signs of life of a node; what follows from them

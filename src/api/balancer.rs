@@ -401,7 +401,7 @@ impl<'a> ClientSession<'a> {
     fn new(call: &'a Call<'a>, stream: &'a StreamRecord, suffix: &'a str) -> Self {
         let now = Instant::now();
         let fleet = call.shared.fleet.view(now);
-        let running = fleet.stream(&stream.name, stream.ingest(), |facts| {
+        let running = fleet.stream(&stream.name, stream.source(), |facts| {
             facts.running_on().cloned().collect::<Vec<_>>()
         });
         Self {
@@ -484,7 +484,8 @@ impl<'a> ClientSession<'a> {
         is_streamer
             && match reason {
                 ServingReason::Running => self.running.iter().any(|host| **host == *hostname),
-                ServingReason::Ingest => self.stream.ingest() == Some(hostname),
+                // A publisher is not handed over: its streams move at once.
+                ServingReason::Ingest => self.stream.source() == Some(hostname),
                 ServingReason::Restreamer => can_restream(self.call.state, streamer, self.stream),
                 ServingReason::Unplaced => true,
             }

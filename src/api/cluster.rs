@@ -344,7 +344,7 @@ impl ClusterScan {
             for (name, stream) in shard.range::<_, str>((from, Bound::Unbounded)) {
                 let ingest = stream.ingest();
                 let node = ingest.and_then(|host| self.by_hostname.get(host).copied());
-                let reported = fleet.stream(name, ingest, |facts| {
+                let reported = fleet.stream(name, stream.source(), |facts| {
                     (
                         facts.status(),
                         facts.alive(),

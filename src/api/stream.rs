@@ -17,6 +17,7 @@ use crate::query::params::{
     Choice, EngineParameter, POLL_TIMEOUT, Parameter, ParameterValues as _, Text, ValueKind,
 };
 use crate::query::{Document, Execution, KeyOrder, ListField, ListKind, Raw, Source};
+use crate::rt::uptime_ms;
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, layout_items, stream_items};
 use crate::state::name::StreamName;
@@ -75,7 +76,10 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
-    let patch = StreamPatch::from_body(call.json()?, &name, "")?;
+    let mut patch = StreamPatch::from_body(call.json()?, &name, "")?;
+    if let Some(layout) = &mut patch.layout {
+        layout.hands_over = may_hand_over(call, &name);
+    }
     Ok(Outcome::Command(Command::SaveStream { name, patch }))
 }
 
@@ -88,15 +92,36 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
 pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut body = call.json()?;
     let conditions = take_item_conditions(&mut body, "", "name", stream_named)?;
-    let items = call.batch(stream_items(body)?)?;
+    let mut items = call.batch(stream_items(body)?)?;
+    for (name, patch) in items.iter_mut() {
+        if let Some(layout) = &mut patch.layout {
+            layout.hands_over = may_hand_over(call, name);
+        }
+    }
     Ok(Outcome::Batch(Command::SaveStreams { items }, conditions))
 }
 
 pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut body = call.json()?;
     let conditions = take_item_conditions(&mut body, "/layouts", "name", stream_named)?;
-    let items = call.batch(layout_items(body)?)?;
+    let mut items = call.batch(layout_items(body)?)?;
+    for (name, layout) in items.iter_mut() {
+        layout.hands_over = may_hand_over(call, name);
+    }
     Ok(Outcome::Batch(Command::SetLayouts { items }, conditions))
+}
+
+/// Whether the ingest node of a stream may keep it after a move: moves through the API are planned,
+/// unless the node is silent, so that the stream is taken from a lost one.
+fn may_hand_over(call: &Call<'_>, name: &StreamName) -> bool {
+    let config = call.shared.settings.running.config();
+    let layouter = &config.settings.layouter;
+    let ingest = call.state.stream(name).and_then(|stream| stream.ingest());
+    let node = ingest.and_then(|host| call.shared.nodes.find(host));
+    let seen_ms = node.and_then(|node| node.activity.last_seen_ms());
+    let silent_ms = seen_ms.map(|seen_ms| uptime_ms().saturating_sub(seen_ms));
+    let dead_ms = layouter.dead_timeout.as_millis() as u64;
+    !layouter.handover.is_zero() && silent_ms.is_some_and(|silent_ms| silent_ms < dead_ms)
 }
 
 fn stream_named(name: &str) -> Option<EntityName> {
@@ -106,6 +131,8 @@ fn stream_named(name: &str) -> Option<EntityName> {
 /// One entry of the layout history of a stream.
 struct LayoutDoc<'a> {
     layout: &'a ArchivedLayout,
+    /// Set in the present layout while an earlier node keeps the stream.
+    handover_from: Option<&'a str>,
     key: String,
 }
 
@@ -118,6 +145,7 @@ impl Layouts<'_> {
     fn doc(&self, index: usize) -> Option<LayoutDoc<'_>> {
         self.stream.layouts.get(index).map(|layout| LayoutDoc {
             layout,
+            handover_from: self.stream.handover_from().filter(|_| index == 0),
             key: layout.created_at.to_native().to_string(),
         })
     }
@@ -140,13 +168,13 @@ impl Document for LayoutDoc<'_> {
 
     fn field(&self, name: &str) -> Option<Raw<'_>> {
         let mut text = Vec::new();
-        render_layout(self.layout, None, &mut text);
+        self.render(&mut text);
         let text = String::from_utf8(text).expect("rendered JSON is UTF-8");
         scan::member(&text, name).map(|value| Raw::Json(Cow::Owned(value.to_owned())))
     }
 
     fn render(&self, out: &mut Vec<u8>) {
-        render_layout(self.layout, None, out);
+        render_layout(self.layout, self.handover_from, None, out);
     }
 }
 
@@ -195,8 +223,8 @@ static LAYOUT_KIND: ListKind = ListKind {
     field: |path| {
         let field_type = match path {
             "created_at" => FieldType::Moment,
-            "ingest" | "inference" | "dvr_backups" | "failover_from" | "originator"
-            | "change_reason" => FieldType::String,
+            "ingest" | "inference" | "dvr_backups" | "failover_from" | "handover_from"
+            | "originator" | "change_reason" => FieldType::String,
             _ => return None,
         };
         Some(ListField::top_level(path, field_type))

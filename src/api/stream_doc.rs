@@ -76,7 +76,8 @@ impl<'a> StreamDoc<'a> {
     fn render_layout(&self, out: &mut Vec<u8>) {
         if let Some(layout) = self.stream.layout() {
             let stream: &ArchivedStream = self.stream;
-            render_layout(layout, self.with_ingest_history.then_some(stream), out);
+            let history_of = self.with_ingest_history.then_some(stream);
+            render_layout(layout, stream.handover_from(), history_of, out);
         }
     }
 
@@ -84,7 +85,7 @@ impl<'a> StreamDoc<'a> {
     fn reported<R>(&self, look: impl FnOnce(StreamFacts<'_>) -> R) -> Option<R> {
         let record: &ArchivedStream = self.stream;
         let fleet = self.around?.fleet;
-        fleet.stream(&record.name, record.ingest(), look)
+        fleet.stream(&record.name, record.source(), look)
     }
 
     /// The agent that relays the stream: the one that its node reports; else, of those in its
@@ -316,13 +317,15 @@ impl StreamDoc<'_> {
 /// Renders the current layout with its ingest history, members sorted.
 pub(crate) fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
     if let Some(layout) = stream.layout() {
-        render_layout(layout, Some(stream), out);
+        render_layout(layout, stream.handover_from(), Some(stream), out);
     }
 }
 
-/// Renders a layout; with the ingest history of a stream if one is given.
+/// Renders a layout, with the node that keeps its stream after a move; with the ingest history of a
+/// stream if one is given.
 pub fn render_layout(
     layout: &ArchivedLayout,
+    handover_from: Option<&str>,
     history_of: Option<&ArchivedStream>,
     out: &mut Vec<u8>,
 ) {
@@ -348,12 +351,16 @@ pub fn render_layout(
         }
         out.push(b']');
     }
+    let failover_from = layout.failover_from.as_ref().map(|host| host.as_str());
+    let inference = layout.inference.as_ref().map(|host| host.as_str());
+    let ingest = layout.ingest.as_ref().map(|host| host.as_str());
     for (field, host) in [
-        ("failover_from", &layout.failover_from),
-        ("inference", &layout.inference),
-        ("ingest", &layout.ingest),
+        ("failover_from", failover_from),
+        ("handover_from", handover_from),
+        ("inference", inference),
+        ("ingest", ingest),
     ] {
-        if let Some(host) = host.as_ref() {
+        if let Some(host) = host {
             out.push(b',');
             write_string(out, field);
             out.push(b':');
@@ -504,7 +511,9 @@ fn scan_ingest<'a>(
             let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             let streams = node.streams.range::<_, str>((from, Bound::Unbounded));
             for (name, _) in streams.filter(|(_, role)| **role == Role::Ingest) {
-                if let Some(stream) = state.stream(name) {
+                // It may only keep the stream after a move.
+                let stream = state.stream(name);
+                if let Some(stream) = stream.filter(|it| it.ingest() == Some(&**host)) {
                     visit(stream);
                 }
                 left -= 1;

@@ -297,6 +297,13 @@ settings! {
         /// least 100. `0`: none.
         moves_per_hour("layouter_moves_per_hour"): usize = number(0, 1000),
             Default "20", AtOnce;
+        /// When a planned move (back after a failure, to a preferred streamer, for balance, through
+        /// the API) takes a stream from a streamer, that one keeps the stream until the new one
+        /// reports that it runs there, but no longer than this. `0`: the old one is stopped at
+        /// once. Streams that record, push, are published, use an agent or have a template are
+        /// never kept.
+        handover("layouter_handover"): Duration = time(ZERO, HOUR),
+            Default "20s", AtOnce;
         /// Streams that may move in a chain, each into the room that the next one leaves, so that
         /// one more stream can be placed. `0`: none moves for another.
         chain_length_max("layouter_chain_length_max"): usize = number(0, 16),

@@ -436,6 +436,21 @@ impl FleetStats {
         report.stats.bitrate_kbit.get()
     }
 
+    /// Whether a streamer has reported within `age` that it runs a stream.
+    pub fn runs_on(&self, stream: &str, hostname: &str, age: Duration, now: Instant) -> bool {
+        let oldest_ms = self.oldest_ms(now);
+        let since_ms = self.stamp(now).saturating_sub(ms(age)).max(oldest_ms);
+        let shard = self.shards[shard_of(stream)].read();
+        let reports = shard.streams.get(stream).into_iter();
+        reports.flat_map(StreamReports::all).any(|report| {
+            let is_running = match report.stats.status {
+                Some(status) => status == StreamStatus::Running,
+                None => report.stats.alive == Some(true),
+            };
+            is_running && &*report.host.hostname == hostname && report.is_current(since_ms)
+        })
+    }
+
     /// All streamers in the order of their names, also those with expired stats.
     pub fn streamers(&self) -> Vec<Arc<StreamerFacts>> {
         let hosts = self.hosts.load();

@@ -9,11 +9,14 @@
 //! While the layouter is disabled there is no engine and nothing moves; when it is enabled the
 //! engine is built from the stored rows, as at a start.
 
+mod handing_over;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
+use super::handover::Handovers;
 #[cfg(test)]
 use super::health::NodeHealth;
 use super::health::{HealthCause, HealthEvent, HealthSettings, HealthTracker};
@@ -57,6 +60,8 @@ pub struct ControllerSettings {
     pub dead_timeout_ms: u64,
     /// Streams that end their nodes are held.
     pub quarantine: bool,
+    /// The old node of a planned move keeps a stream this long at most; 0: not at all.
+    pub handover_ms: u64,
     pub engine: EngineSettings,
 }
 
@@ -88,6 +93,7 @@ impl From<&LayouterSettings> for ControllerSettings {
             interval_ms: settings.interval.as_millis() as u64,
             dead_timeout_ms: settings.dead_timeout.as_millis() as u64,
             quarantine: settings.quarantine,
+            handover_ms: settings.handover.as_millis() as u64,
             engine,
         }
     }
@@ -101,6 +107,7 @@ impl Default for ControllerSettings {
             interval_ms: engine.interval_ms,
             dead_timeout_ms: 60_000,
             quarantine: true,
+            handover_ms: 20_000,
             engine,
         }
     }
@@ -117,14 +124,21 @@ pub struct Controller {
     reports: NodeReports,
     watched: BTreeMap<Hostname, Watched>,
     plan: Plan,
-    /// Nodes that got streams, with the revision they must receive to confirm them.
-    unconfirmed: BTreeMap<Hostname, u64>,
+    transfers: Transfers,
     events: Vec<NewEvent>,
     metrics: Arc<LayouterMetrics>,
     /// Ticks of the engine since the start.
     ticks: u64,
     due: Deadlines,
     holds: Holds,
+}
+
+/// Moves that the new node has not taken over yet.
+#[derive(Default)]
+struct Transfers {
+    /// Nodes that got streams, with the revision they must receive to confirm them.
+    unconfirmed: BTreeMap<Hostname, u64>,
+    handovers: Handovers,
 }
 
 /// What is not placed for a while.
@@ -192,7 +206,7 @@ impl Controller {
             },
             watched: BTreeMap::new(),
             plan: Plan::default(),
-            unconfirmed: BTreeMap::new(),
+            transfers: Transfers::default(),
             events: Vec::new(),
             metrics,
             ticks: 0,
@@ -210,6 +224,7 @@ impl Controller {
         for hostname in state.streamers().keys() {
             controller.watch(hostname, true, now_ms);
         }
+        controller.recall_handovers(now_ms);
         controller.rebuild_engine(now_ms);
         controller
     }
@@ -253,6 +268,9 @@ impl Controller {
             return 0;
         }
         let plan = self.plan.due_ms().unwrap_or(u64::MAX);
+        let handovers = &self.transfers.handovers;
+        let handovers = handovers.due_ms(self.settings.handover_ms);
+        let plan = plan.min(handovers.unwrap_or(u64::MAX));
         let Deadlines {
             activity_ms,
             tick_ms,
@@ -291,6 +309,7 @@ impl Controller {
             self.holds.quarantine.release(name);
         }
         self.release_edited(&commit, &before);
+        self.follow_handovers(&commit, now_ms);
         let Some(engine) = &self.engine else {
             return;
         };
@@ -308,7 +327,8 @@ impl Controller {
                 if self.plan.sent(name).is_some()
                     && let Some(ingest) = &spec.layout.ingest
                 {
-                    self.unconfirmed.insert(ingest.clone(), commit.revision);
+                    let unconfirmed = &mut self.transfers.unconfirmed;
+                    unconfirmed.insert(ingest.clone(), commit.revision);
                 }
                 rows.streams.push(spec);
             }
@@ -466,6 +486,8 @@ impl Controller {
             self.stop_settling();
         }
         self.handle_losses(now_ms);
+        let limit_ms = self.settings.handover_ms;
+        self.transfers.handovers.expire(now_ms, limit_ms);
         if now_ms >= self.due.step_ms {
             self.due.step_ms = now_ms + self.step_pause_ms();
             self.relieve_pressure();
@@ -483,7 +505,9 @@ impl Controller {
     /// The next batch of the plan, and its number for [`Controller::on_reply`].
     pub fn next_batch(&mut self, now_ms: u64) -> Option<(u64, Vec<Placement>)> {
         let engine = self.engine.as_ref()?;
-        self.plan.next_batch(&self.state, engine, now_ms)
+        let hands_over = self.settings.handover_ms > 0;
+        self.plan
+            .next_batch(&self.state, engine, now_ms, hands_over)
     }
 
     /// Handles the writer's reply to a batch.
@@ -513,6 +537,7 @@ impl Controller {
         let (planned, sent) = self.plan.len();
         self.metrics
             .set_gauges(self.engine.is_some(), slots, planned + sent);
+        self.metrics.set_handovers(self.transfers.handovers.len());
     }
 
     /// Ticks of the engine since the start.
@@ -556,7 +581,7 @@ impl Controller {
         self.reports.stats.remove(hostname);
         self.reports.measured.forget_node(hostname);
         self.reports.settling.nodes.remove(hostname);
-        self.unconfirmed.remove(hostname);
+        self.transfers.unconfirmed.remove(hostname);
     }
 
     fn publish_standings(&self) {
@@ -645,6 +670,7 @@ impl Controller {
                         relieved.push(hostname.clone());
                     }
                     self.pressure.remove(hostname);
+                    self.end_handovers_of_lost(hostname);
                 }
             }
             self.report(change);
@@ -665,6 +691,7 @@ impl Controller {
             });
         }
         let confirmed: Vec<(Hostname, u64)> = self
+            .transfers
             .unconfirmed
             .iter()
             .filter_map(|(hostname, revision)| {
@@ -673,7 +700,7 @@ impl Controller {
             })
             .collect();
         for (hostname, revision) in confirmed {
-            self.unconfirmed.remove(&hostname);
+            self.transfers.unconfirmed.remove(&hostname);
             self.apply(Event::Confirmed { hostname, revision });
         }
     }
@@ -861,7 +888,7 @@ impl Controller {
     fn rebuild_engine(&mut self, now_ms: u64) {
         self.engine = None;
         self.plan = Plan::default();
-        self.unconfirmed.clear();
+        self.transfers.unconfirmed.clear();
         if !self.settings.enabled {
             return;
         }
@@ -1030,15 +1057,15 @@ mod tests {
 
     /// The state machine of the writer and the controller on one clock; tests decide when batches
     /// are written.
-    struct ControllerTest {
-        machine: StateMachine<NoStorage>,
-        nodes: Arc<NodeTable>,
-        controller: Controller,
-        now_ms: u64,
+    pub(super) struct ControllerTest {
+        pub(super) machine: StateMachine<NoStorage>,
+        pub(super) nodes: Arc<NodeTable>,
+        pub(super) controller: Controller,
+        pub(super) now_ms: u64,
     }
 
     impl ControllerTest {
-        fn new(hosts: &[&str]) -> Self {
+        pub(super) fn new(hosts: &[&str]) -> Self {
             let state = Arc::new(State::new(1, RenderSettings::default()));
             let settings = ControllerSettings {
                 enabled: true,
@@ -1059,7 +1086,7 @@ mod tests {
         }
 
         /// Commits a command and passes the commit to the controller.
-        fn commit(&mut self, command: Command) -> Done {
+        pub(super) fn commit(&mut self, command: Command) -> Done {
             let applied = self.machine.batch(vec![command], self.now_ms);
             let mut applied = applied.expect("the log takes everything");
             if let Some(commit) = applied.commit {
@@ -1069,7 +1096,7 @@ mod tests {
             outcome.expect("the command is possible")
         }
 
-        fn save_streamer(&mut self, host: &str, body: &str) {
+        pub(super) fn save_streamer(&mut self, host: &str, body: &str) {
             let hostname = Hostname::trusted(host);
             let text = body.replacen('{', r#"{"role":"streamer","cluster_key":"k","#, 1);
             let text = text.replace(",}", "}");
@@ -1078,7 +1105,7 @@ mod tests {
             self.commit(Command::SaveStreamer { hostname, patch });
         }
 
-        fn save(&mut self, name: &str, body: &str) {
+        pub(super) fn save(&mut self, name: &str, body: &str) {
             let name = StreamName::trusted(name);
             let body = json::parse(body.as_bytes()).expect("JSON");
             let patch = StreamPatch::from_body(body, &name, "").expect("a stream");
@@ -1096,7 +1123,7 @@ mod tests {
         }
 
         /// These nodes give a sign of life, one second passes.
-        fn beat(&mut self, hosts: &[&str]) {
+        pub(super) fn beat(&mut self, hosts: &[&str]) {
             self.now_ms += 1000;
             for host in hosts {
                 let node = self.nodes.get(&Hostname::trusted(host));
@@ -1106,14 +1133,14 @@ mod tests {
         }
 
         /// These nodes are alive for a while, all others silent. Batches are written at once.
-        fn live(&mut self, hosts: &[&str], seconds: u64) {
+        pub(super) fn live(&mut self, hosts: &[&str], seconds: u64) {
             for _ in 0..seconds {
                 self.beat(hosts);
                 self.write();
             }
         }
 
-        fn take(&mut self) -> Option<(u64, Vec<Placement>)> {
+        pub(super) fn take(&mut self) -> Option<(u64, Vec<Placement>)> {
             self.controller.next_batch(self.now_ms)
         }
 
@@ -1127,22 +1154,27 @@ mod tests {
             count
         }
 
-        /// Writes all batches. Returns the number of rows.
-        fn write(&mut self) -> usize {
+        /// Writes all batches. Returns the number of rows that moves change.
+        pub(super) fn write(&mut self) -> usize {
             let mut rows = 0;
             while let Some(plan) = self.take() {
                 rows += plan.1.len();
                 assert_eq!(self.carry_out(plan), 0, "no row changed meanwhile");
             }
             assert!(self.controller.plan.is_empty());
+            while let Some((number, items)) = self.controller.next_handover_ends(self.now_ms) {
+                let done = self.commit(Command::EndHandovers { items });
+                let now_ms = self.now_ms;
+                self.controller.on_handover_reply(number, &Ok(done), now_ms);
+            }
             rows
         }
 
-        fn ingest(&self, name: &str) -> Option<&str> {
+        pub(super) fn ingest(&self, name: &str) -> Option<&str> {
             self.machine.state().stream(name)?.ingest()
         }
 
-        fn history(&self, name: &str) -> Vec<String> {
+        pub(super) fn history(&self, name: &str) -> Vec<String> {
             let row = self.machine.state().stream(name).expect("it was saved");
             let layouts = row.layouts.iter();
             layouts
@@ -1154,9 +1186,11 @@ mod tests {
                 .collect()
         }
 
-        fn on(&self, host: &str) -> usize {
-            let node = self.machine.state().node(host);
-            node.map_or(0, |node| node.streams.len())
+        pub(super) fn on(&self, host: &str) -> usize {
+            let state = self.machine.state();
+            let streams = state.node(host).map(|node| &node.streams);
+            let ingests = |name: &&StreamName| self.ingest(name) == Some(host);
+            streams.map_or(0, |streams| streams.keys().filter(ingests).count())
         }
     }
 

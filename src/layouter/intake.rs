@@ -46,6 +46,7 @@ pub fn stream_spec(record: &StreamRecord) -> StreamSpec {
         inference: false,
         agents: Vec::new(),
         layout: stored_layout(record),
+        handover_from: record.handover_from().map(Hostname::trusted),
     };
     for (key, value) in scan::members(config) {
         match key {

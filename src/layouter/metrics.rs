@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::handover::HandoverCause;
 use super::{LayoutChange, MoveReason};
 use crate::metrics::{Exposition, MetricKind, add};
 
@@ -23,6 +24,9 @@ pub struct LayouterMetrics {
     slots_waiting: AtomicU64,
     layouts_waiting: AtomicUsize,
     restarts: AtomicU64,
+    handovers: AtomicUsize,
+    /// By [`HandoverCause`], in the order of [`HandoverCause::ALL`].
+    handovers_ended: [AtomicU64; HandoverCause::ALL.len()],
 }
 
 impl LayouterMetrics {
@@ -68,6 +72,16 @@ impl LayouterMetrics {
         self.layouts_waiting.store(layouts, Ordering::Relaxed);
     }
 
+    /// Counts handovers that ended.
+    pub fn count_handovers(&self, cause: HandoverCause, count: u64) {
+        add(&self.handovers_ended[cause as usize], count);
+    }
+
+    /// Sets the gauge of the handovers in progress.
+    pub fn set_handovers(&self, handovers: usize) {
+        self.handovers.store(handovers, Ordering::Relaxed);
+    }
+
     pub fn write_metrics(&self, out: &mut Exposition) {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
@@ -79,6 +93,7 @@ impl LayouterMetrics {
         for (reason, count) in MoveReason::ALL.iter().zip(&self.decided) {
             decided.sample(&[("reason", reason.code())], read(count));
         }
+        self.write_handovers(out);
         let numbers = [
             (
                 "weir_layouter_layouts_written",
@@ -134,5 +149,16 @@ impl LayouterMetrics {
             &[],
             Duration::from_nanos(read(&self.last_round_ns)),
         );
+    }
+    fn write_handovers(&self, out: &mut Exposition) {
+        let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
+        let help = "Planned moves whose old streamer let go of the stream, by cause.";
+        let mut ended = out.family("weir_layouter_handovers_ended", counter, "", help);
+        for (cause, count) in HandoverCause::ALL.iter().zip(&self.handovers_ended) {
+            ended.sample(&[("cause", cause.code())], count.load(Ordering::Relaxed));
+        }
+        let help = "Streams that the old streamer of a planned move still keeps.";
+        let count = self.handovers.load(Ordering::Relaxed) as u64;
+        out.one("weir_layouter_handovers", gauge, "", help, &[], count);
     }
 }

@@ -26,11 +26,13 @@
 //!           controller -> measured       bitrates of streams that claim none
 //!           controller -> intake         records become specs
 //!           controller -> plan           decisions become batches for the writer
+//!           controller -> handover       old nodes that keep streams until the new ones run them
 //! whatif -> engine                       previews, explanations and capacity, on a snapshot
 //! ```
 
 pub(crate) mod controller;
 mod engine;
+pub(crate) mod handover;
 mod health;
 pub(crate) mod intake;
 mod measured;

@@ -48,6 +48,11 @@ impl PlanReasons {
         }
     }
 
+    /// Whether the ingest moves although it could stay.
+    fn is_planned(self) -> bool {
+        self.ingest.is_some_and(|reason| !reason.urgent())
+    }
+
     fn reason(self) -> Option<MoveReason> {
         self.ingest.or(self.other)
     }
@@ -110,12 +115,14 @@ impl Plan {
         (waits && self.retry_at_ms > 0).then_some(self.retry_at_ms)
     }
 
-    /// The next batch and its number.
+    /// The next batch and its number. `hands_over`: the old node of a planned move keeps the stream
+    /// for a while.
     pub fn next_batch(
         &mut self,
         state: &State,
         engine: &Engine,
         now_ms: u64,
+        hands_over: bool,
     ) -> Option<(u64, Vec<Placement>)> {
         if self.batches.len() >= BATCHES_MAX || now_ms < self.retry_at_ms {
             return None;
@@ -145,10 +152,12 @@ impl Plan {
                     continue;
                 };
                 let revision = row.revision.to_native();
+                let mut wanted = patch(&stored, &layout, reason);
+                wanted.hands_over = hands_over && reasons.is_planned();
                 items.push(Placement {
                     name: name.clone(),
                     revision,
-                    layout: patch(&stored, &layout, reason),
+                    layout: wanted,
                     why: reason.code(),
                 });
                 let sent = SentLayout {
@@ -237,5 +246,6 @@ fn patch(row: &StoredLayout, wanted: &StreamLayout, reason: MoveReason) -> Layou
         change_reason: reason.change_reason().map(str::to_owned),
         by_layouter: true,
         force: true,
+        hands_over: false,
     }
 }

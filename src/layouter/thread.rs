@@ -68,6 +68,9 @@ pub type StatsOf = Box<dyn Fn(&str) -> Option<NodeStats> + Send>;
 /// Returns the reported bitrate of a stream on a node, kbit/s.
 pub type BitrateOf = Box<dyn Fn(&str, &str) -> Option<u64> + Send>;
 
+/// Returns whether a node runs a stream, by a report since a time of [`uptime_ms`].
+pub type RunsOn = Box<dyn Fn(&str, &str, u64) -> bool + Send>;
+
 /// The connections of the layouter's thread to the other components.
 pub struct LayouterContext {
     pub commits: Receiver<Arc<Commit>>,
@@ -76,6 +79,7 @@ pub struct LayouterContext {
     pub reports: Receiver<Hostname>,
     pub stats_of: StatsOf,
     pub bitrate_of: BitrateOf,
+    pub runs_on: RunsOn,
     pub commands: Commands,
     pub published: Arc<Published>,
     pub nodes: Arc<NodeTable>,
@@ -120,6 +124,7 @@ pub fn start(
 /// Runs a controller until the writer ends or `stop` is set.
 fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
     let (replies, replied) = unbounded();
+    let (ends, ended) = unbounded();
     let state = context.published.state().load_full();
     let metrics = context.metrics.clone();
     let nodes = context.nodes.clone();
@@ -127,9 +132,10 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
     // Some of these wait for the next slice.
     let mut commits: VecDeque<Arc<Commit>> = VecDeque::new();
     let mut reported: Vec<Hostname> = Vec::new();
-    let mut received: Vec<(u64, Result<Done, ApiError>)> = Vec::new();
+    let (mut received, mut handovers) = (Vec::new(), Vec::new());
     loop {
         send_commands(&mut controller, context, &replies);
+        send_handover_ends(&mut controller, context, &ends);
         controller.update_gauges();
         let due_ms = if commits.is_empty() {
             controller.due_ms()
@@ -146,6 +152,7 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
             },
             recv(context.reports) -> hostname => reported.extend(hostname),
             recv(replied) -> reply => received.extend(reply),
+            recv(ended) -> reply => handovers.extend(reply),
             recv(context.messages) -> sent => message = sent.ok(),
             default(Duration::from_millis(pause)) => {}
         }
@@ -162,17 +169,10 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
             controller.commit(&slice, now_ms);
         }
         if commits.is_empty() {
-            for (id, outcome) in received.drain(..) {
-                controller.on_reply(id, &outcome, now_ms);
-            }
+            handle_replies(&mut controller, &mut received, &mut handovers, now_ms);
         }
         reported.extend(context.reports.try_iter());
-        for hostname in reported.drain(..) {
-            controller.record_bitrates(&hostname, &context.bitrate_of, now_ms);
-            if let Some(stats) = (context.stats_of)(&hostname) {
-                controller.record_stats(&hostname, stats, now_ms);
-            }
-        }
+        handle_reports(&mut controller, context, &mut reported, now_ms);
         match message {
             Some(LayouterMessage::Settings(new)) => {
                 settings.clone_from(&new);
@@ -185,6 +185,42 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
         controller.advance(now_ms);
         if controller.ticks() > ticks {
             context.metrics.count_tick(started.elapsed());
+        }
+    }
+}
+
+/// The writer's reply to a numbered batch.
+type BatchReply = (u64, Result<Done, ApiError>);
+
+/// Handles replies to batches of layouts and of ends of handovers.
+fn handle_replies(
+    controller: &mut Controller,
+    layouts: &mut Vec<BatchReply>,
+    handovers: &mut Vec<BatchReply>,
+    now_ms: u64,
+) {
+    for (id, outcome) in layouts.drain(..) {
+        controller.on_reply(id, &outcome, now_ms);
+    }
+    for (number, outcome) in handovers.drain(..) {
+        controller.on_handover_reply(number, &outcome, now_ms);
+    }
+}
+
+/// Handles the reports of these nodes.
+fn handle_reports(
+    controller: &mut Controller,
+    context: &LayouterContext,
+    reported: &mut Vec<Hostname>,
+    now_ms: u64,
+) {
+    for hostname in reported.drain(..) {
+        controller.record_bitrates(&hostname, &context.bitrate_of, now_ms);
+        controller.record_running(&hostname, |stream, since_ms| {
+            (context.runs_on)(stream, &hostname, since_ms)
+        });
+        if let Some(stats) = (context.stats_of)(&hostname) {
+            controller.record_stats(&hostname, stats, now_ms);
         }
     }
 }
@@ -206,7 +242,7 @@ fn slice_of(commits: &mut VecDeque<Arc<Commit>>) -> Vec<Arc<Commit>> {
 fn send_commands(
     controller: &mut Controller,
     context: &LayouterContext,
-    replies: &Sender<(u64, Result<Done, ApiError>)>,
+    replies: &Sender<BatchReply>,
 ) {
     let events = controller.take_events();
     if !events.is_empty() {
@@ -226,6 +262,27 @@ fn send_commands(
         });
         if let Err(error) = sent {
             controller.on_reply(id, &Err(error), now_ms);
+        }
+    }
+}
+
+/// Sends the ends of handovers that are due to the writer.
+fn send_handover_ends(
+    controller: &mut Controller,
+    context: &LayouterContext,
+    replies: &Sender<BatchReply>,
+) {
+    let now_ms = uptime_ms();
+    while let Some((id, items)) = controller.next_handover_ends(now_ms) {
+        let sent = context.commands.send(Envelope {
+            command: Command::EndHandovers { items }.into(),
+            reply_to: ReplyTo::Thread {
+                replies: replies.clone(),
+                id,
+            },
+        });
+        if let Err(error) = sent {
+            controller.on_handover_reply(id, &Err(error), now_ms);
         }
     }
 }

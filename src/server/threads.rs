@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use tracing::{error, info, warn};
@@ -26,7 +26,7 @@ use crate::layouter::intake::NodeStats;
 use crate::layouter::thread::{self as layouter, LayouterContext, LayouterHandle, LayouterMessage};
 use crate::limits::Limits;
 use crate::rt::processors::ThreadPlan;
-use crate::rt::{self, Inbox};
+use crate::rt::{self, Inbox, uptime_ms};
 
 /// Descriptors that are not connections: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -104,7 +104,7 @@ pub(super) fn start_layouter(
     processor: Option<usize>,
 ) -> Result<LayouterThread, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    let (stats, bitrates) = (shared.clone(), shared.clone());
+    let (stats, bitrates, running) = (shared.clone(), shared.clone(), shared.clone());
     let context = LayouterContext {
         commits,
         messages,
@@ -117,6 +117,10 @@ pub(super) fn start_layouter(
             bitrates
                 .fleet
                 .bitrate_kbit(stream, hostname, Instant::now())
+        }),
+        runs_on: Box::new(move |stream, hostname, since_ms| {
+            let age = Duration::from_millis(uptime_ms().saturating_sub(since_ms));
+            running.fleet.runs_on(stream, hostname, age, Instant::now())
         }),
         commands: shared.commands.clone(),
         published: shared.published.clone(),

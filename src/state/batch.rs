@@ -52,6 +52,11 @@ impl<N, P> BatchItems<N, P> {
         self.good.iter()
     }
 
+    /// The items that were not refused, to be changed.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, (N, P)> {
+        self.good.iter_mut()
+    }
+
     pub fn len(&self) -> usize {
         self.good.len()
     }

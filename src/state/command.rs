@@ -55,6 +55,11 @@ pub enum Command {
     Place {
         items: Vec<Placement>,
     },
+    /// Issued by the layouter's thread. Nodes that handed streams over no longer keep them. An item
+    /// is skipped if its stream is not handed over between these nodes any more.
+    EndHandovers {
+        items: Vec<HandoverEnd>,
+    },
     /// Create or change one entity.
     SaveEntity(EntitySave),
     DeleteEntity {
@@ -119,6 +124,7 @@ impl Command {
             | Self::SetLayouts { .. }
             | Self::SaveStreamers { .. }
             | Self::Place { .. }
+            | Self::EndHandovers { .. }
             | Self::SetAgentLayouts { .. }
             | Self::ReportPublication { .. }
             | Self::ExpireEntities { .. }
@@ -210,6 +216,18 @@ pub struct LayoutPatch {
     pub by_layouter: bool,
     /// Placed even where a node may not have the stream.
     pub force: bool,
+    /// The move is planned: the old ingest node may keep the stream until the new one runs it.
+    pub hands_over: bool,
+}
+
+/// The end of a handover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandoverEnd {
+    pub name: StreamName,
+    /// The node that kept the stream.
+    pub from: Hostname,
+    /// The node that it was handed over to.
+    pub to: Hostname,
 }
 
 /// One row of a plan: where the layouter places a stream.
@@ -322,6 +340,7 @@ impl LayoutPatch {
             change_reason: text("change_reason").map(str::to_owned),
             by_layouter: text("originator") == Some("layouter"),
             force: false,
+            hands_over: false,
         };
         if resets(body) {
             patch.replace_all();

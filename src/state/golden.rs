@@ -15,8 +15,8 @@ use super::entity::KINDS;
 use super::event_streams::stream_digest;
 use super::record::{
     EVENT_VERSION, Entity, EntityRecord, EventChunk, EventChunkRecord, EventStream, Facts, Layout,
-    NodeMark, NodeMarkRecord, NodeRole, Publication, RecordError, SCHEMA_VERSION, Stream,
-    StreamRecord, Streamer, StreamerRecord,
+    NodeMark, NodeMarkRecord, NodeRole, Publication, RecordError, SCHEMA_VERSION, STREAM_VERSION,
+    Stream, StreamRecord, Streamer, StreamerRecord,
 };
 
 fn folder(version: u8) -> PathBuf {
@@ -55,7 +55,8 @@ macro_rules! golden {
 
 /// One record of every kind, with every field set; a second one where a kind has optional parts.
 fn all() -> Vec<Golden> {
-    let mut all = streams_and_nodes();
+    let mut all = nodes();
+    all.extend(streams(Some("s1.example.com"), STREAM_VERSION));
     all.extend(entities());
     all
 }
@@ -83,8 +84,9 @@ fn layouts() -> Vec<Layout> {
     ]
 }
 
-fn streams_and_nodes() -> Vec<Golden> {
-    vec![
+/// Streams as they are after an upgrade from version 1, which had no `handover_from`.
+fn streams(handover_from: Option<&str>, version: u8) -> [Golden; 2] {
+    let goldens = [
         golden!(
             StreamRecord,
             "stream.bin",
@@ -97,6 +99,7 @@ fn streams_and_nodes() -> Vec<Golden> {
                 has_secrets: true,
                 namespace: Some("north".into()),
                 layouts: layouts(),
+                handover_from: handover_from.map(str::to_owned),
                 config: r#"{"inputs":[{"url":"rtsp://u:p@10.0.0.1/s"}],"static":true}"#.into(),
                 filled: vec![(43, 14)],
             }
@@ -113,10 +116,17 @@ fn streams_and_nodes() -> Vec<Golden> {
                 has_secrets: false,
                 namespace: None,
                 layouts: Vec::new(),
+                handover_from: None,
                 config: "{}".into(),
                 filled: Vec::new(),
             }
         ),
+    ];
+    goldens.map(|golden| Golden { version, ..golden })
+}
+
+fn nodes() -> Vec<Golden> {
+    vec![
         golden!(StreamerRecord, "streamer.bin", streamer(NodeRole::Streamer)),
         golden!(
             StreamerRecord,
@@ -270,8 +280,9 @@ fn entities() -> Vec<Golden> {
 #[test]
 fn golden_records_of_every_version_read_back_whole() {
     let mut goldens = all();
+    goldens.extend(streams(None, 1));
     goldens.push(events_v1());
-    for version in 1..=EVENT_VERSION {
+    for version in 1..=EVENT_VERSION.max(STREAM_VERSION) {
         let mut files: BTreeSet<String> = fs::read_dir(folder(version))
             .expect("every version has a folder")
             .map(|entry| entry.expect("is listed").file_name().into_string())

@@ -59,6 +59,14 @@ pub fn parse(labels: &[LabelPair]) -> ParsedLabels {
     parsed
 }
 
+/// Whether the required labels of a stream and of a node, given as their stored configurations,
+/// allow the stream on the node.
+pub fn fit(stream: &str, node: &str) -> bool {
+    let (wants, offers) = (of_config(stream), of_config(node));
+    wants.required.iter().all(|it| offers.plain.contains(it))
+        && offers.required.iter().all(|it| wants.plain.contains(it))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

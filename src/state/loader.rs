@@ -72,6 +72,9 @@ impl Loader {
         for (name, stream) in self.state.streams.iter().flatten() {
             stamps.push((stream.updated_at.to_native(), name.clone()));
             self.state.agent_streams.moved(name, None, Some(stream));
+            if stream.handover_from().is_some() {
+                self.state.handovers.insert(name.clone());
+            }
             add_holders(&mut nodes, name, stream);
         }
         stamps.sort_unstable();

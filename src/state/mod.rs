@@ -15,6 +15,7 @@ pub mod entity;
 pub mod episode;
 pub mod event;
 pub mod event_streams;
+pub mod handover;
 mod invalid;
 pub mod kinds;
 pub mod label;
@@ -66,6 +67,8 @@ pub struct State {
     streams: [StreamMap; SHARDS],
     streams_count: usize,
     by_stamp: OrdSet<(u64, StreamName)>,
+    /// Streams that an earlier ingest node still keeps.
+    handovers: OrdSet<StreamName>,
     streamers: OrdMap<Hostname, StreamerRecord>,
     nodes: OrdMap<Hostname, Arc<Node>>,
     entities: [Entities; KINDS.len()],
@@ -89,6 +92,7 @@ impl State {
             streams: std::array::from_fn(|_| OrdMap::new()),
             streams_count: 0,
             by_stamp: OrdSet::new(),
+            handovers: OrdSet::new(),
             streamers: OrdMap::new(),
             nodes: OrdMap::new(),
             entities: std::array::from_fn(|_| Entities::default()),
@@ -205,6 +209,11 @@ impl State {
         &self.episodes
     }
 
+    /// Streams that an earlier ingest node still keeps.
+    pub fn handovers(&self) -> &OrdSet<StreamName> {
+        &self.handovers
+    }
+
     /// The event log: chunks by the revision of their batch.
     pub fn events(&self) -> &OrdMap<u64, EventChunkRecord> {
         &self.events
@@ -271,6 +280,11 @@ impl State {
     fn absorb_stream(&mut self, change: &StreamChange) {
         let (old, new) = (change.old.as_ref(), change.new.as_ref());
         self.agent_streams.moved(&change.name, old, new);
+        if new.is_some_and(|new| new.handover_from().is_some()) {
+            self.handovers.insert(change.name.clone());
+        } else {
+            self.handovers.remove(&change.name);
+        }
         let shard = &mut self.streams[change.name.shard()];
         if let Some(old) = old {
             self.by_stamp

@@ -109,12 +109,12 @@ impl Node {
     }
 }
 
-/// The nodes a stream is laid out on, with their roles.
+/// The nodes a stream is laid out on, with their roles. During a handover two of them ingest it.
 pub fn holders(stream: &ArchivedStream) -> impl Iterator<Item = (&str, Role)> {
-    let ingest = stream.ingest().map(|host| (host, Role::Ingest));
+    let ingests = stream.ingest().into_iter().chain(stream.handover_from());
+    let ingests = ingests.map(|host| (host, Role::Ingest));
     let inference = stream.inference().map(|host| (host, Role::Inference));
-    ingest
-        .into_iter()
+    ingests
         .chain(stream.backups().map(|host| (host, Role::Backup)))
         .chain(inference)
 }
@@ -127,6 +127,8 @@ pub fn holders(stream: &ArchivedStream) -> impl Iterator<Item = (&str, Role)> {
 /// * Backup: the name, one pull from the ingest node, the `dvr` and the `on_play` that guards its
 ///   archive.
 /// * Inference: the name, the `vision` and one pull from the ingest node.
+///
+/// During a handover others pull from the node that still runs the stream.
 pub fn render(
     state: &State,
     stream: &ArchivedStream,
@@ -232,10 +234,10 @@ fn render_pull(state: &State, stream: &ArchivedStream, host: &str, out: &mut Vec
     out.push(b']');
 }
 
-/// The URL by which a node pulls a stream from its ingest node.
+/// The URL by which a node pulls a stream from the node that runs it.
 fn pull_url(state: &State, stream: &ArchivedStream, host: &str) -> Option<String> {
-    let ingest = stream.ingest()?;
-    let source = PullSource::new(state.streamer(ingest), ingest);
+    let source = stream.source()?;
+    let source = PullSource::new(state.streamer(source), source);
     source.url(kind_of(state, host), &stream.name, pull_token(state))
 }
 
@@ -246,7 +248,7 @@ fn pull_token(state: &State) -> Option<&str> {
 /// Whether a node is to pull the stream from its ingest node and cannot: the two have no protocol
 /// in common.
 pub fn lacks_common_protocol(state: &State, stream: &ArchivedStream) -> bool {
-    let Some(ingest) = stream.ingest().filter(|_| !stream.disabled) else {
+    let Some(source) = stream.source().filter(|_| !stream.disabled) else {
         return false;
     };
     let mut readers = holders(stream)
@@ -255,7 +257,7 @@ pub fn lacks_common_protocol(state: &State, stream: &ArchivedStream) -> bool {
     if readers.peek().is_none() {
         return false;
     }
-    let source = PullSource::new(state.streamer(ingest), ingest);
+    let source = PullSource::new(state.streamer(source), source);
     readers.any(|(host, _)| {
         source
             .url(kind_of(state, host), &stream.name, None)

@@ -19,8 +19,10 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::event_streams::streams_of_text;
 
-/// First byte of every record written by this version, except those of events.
+/// First byte of every record written by this version, except those of streams and of events.
 pub const SCHEMA_VERSION: u8 = 1;
+/// First byte of the records of streams. Version 1 did not have `handover_from`.
+pub const STREAM_VERSION: u8 = 2;
 /// First byte of the records of events. Version 1 did not have their streams.
 pub const EVENT_VERSION: u8 = 2;
 
@@ -89,11 +91,29 @@ pub struct Stream {
     pub namespace: Option<String>,
     /// Newest first; the first is where the stream is now. Empty: never placed.
     pub layouts: Vec<Layout>,
+    /// The node that ingested the stream before a planned move, while it keeps it; see
+    /// [`super::handover`].
+    pub handover_from: Option<String>,
     /// Canonical JSON object without `name`, defaults filled in.
     pub config: String,
     /// Byte ranges (start, length) of `config` that are defaults. The text without them is what was
     /// saved.
     pub filled: Vec<(u32, u32)>,
+}
+
+/// A [`Stream`] of version 1.
+#[derive(Archive, Serialize, Deserialize)]
+struct StreamV1 {
+    name: String,
+    revision: u64,
+    updated_at: u64,
+    rendered: [u64; 3],
+    disabled: bool,
+    has_secrets: bool,
+    namespace: Option<String>,
+    layouts: Vec<Layout>,
+    config: String,
+    filled: Vec<(u32, u32)>,
 }
 
 /// What a streamer is for.
@@ -345,8 +365,8 @@ view!(
     StreamRecord,
     Stream,
     ArchivedStream,
-    SCHEMA_VERSION,
-    no_upgrade
+    STREAM_VERSION,
+    upgraded_stream
 );
 view!(
     StreamerRecord,
@@ -376,6 +396,30 @@ view!(
     EVENT_VERSION,
     upgraded_events
 );
+
+fn upgraded_stream(found: u8, archive: &[u8]) -> Option<Result<Stream, RecordError>> {
+    (found == 1).then(|| stream_of_version_1(archive))
+}
+
+/// No stream was handed over when version 1 was written.
+fn stream_of_version_1(archive: &[u8]) -> Result<Stream, RecordError> {
+    let old = rkyv::access::<ArchivedStreamV1, RkyvError>(archive)
+        .and_then(rkyv::deserialize::<StreamV1, RkyvError>)
+        .map_err(|_| RecordError::Damaged)?;
+    Ok(Stream {
+        name: old.name,
+        revision: old.revision,
+        updated_at: old.updated_at,
+        rendered: old.rendered,
+        disabled: old.disabled,
+        has_secrets: old.has_secrets,
+        namespace: old.namespace,
+        layouts: old.layouts,
+        handover_from: None,
+        config: old.config,
+        filled: old.filled,
+    })
+}
 
 fn upgraded_events(found: u8, archive: &[u8]) -> Option<Result<EventChunk, RecordError>> {
     (found == 1).then(|| events_of_version_1(archive))
@@ -447,6 +491,18 @@ impl ArchivedStream {
         self.layout()
             .and_then(|layout| layout.ingest.as_ref())
             .map(rkyv::string::ArchivedString::as_str)
+    }
+
+    /// The node that keeps the stream until its new ingest node runs it.
+    pub fn handover_from(&self) -> Option<&str> {
+        let from = self.handover_from.as_ref();
+        from.map(rkyv::string::ArchivedString::as_str)
+    }
+
+    /// The node that others read the live stream from: during a handover the one that still runs
+    /// it.
+    pub fn source(&self) -> Option<&str> {
+        self.handover_from().or_else(|| self.ingest())
     }
 
     pub fn inference(&self) -> Option<&str> {
@@ -570,7 +626,7 @@ mod tests {
             StreamRecord::from_bytes(&other_version),
             Err(RecordError::Version {
                 found: 99,
-                newest: SCHEMA_VERSION
+                newest: STREAM_VERSION
             })
         );
         assert_eq!(

@@ -105,6 +105,7 @@ pub(super) fn weight(command: &Command) -> usize {
         Command::SaveStreams { items } => items.len(),
         Command::SetLayouts { items } => items.len(),
         Command::Place { items } => items.len(),
+        Command::EndHandovers { items } => items.len(),
         Command::SaveStreamers { items } => items.len(),
         Command::SetAgentLayouts { items } => items.len(),
         Command::ExpireEntities { due, .. } => due.len(),

@@ -100,6 +100,7 @@ impl ChangeRights {
             }
             // Issued by this server only.
             Command::Place { .. }
+            | Command::EndHandovers { .. }
             | Command::ReportPublication { .. }
             | Command::ExpireEntities { .. }
             | Command::AppendEvents { .. } => {}

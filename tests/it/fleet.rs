@@ -242,8 +242,9 @@ impl Drop for Fleet {
     }
 }
 
+/// A server with its layouter. Simulated streamers do not report, so a move does not wait for one.
 pub fn server(more: &[&str]) -> TestServer {
-    let mut arguments = vec!["--layouter-enabled"];
+    let mut arguments = vec!["--layouter-enabled", "--layouter-handover", "0"];
     arguments.extend_from_slice(more);
     TestServer::with(&arguments)
 }

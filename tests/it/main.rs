@@ -58,6 +58,7 @@ mod clients;
 mod conformance;
 mod faults;
 mod guessing;
+mod handover;
 mod held;
 mod import;
 mod kill;

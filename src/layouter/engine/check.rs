@@ -135,6 +135,28 @@ impl Engine {
             self.check_index();
         }
         self.check_units();
+        self.check_held();
+    }
+
+    /// Nodes are charged for slots that have left them, and only for those.
+    fn check_held(&self) {
+        let mut sums = vec![(0_u64, 0_u64, 0_u64); self.cluster.nodes.len()];
+        for held in self.flights.held.values() {
+            let sum = &mut sums[held.node as usize];
+            sum.0 += u64::from(held.need.channels);
+            sum.1 += u64::from(held.need.kbps);
+            sum.2 += u64::from(held.need.disk);
+        }
+        for (node, sum) in self.cluster.nodes.iter().zip(sums) {
+            let held = &node.held;
+            let held = (held.channels, held.kbps, held.disk);
+            let held = (u64::from(held.0), u64::from(held.1), u64::from(held.2));
+            assert_eq!(held, sum, "held room of {}", node.hostname);
+        }
+        for (s, keeper) in &self.flights.kept {
+            assert!(self.slot(*s).has(LIVE), "a live slot is handed over");
+            assert!(self.node(*keeper).live, "a live node keeps a slot");
+        }
     }
 
     fn check_slot(&self, s: u32, recount: &mut Recount) {

@@ -148,6 +148,8 @@ pub struct StreamSpec {
     /// Streams that share an agent, directly or through other streams, share their ingest node.
     pub agents: Vec<Arc<str>>,
     pub layout: StoredLayout,
+    /// The node that still runs the stream after a planned move, until the new one does.
+    pub handover_from: Option<Hostname>,
 }
 
 impl StreamSpec {
@@ -176,6 +178,7 @@ impl StreamSpec {
             inference: false,
             agents: Vec::new(),
             layout: StoredLayout::default(),
+            handover_from: None,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A move is in flight until its node has confirmed it, or until it times out. Optional moves wait
 //! while too many are in flight. The old node of an optional move is charged for the slot until
-//! then, so that a late confirmation is not mistaken for room.
+//! then, so that a late confirmation is not mistaken for room; and while a handover is in its row,
+//! because it still runs the stream.
 
 use std::collections::VecDeque;
 
@@ -10,7 +11,7 @@ use super::Engine;
 use super::class::NONE;
 use super::cow::CowVec;
 use super::event::SlotKind;
-use super::slot::IN_FLIGHT;
+use super::slot::{IN_FLIGHT, PENDING};
 use super::tree::Need;
 use crate::state::name::Hostname;
 
@@ -26,6 +27,8 @@ pub struct HeldRoom {
 #[derive(Clone, Default)]
 pub(super) struct Flights {
     pub held: imbl::OrdMap<u32, HeldRoom>,
+    /// Ingests whose rows have a handover, with the node that keeps the stream.
+    pub kept: imbl::OrdMap<u32, u32>,
     pub count: u32,
     pub by_time: VecDeque<(u64, CowVec<u32>)>,
 }
@@ -55,8 +58,39 @@ impl Engine {
             self.set_flag(s, IN_FLIGHT, false);
             self.flights.count -= 1;
         }
+        self.flights.kept.remove(&s);
         self.release_held(s);
         self.improving.exempt.remove(&s);
+    }
+
+    /// Adopts the handover in the row of an ingest; `NONE` for none.
+    pub(super) fn set_handover(&mut self, s: u32, from: u32) {
+        let before = self.flights.kept.get(&s).copied().unwrap_or(NONE);
+        if before == from {
+            return;
+        }
+        if from == NONE {
+            self.flights.kept.remove(&s);
+            self.release_held(s);
+        } else {
+            self.flights.kept.insert(s, from);
+            self.hold_room(s, from);
+        }
+    }
+
+    /// Puts an ingest that lost its node back on the node that still runs the stream. It is in the
+    /// batch of this event, which it leaves.
+    pub(super) fn return_to_keeper(&mut self, s: u32) {
+        let Some(keeper) = self.flights.kept.get(&s).copied() else {
+            return;
+        };
+        let mut siblings = Vec::new();
+        self.sibling_nodes(s, &mut siblings);
+        self.release_held(s);
+        if self.reasons_on(s, keeper, true, &siblings).is_empty() {
+            self.set_flag(s, PENDING, false);
+            self.assign(s, keeper);
+        }
     }
 
     /// Keeps charging `node` for a slot that has just left it.
@@ -126,6 +160,7 @@ impl Engine {
             .flights
             .held
             .iter()
+            .filter(|(s, _)| !self.flights.kept.contains_key(*s))
             .filter(|(_, held)| held.since_ms <= oldest && held.since_ms < self.now_ms)
             .map(|(s, _)| *s)
             .collect();
@@ -161,7 +196,8 @@ impl Engine {
                     self.set_flag(s, IN_FLIGHT, false);
                     self.flights.count -= 1;
                 }
-                if slot.kind() != SlotKind::Inference && known <= revision {
+                let is_kept = self.flights.kept.contains_key(&s);
+                if slot.kind() != SlotKind::Inference && known <= revision && !is_kept {
                     self.release_held(s);
                 }
             }

@@ -145,6 +145,10 @@ impl Engine {
         for s in held {
             self.release_held(s);
         }
+        let kept = self.flights.kept.iter().filter(|(_, keeper)| **keeper == n);
+        for s in kept.map(|(s, _)| *s).collect::<Vec<u32>>() {
+            self.flights.kept.remove(&s);
+        }
         let node = self.node_mut(n);
         node.live = false;
         node.state = NodeState::Down;
@@ -375,7 +379,11 @@ impl Engine {
                 self.remember_origin(s, n);
             }
             self.evict(s, reason);
-            if self.settings.failover_to_backup && self.promotable(s, false).is_some() {
+            self.return_to_keeper(s);
+            if self.slot(s).has(PENDING)
+                && self.settings.failover_to_backup
+                && self.promotable(s, false).is_some()
+            {
                 self.set_flag(s, PENDING, false);
                 self.promote(s, false, reason);
             }

@@ -186,7 +186,8 @@ impl Engine {
         self.record_move(s, reason);
         let from = self.unassign(s);
         self.assign(s, to);
-        if self.node(from).is_running() {
+        // If another node keeps the stream already, that one is charged.
+        if self.node(from).is_running() && !self.flights.kept.contains_key(&s) {
             self.hold_room(s, from);
         }
         self.node_gained(from);

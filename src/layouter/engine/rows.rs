@@ -245,6 +245,8 @@ impl Engine {
         self.adopt_layout(ingest, row, &copies, &spec.layout);
         self.drop_surplus(ingest, copies, spec.off_reason(), &demands);
         self.set_flag(ingest, QUARANTINED, spec.quarantined);
+        let keeper = self.host_known(spec.handover_from.as_ref());
+        self.set_handover(ingest, keeper);
         if !self.loading {
             let row_origin = self.host(spec.layout.failover_from.as_ref());
             if row_origin != self.stream_origin(ingest) || self.slot(ingest).has(ORIGIN_RECORDED) {

@@ -12,8 +12,9 @@ use crate::json;
 use crate::state::State;
 use crate::state::batch::BatchItems;
 use crate::state::changes::Done;
-use crate::state::command::{CHANGE_REASONS, LayoutPatch, Placement};
+use crate::state::command::{CHANGE_REASONS, HandoverEnd, LayoutPatch, Placement};
 use crate::state::event::{EventList, LIST_BYTES_MAX, LIST_MAX, NewEvent};
+use crate::state::handover;
 use crate::state::label;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::{LAYOUTS_KEPT_MAX, LAYOUTS_KEPT_MS, Layout, NodeRole, Stream};
@@ -209,6 +210,8 @@ pub(super) fn place(
         }
         return Ok(());
     }
+    let left = current.ingest.filter(|_| wanted.hands_over);
+    handover::moved(state, stream, left, &next);
     next.change_reason = match (reason, wanted.by_layouter) {
         (Some(reason), _) => Some(reason.to_owned()),
         (None, false) => Some("relayout_by_api".to_owned()),
@@ -224,6 +227,22 @@ pub(super) fn place(
         kept == 1 || (kept <= LAYOUTS_KEPT_MAX && layout.created_at >= oldest)
     });
     Ok(())
+}
+
+/// Takes handed over streams from the nodes that kept them. Skips those that are not handed over
+/// between these nodes any more.
+pub(super) fn end_handovers(state: &State, items: &[HandoverEnd], changes: &mut Changes) -> Done {
+    for item in items {
+        let old = state.stream(&item.name).filter(|old| {
+            old.handover_from() == Some(&*item.from) && old.ingest() == Some(&*item.to)
+        });
+        if let Some(old) = old {
+            let mut stream = old.to_owned();
+            stream.handover_from = None;
+            finish(state, &item.name, Some(old), stream, changes);
+        }
+    }
+    Done::Nothing
 }
 
 /// The current layout with the members that the patch names.

@@ -37,6 +37,7 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         C::DeleteStream { name } => stream::delete(state, name, to)?,
         C::SetLayouts { items } => layout::set(state, items, to)?,
         C::Place { items } => layout::carry_out(state, items, to),
+        C::EndHandovers { items } => layout::end_handovers(state, &items, to),
         C::SaveStreamer { hostname, patch } => streamer::save_one(state, &hostname, patch, to)?,
         C::SaveStreamers { items } => streamer::save_all(state, items, to)?,
         C::DeleteStreamer { hostname } => streamer::delete(state, hostname, to)?,

@@ -11,6 +11,7 @@ use crate::state::State;
 use crate::state::batch::BatchItems;
 use crate::state::changes::Done;
 use crate::state::command::StreamPatch;
+use crate::state::handover;
 use crate::state::name::StreamName;
 use crate::state::record::{Stream, StreamRecord};
 
@@ -81,5 +82,6 @@ fn save(
         let at = format!("{pointer}/layout");
         place(state, &mut stream, layout, changes.stamp_ms, &at)?;
     }
+    handover::recheck(state, &mut stream);
     Ok(finish(state, name, old, stream, changes))
 }

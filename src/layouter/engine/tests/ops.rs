@@ -143,6 +143,7 @@ pub fn stream(random: &mut Random) -> StreamSpec {
         inference: random.once_in(6),
         agents,
         layout: StoredLayout::default(),
+        handover_from: None,
     }
 }
 
@@ -478,6 +479,12 @@ impl TestCluster {
             }
             self.revision += 1;
             row.revision = self.revision;
+            let left = row
+                .layout
+                .ingest
+                .clone()
+                .filter(|_| !change.reason.urgent());
+            row.handover_from = left.filter(|left| Some(left) != layout.ingest.as_ref());
             row.layout = StoredLayout {
                 ingest: layout.ingest,
                 inference: layout.inference,
@@ -502,6 +509,7 @@ impl TestCluster {
                 moved += 1;
                 assert!(moved < 100, "writing ends");
             }
+            self.end_handovers();
             self.now_ms += 700_000;
             let changes = self.apply(Event::Tick {
                 now_ms: self.now_ms,
@@ -529,6 +537,22 @@ impl TestCluster {
         for chosen in 0..3 {
             self.check_capacity(chosen);
         }
+    }
+
+    /// Every new node runs its streams.
+    fn end_handovers(&mut self) {
+        let mut ended = Vec::new();
+        for row in self.streams.values_mut() {
+            if row.handover_from.take().is_some() {
+                self.revision += 1;
+                row.revision = self.revision;
+                ended.push(row.clone());
+            }
+        }
+        self.apply(Event::Commit(Rows {
+            streams: ended,
+            ..Rows::default()
+        }));
     }
 
     pub fn is_running(&self) -> bool {
