@@ -46,7 +46,8 @@ pub struct JoinFields {
     /// By which other streamers pull from this one.
     pub kind: &'static str,
     pub private_payload_url: Option<String>,
-    pub public_payload_url: Option<String>,
+    /// The URLs of players by what follows the name of a stream; empty: not known.
+    pub play_urls: BTreeMap<&'static str, String>,
     pub channel_limit: Option<u64>,
     pub labels: BTreeMap<String, String>,
     pub namespace: Option<String>,
@@ -156,7 +157,8 @@ impl Central {
         };
         let text = |text: &Option<String>| text.clone().map(Value::from);
         set("private_payload_url", text(&fields.private_payload_url));
-        set("public_payload_url", text(&fields.public_payload_url));
+        let play_urls = (!fields.play_urls.is_empty()).then(|| json!(fields.play_urls));
+        set("play_urls", play_urls);
         set("namespace", text(&fields.namespace));
         set("channel_limit", fields.channel_limit.map(Value::from));
         let labels = (!fields.labels.is_empty()).then(|| json!(fields.labels));

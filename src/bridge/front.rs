@@ -123,7 +123,8 @@ impl Front {
 
     // ---- players ------------------------------------------------------------------------------
 
-    /// `/NAME/SUFFIX` is played where this kind of server plays it.
+    /// `/NAME/SUFFIX` is played where this kind of server plays it. Weir redirects players with the
+    /// name of the stream on the server if it knows the kind.
     fn redirect(&self, path: &str, query: &str) -> FrontAnswer {
         let path = path.trim_start_matches('/');
         let Some((name, suffix)) = path.rsplit_once('/') else {
@@ -132,11 +133,10 @@ impl Front {
         let Ok(name) = percent_decode_str(name).decode_utf8() else {
             return FrontAnswer::of(404);
         };
-        let wanted = self.shared.news().wanted;
-        if !wanted.is_some_and(|wanted| wanted.contains_key(&*name)) {
+        let Some(native) = self.native(&name) else {
             return FrontAnswer::of(404);
-        }
-        let url = self.rules.play(&self.rules.native(&name), suffix, query);
+        };
+        let url = self.rules.play(&native, suffix, query);
         match url.filter(|url| url.bytes().all(|byte| byte.is_ascii_graphic())) {
             Some(url) => FrontAnswer {
                 status: 302,
@@ -145,6 +145,26 @@ impl Front {
             },
             None => FrontAnswer::of(404),
         }
+    }
+
+    /// The name on the server of a stream of the list, by either of its names. A text that names
+    /// two streams names none.
+    fn native(&self, text: &str) -> Option<Box<str>> {
+        let names = self.names();
+        let spellings = [
+            self.rules.native(text),
+            text.into(),
+            format!("/{text}").into(),
+        ];
+        let mut found: Vec<Box<str>> = Vec::new();
+        for (i, native) in spellings.into_iter().enumerate() {
+            let is_listed = names.get(&native);
+            let is_listed = is_listed.is_some_and(|name| i > 0 || **name == *text);
+            if is_listed && !found.contains(&native) {
+                found.push(native);
+            }
+        }
+        found.pop().filter(|_| found.is_empty())
     }
 
     // ---- the hook -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(2);
 pub enum ServerLife {
     /// Not seen yet, or dead.
     Down,
-    /// The control API does not answer, and the media port accepts connections.
+    /// The control API does not answer, and the media port does.
     Unmanageable,
     Up,
 }

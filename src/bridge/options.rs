@@ -421,7 +421,7 @@ impl OptionReader {
             hostname: hostname.into(),
             central: self.url("central")?,
             keys,
-            fields: self.fields(server.kind)?,
+            fields: self.fields(&server)?,
             front: self.front()?,
             state_dir: self.text("state-dir").unwrap_or("weir-bridge").into(),
             plan: PlanSettings {
@@ -513,7 +513,8 @@ impl OptionReader {
         })
     }
 
-    fn fields(&self, kind: ServerKind) -> Result<JoinFields, Failure> {
+    fn fields(&self, server: &ServerOptions) -> Result<JoinFields, Failure> {
+        let kind = server.kind;
         let mut labels = BTreeMap::new();
         for pair in self.text("labels").iter().flat_map(|text| text.split(',')) {
             let pair = pair.split_once('=');
@@ -522,11 +523,17 @@ impl OptionReader {
             labels.insert(name.trim().to_owned(), value.trim().to_owned());
         }
         let host = self.text("host");
-        let payload = |host| format!("{}://{host}:{}", kind.media_scheme(), kind.media_port());
+        let port = server.media.rsplit(':').next().unwrap_or_default();
+        let payload = |host| format!("{}://{host}:{port}", kind.media_scheme());
+        let is_public = host.is_some() || self.text("play-base").is_some();
         Ok(JoinFields {
             kind: kind.known().as_str(),
             private_payload_url: host.map(payload),
-            public_payload_url: None,
+            play_urls: if is_public {
+                kind.play_urls(&server.play_base)
+            } else {
+                BTreeMap::new()
+            },
             channel_limit: self.number("channel-limit", 1_000_000)?,
             labels,
             namespace: self.text("namespace").map(str::to_owned),

@@ -13,7 +13,7 @@ use super::plan::{Owned, Planner, ServerList};
 use super::report::{ConfigStatus, Meter, ReportInput, report};
 use super::usage::UsageMeter;
 use super::worker::{ServerHandle, call_end};
-use super::{Prepared, prepare, prober};
+use super::{Prepared, prepare};
 use crate::exit::{Exit, Failure};
 use crate::stdout;
 
@@ -204,7 +204,7 @@ pub fn dry_run(options: BridgeOptions) -> Result<bool, Failure> {
 pub fn check(options: BridgeOptions) -> Result<bool, Failure> {
     let mut view = look(&options);
     let media = &view.handle.media;
-    let media_answers = prober::accepts(media, Duration::from_secs(1));
+    let media_answers = media.answers(Duration::from_secs(1));
     let mut out = format!("{}\n", options.hostname);
     let mut line = |is_good: bool, text: &str| {
         let sign = if is_good { "ok     " } else { "MISSING" };
@@ -225,7 +225,7 @@ pub fn check(options: BridgeOptions) -> Result<bool, Failure> {
             &format!("the control API of the media server: {fault}"),
         ),
     };
-    let text = format!("the media port {media}");
+    let text = format!("the media port {}", media.address);
     is_good &= line(media_answers, &text);
     if view.list.is_ok() {
         match view.handle.server.missing() {

@@ -13,6 +13,7 @@ use super::kept::{KeptFile, KeptRef};
 use super::kind::{ListedStream, MediaServer, ServerRules, StreamCall};
 use super::liveness::{LifeSigns, Liveness, ServerLife};
 use super::plan::{CallEnd, CallPlan, Planner, ServerList};
+use super::prober::MediaPort;
 use super::report::{ConfigStatus, Meter, ReportInput, report};
 use super::shared::BridgeShared;
 use super::usage::UsageMeter;
@@ -33,8 +34,7 @@ const MEDIA_WITHIN: Duration = Duration::from_secs(1);
 pub struct ServerHandle {
     pub server: Box<dyn MediaServer>,
     pub rules: Arc<dyn ServerRules>,
-    /// Host and port at which it serves media.
-    pub media: Box<str>,
+    pub media: MediaPort,
 }
 
 /// What the file holds besides lists.
@@ -137,7 +137,7 @@ impl Worker {
         let probed = self.handle.server.probe();
         let signs = LifeSigns {
             api: probed.is_ok(),
-            media: probed.is_err() && super::prober::accepts(&self.handle.media, MEDIA_WITHIN),
+            media: probed.is_err() && self.handle.media.answers(MEDIA_WITHIN),
         };
         let before = self.life;
         self.life = self.liveness.see(Instant::now(), signs);
@@ -165,7 +165,7 @@ impl Worker {
             }
             ServerLife::Unmanageable => {
                 let hostname = &*self.identity.hostname;
-                warn!(hostname, "control API is down, media port is up");
+                warn!(hostname, "control API is down, media port answers");
             }
             ServerLife::Up => {
                 info!(hostname = &*self.identity.hostname, "media server is up");

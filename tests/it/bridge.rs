@@ -130,7 +130,11 @@ fn bridge_joins_with_the_right_of_a_token() {
     assert_eq!(saved["labels"], json!({"zone": "north"}));
     assert_eq!(saved["channel_limit"], 40);
     assert_eq!(saved["kind"], "mediamtx");
-    assert_eq!(saved["private_payload_url"], "rtsp://10.1.2.3:8554");
+    let port = fake.media().rsplit(':').next().expect("a port").to_owned();
+    let payload = format!("rtsp://10.1.2.3:{port}");
+    assert_eq!(saved["private_payload_url"], payload);
+    let playlist = "http://10.1.2.3:8888/{native}/index.m3u8";
+    assert_eq!(saved["play_urls"], json!({"index.m3u8": playlist}));
     save_stream(&server, "mtx-7", "a", "rtsp://10.0.0.1/a");
     wait_for_paths(&fake, &[("a", "rtsp://10.0.0.1/a")]);
     let key = |server: &TestServer| {
@@ -288,6 +292,23 @@ fn answers_of_the_server_that_are_none_change_nothing() {
     );
     assert!(fake.take_changes().is_empty());
     drop(bridge);
+}
+
+#[test]
+fn hung_server_is_dead_although_its_ports_accept() {
+    let server = TestServer::new();
+    let fake = fake();
+    save_streamers(&server, &["m1"]);
+    save_stream(&server, "m1", "a", "rtsp://10.0.0.1/a");
+    let bridge = Bridge::new("mediamtx", &server, &fake, "m1", &[]);
+    wait_for_paths(&fake, &[("a", "rtsp://10.0.0.1/a")]);
+    fake.take_changes();
+    fake.set_frozen(true);
+    bridge.wait_for_log("media server is down", 1);
+    fake.set_frozen(false);
+    bridge.wait_for_log("media server is up", 2);
+    wait_for_looks(&fake);
+    assert!(fake.take_changes().is_empty(), "its streams went on");
 }
 
 #[test]

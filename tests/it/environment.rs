@@ -34,12 +34,16 @@ pub fn install_packages(names: &[&str]) -> Result<(), String> {
     if !root || !Path::new("/etc/debian_version").exists() {
         return Err("packages are installed only by root on Debian".to_owned());
     }
+    // Two installations at once would refuse each other.
+    let lock = concat!(env!("CARGO_TARGET_TMPDIR"), "/installation");
+    let lock = File::create(lock).map_err(|error| format!("{lock}: {error}"))?;
+    lock.lock().expect("the file can be locked");
     let apt = |arguments: &[&str]| {
         let mut apt = Command::new("apt-get");
         run(apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
     };
     apt(&["update", "-qq"])?;
-    apt(&[&["install", "-y", "-qq"], names].concat())?;
+    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], names].concat())?;
     Ok(())
 }
 

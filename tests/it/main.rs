@@ -7,11 +7,13 @@
 
 mod bridges;
 mod calls;
+mod cameras;
 mod described;
 mod environment;
 mod fleet;
 mod mmdb;
 mod node;
+mod node_media;
 mod placement;
 mod python;
 #[allow(dead_code, reason = "other users of it need more")]
@@ -30,6 +32,7 @@ mod balancer;
 mod bridge;
 mod bridge_front;
 mod bridge_kinds;
+mod bridge_real;
 mod cluster;
 mod config;
 mod config_external;

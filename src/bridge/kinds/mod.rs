@@ -16,6 +16,7 @@ use clap::ValueEnum;
 
 use super::caller::{CallAnswer, CallFault, HttpCaller, OutgoingCall};
 use super::kind::{MediaServer, ServerRules};
+use super::prober::MediaPort;
 use super::worker::ServerHandle;
 use crate::native_name::MediaServerKind;
 
@@ -93,6 +94,25 @@ impl ServerKind {
         }
     }
 
+    /// The URLs of its players over HTTP, by what follows the name of a stream, as templates.
+    pub fn play_urls(self, base: &str) -> BTreeMap<&'static str, String> {
+        let urls: &[(&str, &str)] = match self {
+            Self::Mediamtx => &[("index.m3u8", "/{native}/index.m3u8")],
+            Self::Go2rtc => &[
+                ("index.m3u8", "/api/stream.m3u8?src={native}"),
+                ("index.mp4", "/api/stream.mp4?src={native}"),
+            ],
+            Self::NodeMediaServer => &[("index.flv", "{native}.flv")],
+            Self::Srs => &[
+                ("index.m3u8", "{native}.m3u8"),
+                ("index.flv", "{native}.flv"),
+            ],
+        };
+        let urls = urls.iter();
+        let urls = urls.map(|(suffix, path)| (*suffix, format!("{base}{path}")));
+        urls.collect()
+    }
+
     /// The port of its players over HTTP.
     pub fn play_port(self) -> u16 {
         match self {
@@ -132,7 +152,10 @@ pub fn connect(options: &ServerOptions) -> ServerHandle {
     ServerHandle {
         server,
         rules,
-        media: options.media.clone(),
+        media: MediaPort {
+            address: options.media.clone(),
+            scheme: options.kind.media_scheme(),
+        },
     }
 }
 

@@ -114,6 +114,7 @@ struct FakeState<K> {
     fault: Mutex<Option<FakeFault>>,
     in_flight: AtomicUsize,
     is_stopped: AtomicBool,
+    is_frozen: Arc<AtomicBool>,
 }
 
 /// A running server of one kind.
@@ -122,7 +123,58 @@ pub struct FakeServer<K> {
     media: SocketAddr,
     state: Arc<FakeState<K>>,
     acceptor: Option<JoinHandle<()>>,
-    media_port: Option<TcpListener>,
+    media_port: Option<FakeMedia>,
+}
+
+/// The port at which a fake serves media: it answers the first bytes of a client with one, and
+/// then ends the connection.
+struct FakeMedia {
+    address: SocketAddr,
+    is_stopped: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl FakeMedia {
+    fn new(listener: TcpListener, is_frozen: Arc<AtomicBool>) -> Self {
+        let address = listener.local_addr().expect("it is bound");
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let stopped = is_stopped.clone();
+        let acceptor = thread::spawn(move || {
+            // A process that hangs accepts no connection: the system does, and holds them.
+            let mut held = Vec::new();
+            for socket in listener.incoming().flatten() {
+                if stopped.load(Ordering::Acquire) {
+                    return;
+                }
+                if is_frozen.load(Ordering::Acquire) {
+                    held.push(socket);
+                    continue;
+                }
+                let limited = socket.set_read_timeout(Some(READ_WITHIN));
+                limited.expect("the time is not zero");
+                // The client may have gone.
+                if (&socket).read(&mut [0; 64]).is_ok_and(|count| count > 0) {
+                    let _ = (&socket).write_all(b"R");
+                }
+            }
+        });
+        Self {
+            address,
+            is_stopped,
+            acceptor: Some(acceptor),
+        }
+    }
+}
+
+impl Drop for FakeMedia {
+    fn drop(&mut self) {
+        self.is_stopped.store(true, Ordering::Release);
+        // Wakes the thread; it may have ended already.
+        let _ = TcpStream::connect(self.address);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
 }
 
 /// A listener on a port of its own.
@@ -148,6 +200,7 @@ impl<K: FakeKind> FakeServer<K> {
     pub fn new(kind: K) -> Self {
         let (api, media_port) = (listen(), listen());
         let address = api.local_addr().expect("it is bound");
+        let is_frozen = Arc::new(AtomicBool::new(false));
         let mut server = Self {
             address,
             media: media_port.local_addr().expect("it is bound"),
@@ -157,9 +210,10 @@ impl<K: FakeKind> FakeServer<K> {
                 fault: Mutex::default(),
                 in_flight: AtomicUsize::new(0),
                 is_stopped: AtomicBool::new(false),
+                is_frozen: is_frozen.clone(),
             }),
             acceptor: None,
-            media_port: Some(media_port),
+            media_port: Some(FakeMedia::new(media_port, is_frozen)),
         };
         server.serve(api);
         server
@@ -185,7 +239,7 @@ impl<K: FakeKind> FakeServer<K> {
         format!("http://{}", self.address)
     }
 
-    /// Where it serves media: it accepts connections and does nothing with them.
+    /// Where it serves media.
     pub fn media(&self) -> String {
         self.media.to_string()
     }
@@ -229,12 +283,18 @@ impl<K: FakeKind> FakeServer<K> {
         self.media_port = None;
     }
 
+    /// The process hangs, or goes on: connections are accepted, and nothing is answered.
+    pub fn set_frozen(&self, is_frozen: bool) {
+        self.state.is_frozen.store(is_frozen, Ordering::Release);
+    }
+
     /// Starts again as a new process on the same ports.
     pub fn start(&mut self) {
         self.kind().restart();
         self.start_api();
         if self.media_port.is_none() {
-            self.media_port = Some(bind_again(self.media));
+            let listener = bind_again(self.media);
+            self.media_port = Some(FakeMedia::new(listener, self.state.is_frozen.clone()));
         }
     }
 
@@ -269,6 +329,12 @@ fn serve<K: FakeKind>(socket: &TcpStream, state: &FakeState<K>) {
     let Some(mut request) = read(socket) else {
         return;
     };
+    if state.is_frozen.load(Ordering::Acquire) {
+        // Until the client gives up.
+        let mut socket = socket;
+        let _ = socket.read(&mut [0; 1]);
+        return;
+    }
     request.overlaps = state.in_flight.fetch_add(1, Ordering::AcqRel) > 0;
     let kind = state.kind.lock();
     let mut kind = kind.expect("no thread panics here");
