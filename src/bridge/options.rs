@@ -263,9 +263,11 @@ fn variables(environment: &[(OsString, OsString)]) -> Result<OptionValues, Failu
 fn file_tables(path: &Path) -> Result<Vec<OptionValues>, Failure> {
     let name = path.display();
     let text = read_bounded(path, FILE_BYTES_MAX)?;
-    let mut root: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| wrong(format!("{name}: {}", error.message())))?;
+    let mut root: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        wrong(format!("{name} line {line}: {}", error.message()))
+    })?;
     let servers = root.remove("server");
     let shared = values_of(&root, path)?;
     let Some(servers) = servers else {

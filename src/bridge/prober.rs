@@ -1,4 +1,4 @@
-//! Connections that only show whether somebody is behind an address.
+//! Connections that only show whether a server is behind an address.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::bridges::{Bridge, looking, save_stream, save_streamers, stats_of};
 use crate::restricted::token;
 use weir_testkit::fake::{FakeFault, FakeMediaMtx, FakeServer};
-use weir_testkit::{TestServer, encode_segment, wait_until};
+use weir_testkit::{TestServer, encode_segment, run, wait_until};
 
 type Fake = FakeServer<FakeMediaMtx>;
 
@@ -292,6 +292,89 @@ fn answers_of_the_server_that_are_none_change_nothing() {
     );
     assert!(fake.take_changes().is_empty());
     drop(bridge);
+}
+
+#[test]
+fn file_describes_several_servers_of_one_process() {
+    let server = TestServer::new();
+    let fakes = [fake(), fake()];
+    save_streamers(&server, &["m1", "m2"]);
+    for (i, hostname) in ["m1", "m2"].iter().enumerate() {
+        save_stream(&server, hostname, &format!("s{i}"), "rtsp://10.0.0.1/a");
+    }
+    let directory = tempfile::tempdir().expect("a scratch directory");
+    let at = |name: &str| directory.path().join(name);
+    let mut text = format!(
+        "kind = \"mediamtx\"\ncentral = \"http://{}\"\nstate_dir = {:?}\n",
+        server.address(),
+        at("state")
+    );
+    for (hostname, fake) in ["m1", "m2"].iter().zip(&fakes) {
+        let key = at(hostname);
+        fs::write(&key, format!("key-{hostname}\n")).expect("a file");
+        text.push_str(&format!(
+            "[[server]]\nhostname = {hostname:?}\napi = {:?}\nmedia = {:?}\ncluster_key_file = {key:?}\n",
+            fake.url(),
+            fake.media()
+        ));
+    }
+    let file = at("bridge.toml");
+    fs::write(&file, &text).expect("a file");
+    let path = file.to_str().expect("UTF-8");
+    let bridge = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let arguments = [&["bridge", "--config", path], arguments].concat();
+        let output = run(&arguments, environment, directory.path());
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        (output.status.code(), printed)
+    };
+    let (code, printed) = bridge(&["--once"], &[]);
+    assert_eq!(code, Some(0), "{printed}");
+    wait_for_paths(&fakes[0], &[("s0", "rtsp://10.0.0.1/a")]);
+    wait_for_paths(&fakes[1], &[("s1", "rtsp://10.0.0.1/a")]);
+
+    // What belongs to one server cannot be given for all, and nothing is guessed.
+    let of_one = [("WEIR_BRIDGE_HOSTNAME", "m1")];
+    for (arguments, environment, expected) in [
+        (
+            &["--hostname", "m1"][..],
+            &[][..],
+            "belongs into the [[server]] tables",
+        ),
+        (&[], &of_one, "belongs into the [[server]] tables"),
+        (
+            &[],
+            &[("WEIR_BRIDGE_HOST_NAME", "m1")],
+            "WEIR_BRIDGE_HOST_NAME is no option",
+        ),
+    ] {
+        let (code, printed) = bridge(arguments, environment);
+        assert!(
+            code != Some(0) && printed.contains(expected),
+            "{expected}: {printed}"
+        );
+    }
+    for (wrong, expected) in [
+        ("server = 1\n".to_owned(), "server must be [[server]]"),
+        (
+            text.replace("hostname = \"m2\"", "hostname = \"m1\""),
+            "is that of two servers",
+        ),
+        (format!("keeps = \"x\"\n{text}"), "\"keeps\" is no option"),
+        (
+            format!("keep = [1]\n{text}"),
+            "keep must be a text, a number or a switch",
+        ),
+        (format!("config = \"x\"\n{text}"), "\"config\" is no option"),
+        (format!("{text}keep =\n"), "bridge.toml line 14: "),
+    ] {
+        fs::write(&file, wrong).expect("a file");
+        let (code, printed) = bridge(&[], &[]);
+        assert!(
+            code != Some(0) && printed.contains(expected),
+            "{expected}: {printed}"
+        );
+    }
 }
 
 #[test]

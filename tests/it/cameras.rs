@@ -22,6 +22,8 @@ pub const PICTURE: &str = "h264,160,120";
 /// Below the build directory.
 const PLACE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/pictures");
 const PICTURES_PER_SECOND: u32 = 5;
+/// Of the packets, as the description has it: 96.
+const PAYLOAD_TYPE: u8 = 0x60;
 /// Of the timestamps of video.
 const CLOCK_RATE: u32 = 90_000;
 
@@ -251,7 +253,7 @@ fn play(mut socket: &TcpStream, film: &Film) -> io::Result<()> {
                 let length = u16::try_from(unit.len() + 12).expect("pictures are small");
                 bytes.extend_from_slice(b"$\0");
                 bytes.extend_from_slice(&length.to_be_bytes());
-                bytes.extend_from_slice(&[0x80, 96 | (u8::from(is_last) << 7)]);
+                bytes.extend_from_slice(&[0x80, PAYLOAD_TYPE | (u8::from(is_last) << 7)]);
                 bytes.extend_from_slice(&sequence.to_be_bytes());
                 bytes.extend_from_slice(&timestamp.to_be_bytes());
                 bytes.extend_from_slice(b"cam1");
