@@ -265,6 +265,18 @@ pub struct Fleet {
     /// Moves of streams between streamers per second
     #[arg(long, default_value_t = 0.0)]
     pub moves: f64,
+    /// Instead: create a cluster whose streamers park polls and answer the server's queries, and let
+    /// them live through this story. Lines: TIME lose|hang|trickle|flood|restart|return
+    /// all|N%|region=rN|HOSTNAME (server with --layouter-enabled --streamer-queries
+    /// --outbound-loopback)
+    #[arg(long, value_name = "FILE")]
+    pub story: Option<String>,
+    /// Streams of a story
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub streams: u64,
+    /// Share of the streams of a story with a DVR backup
+    #[arg(long, default_value_t = 0.1)]
+    pub backups: f64,
 }
 
 #[derive(Debug, Args)]
@@ -383,7 +395,7 @@ fn rate(text: &str) -> Result<PerSecond, String> {
 }
 
 /// `30s`, `1m30s`, `250ms`, or plain milliseconds.
-fn duration(text: &str) -> Result<Nanos, String> {
+pub fn duration(text: &str) -> Result<Nanos, String> {
     const DAY_MS: u64 = 24 * 3600 * 1000;
     let bad = || "a duration such as 30s, 1m30s, 250ms, or milliseconds; at most a day".to_owned();
     let mut rest = text;

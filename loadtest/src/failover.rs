@@ -6,25 +6,23 @@
 //! the server detected the loss (the time is in its event) until the last streamer has the answer
 //! to its parked poll.
 
-use crate::answer;
 use crate::cli::{self, Common};
 use crate::control::{Control, Target};
 use crate::copy::FaultKind;
-use crate::net::{self, Clock, Completion, ConnId, Driver, Net};
+use crate::net::{self, Clock, Completion, Driver, Net};
+use crate::polled::{Placement, PolledStreamers};
 use crate::prepare::{self, Spread};
-use crate::report::{Fault, Faults, Latency, Proof, Report, Series};
+use crate::report::{Fault, Faults, Latency, Proof, Report};
 use crate::schedule::{Nanos, SECOND};
 use crate::seed::{Key, Random};
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use weir_testkit::encode_segment;
 use weir_testkit::sys;
-use weir_testkit::{encode_segment, request};
 
-/// How long polls are parked.
-const WAIT_SECONDS: u64 = 25;
 /// Longest for any phase: first lists, all placed, all moved.
 const PHASE_MAX: Nanos = 300 * SECOND;
 /// How often the phases are looked at when nothing arrives.
@@ -63,195 +61,88 @@ enum Phase {
     Done,
 }
 
-struct Streamer {
-    conn: Option<ConnId>,
-    etag: Option<Box<str>>,
-    /// Sorted.
-    held: Vec<Key>,
-    loaded: bool,
-    is_lost: bool,
-    /// When to poll next.
-    poll_at: Option<Nanos>,
-}
-
 /// What the driver and the operator share.
-struct Signals {
-    loaded: AtomicBool,
-    saved_at: AtomicU64,
+#[derive(Default)]
+pub struct Signals {
+    /// All streamers have their first lists.
+    pub loaded: AtomicBool,
+    /// When all streams were saved; 0: not yet.
+    pub saved_at: AtomicU64,
 }
 
 struct FailoverFleet<'a> {
-    target: &'a Target,
-    hosts: Vec<String>,
-    streamers: Vec<Streamer>,
+    polled: PolledStreamers<'a>,
     placement: Placement,
+    /// When all streams were held for the first time.
+    placed_at: Nanos,
     phase: Phase,
     moments: Moments,
-    waits: Waits,
+    /// How long the fleet waits for further changes, before a placement counts as final.
+    quiet: Nanos,
     random: Random,
     signals: &'a Signals,
     losses_wanted: u64,
     losses: Vec<Loss>,
     lost_streams: BTreeSet<Key>,
-    polls: Series,
     faults: Faults,
     failed: Option<String>,
-}
-
-/// The streams that the streamers hold.
-struct Placement {
-    /// How many streamers hold each stream, and how many shall.
-    copies: HashMap<Key, (u32, u32)>,
-    names: HashMap<Key, String>,
-    /// Copies that no streamer holds yet.
-    missing: u64,
-    /// When all were held for the first time.
-    placed_at: Nanos,
-}
-
-/// How long the fleet waits.
-struct Waits {
-    /// For further changes, before a placement counts as final.
-    quiet: Nanos,
-    /// For a response.
-    timeout: Nanos,
 }
 
 /// When something happened last.
 struct Moments {
     /// The phase began.
     since: Nanos,
-    /// A streamer received another configuration.
-    changed_at: Nanos,
     /// The phase was judged.
     looked_at: Nanos,
 }
 
 impl FailoverFleet<'_> {
-    fn poll(&mut self, net: &mut Net, at: usize, now: Nanos) {
-        let streamer = &mut self.streamers[at];
-        streamer.poll_at = None;
-        let path = self.target.path_of("streamers", &self.hosts[at]) + "/streams";
-        let mut fields = self.target.bearer();
-        let mut timeout = self.waits.timeout;
-        let path = if let Some(etag) = &streamer.etag {
-            fields.push_str("If-None-Match: ");
-            fields.push_str(etag);
-            fields.push_str("\r\n");
-            timeout += WAIT_SECONDS * SECOND;
-            format!("{path}?poll_timeout={WAIT_SECONDS}")
-        } else {
-            path
-        };
-        let conn = match streamer.conn {
-            Some(conn) => conn,
-            None => match net.open(0, at as u64) {
-                Ok(conn) => conn,
-                Err(failure) => {
-                    self.polls.error(failure.0);
-                    streamer.poll_at = Some(now + SECOND);
-                    return;
-                }
-            },
-        };
-        streamer.conn = Some(conn);
-        let mut request = Vec::with_capacity(384);
-        request::write(&mut request, "GET", &path, &self.target.host, &fields, None);
-        net.send(conn, &request, now, timeout);
-    }
-
     fn fault(&mut self, kind: FaultKind, at: usize, key: Key, what: &str) {
         self.faults.add(Fault {
             kind,
-            streamer: self.hosts[at].clone(),
-            stream: self.placement.names.get(&key).cloned(),
+            streamer: self.polled.hosts[at].clone(),
+            stream: self.placement.name(key).map(str::to_owned),
             what: what.into(),
         });
     }
 
-    /// A streamer's new list: what came, what went.
-    fn take(&mut self, at: usize, body: &[u8], now: Nanos) -> Result<(), &'static str> {
-        let mut fresh = Vec::new();
-        answer::read(body, &mut |item| fresh.push(item.key()))?;
-        fresh.sort_unstable();
-        let before = std::mem::take(&mut self.streamers[at].held);
-        for key in &fresh {
-            if before.binary_search(key).is_err() {
-                self.came(at, *key);
-                self.moments.changed_at = now;
+    /// Judges what came to streamers and what left them.
+    fn judge(&mut self) {
+        for change in self.polled.take_changes() {
+            self.placement.changed_at = change.when;
+            if change.came {
+                self.came(change.at, change.key);
+            } else {
+                self.placement.went(change.key);
+                if let Phase::Lost { .. } = self.phase {
+                    let what = "was taken from a streamer that lives";
+                    self.fault(FaultKind::Shortened, change.at, change.key, what);
+                }
             }
         }
-        for key in &before {
-            if fresh.binary_search(key).is_err() {
-                self.went(at, *key);
-                self.moments.changed_at = now;
-            }
-        }
-        self.streamers[at].held = fresh;
-        self.streamers[at].loaded = true;
-        Ok(())
     }
 
     fn came(&mut self, at: usize, key: Key) {
-        let Some((held, wanted)) = self.placement.copies.get_mut(&key) else {
+        if self.placement.came(key).is_none() {
             self.fault(FaultKind::Stale, at, key, "a stream that was never saved");
             return;
-        };
-        *held += 1;
-        let is_too_often = *held > *wanted;
-        if !is_too_often {
-            self.placement.missing -= 1;
         }
         if let Phase::Lost { .. } = self.phase {
             let loss = self.losses.last_mut().expect("one was lost");
             loss.receivers.insert(at as u32);
             if !self.lost_streams.contains(&key) {
-                self.fault(
-                    FaultKind::Torn,
-                    at,
-                    key,
-                    "came though the streamer that was lost did not hold it",
-                );
+                let what = "came though the streamer that was lost did not hold it";
+                self.fault(FaultKind::Torn, at, key, what);
             }
-        }
-    }
-
-    fn went(&mut self, at: usize, key: Key) {
-        if let Some((held, wanted)) = self.placement.copies.get_mut(&key) {
-            *held -= 1;
-            if *held < *wanted {
-                self.placement.missing += 1;
-            }
-        }
-        if let Phase::Lost { .. } = self.phase {
-            self.fault(
-                FaultKind::Shortened,
-                at,
-                key,
-                "was taken from a streamer that lives",
-            );
         }
     }
 
     fn lose_one(&mut self, net: &mut Net, now: Nanos) {
-        let alive: Vec<usize> = (0..self.streamers.len())
-            .filter(|at| !self.streamers[*at].is_lost)
-            .collect();
+        let alive = self.polled.living();
         let at = alive[self.random.below(alive.len() as u64) as usize];
-        let streamer = &mut self.streamers[at];
-        streamer.is_lost = true;
-        streamer.poll_at = None;
-        if let Some(conn) = streamer.conn.take() {
-            net.close(conn);
-        }
-        let held = std::mem::take(&mut streamer.held);
+        let held = self.polled.lose(net, at);
         for key in &held {
-            if let Some((count, wanted)) = self.placement.copies.get_mut(key) {
-                *count -= 1;
-                if *count < *wanted {
-                    self.placement.missing += 1;
-                }
-            }
+            self.placement.went(*key);
         }
         self.losses.push(Loss {
             host: at as u32,
@@ -271,7 +162,7 @@ impl FailoverFleet<'_> {
         self.moments.looked_at = now;
         match self.phase {
             Phase::Loading => {
-                if self.streamers.iter().all(|streamer| streamer.loaded) {
+                if self.polled.has_loaded() {
                     self.signals.loaded.store(true, Ordering::Release);
                     self.enter(Phase::Placing, now);
                 }
@@ -279,13 +170,13 @@ impl FailoverFleet<'_> {
             Phase::Placing => {
                 if self.signals.saved_at.load(Ordering::Acquire) > 0 && self.placement.missing == 0
                 {
-                    self.placement.placed_at = self.moments.changed_at;
+                    self.placed_at = self.placement.changed_at;
                     let losses_left = self.losses_wanted;
                     self.enter(Phase::Resting { losses_left }, now);
                 }
             }
             Phase::Resting { losses_left } => {
-                if now < self.moments.changed_at + self.waits.quiet || net.has_completed() {
+                if now < self.placement.changed_at + self.quiet || net.has_completed() {
                     return;
                 }
                 if losses_left == 0 {
@@ -303,9 +194,9 @@ impl FailoverFleet<'_> {
             Phase::Lost { losses_left } => {
                 if self.placement.missing == 0 {
                     let loss = self.losses.last_mut().expect("one was lost");
-                    loss.received_at = self.moments.changed_at.max(loss.at);
+                    loss.received_at = self.placement.changed_at.max(loss.at);
                     // What else it does is watched for a while: nothing of others may move.
-                    if now >= self.moments.changed_at + self.waits.quiet && !net.has_completed() {
+                    if now >= self.placement.changed_at + self.quiet && !net.has_completed() {
                         self.enter(Phase::Resting { losses_left }, now);
                     }
                 }
@@ -326,21 +217,13 @@ impl FailoverFleet<'_> {
 
     fn end(&mut self, net: &mut Net, now: Nanos) {
         self.enter(Phase::Done, now);
-        for streamer in &mut self.streamers {
-            if let Some(conn) = streamer.conn.take() {
-                net.close(conn);
-            }
-        }
+        self.polled.close(net);
     }
 }
 
 impl Driver for FailoverFleet<'_> {
     fn due(&mut self, net: &mut Net, now: Nanos) {
-        for at in 0..self.streamers.len() {
-            if self.streamers[at].poll_at.is_some_and(|due| due <= now) {
-                self.poll(net, at, now);
-            }
-        }
+        self.polled.poll_due(net, now);
         self.step(net, now);
     }
 
@@ -348,51 +231,14 @@ impl Driver for FailoverFleet<'_> {
         if self.phase == Phase::Done {
             return None;
         }
-        let asks = self.streamers.iter().filter_map(|one| one.poll_at).min();
+        let asks = self.polled.next_due();
         let look = self.moments.looked_at + LOOK_EVERY;
         Some(asks.map_or(look, |at| at.min(look)))
     }
 
     fn completed(&mut self, net: &mut Net, completion: Completion) {
-        let at = completion.user as usize;
-        let streamer = &mut self.streamers[at];
-        if streamer.conn != Some(completion.conn) {
-            return; // of a connection we closed ourselves
-        }
-        if completion.closed {
-            streamer.conn = None;
-        }
-        let now = completion.received;
-        let response = match (completion.outcome, completion.times) {
-            (Err(_), None) => return,
-            (Err(failure), Some(_)) => {
-                self.polls.error(failure.0);
-                streamer.poll_at = Some(now + SECOND);
-                return;
-            }
-            (Ok(response), _) => response,
-        };
-        *self.polls.statuses.entry(response.status).or_default() += 1;
-        self.polls.bytes += response.wire_bytes;
-        match response.status {
-            200 => {
-                streamer.etag.clone_from(&response.etag().map(Into::into));
-                let taken = match response.decoded() {
-                    Ok(body) => self.take(at, &body, now),
-                    Err(what) => Err(what),
-                };
-                if let Err(what) = taken {
-                    self.polls
-                        .error(format!("an answer that is not whole: {what}"));
-                }
-                self.poll(net, at, now);
-            }
-            304 => self.poll(net, at, now),
-            status => {
-                self.polls.error(format!("status {status}"));
-                streamer.poll_at = Some(now + SECOND);
-            }
-        }
+        self.polled.completed(net, completion);
+        self.judge();
     }
 
     fn is_finished(&self) -> bool {
@@ -433,6 +279,7 @@ fn cluster(common: &Common, options: &cli::Failover) -> prepare::ClusterOptions 
         padding: 0,
         batch: 2000,
         seed: common.seed,
+        query_port: None,
     }
 }
 
@@ -448,45 +295,22 @@ impl<'a> FailoverFleet<'a> {
             let wanted = 1 + u32::from(prepare::has_backup(n, &cluster));
             (prepare::stream_name(n), wanted)
         });
-        let names = streams.clone().map(|(name, _)| (Key::of(&name), name));
-        let copies: HashMap<Key, (u32, u32)> = streams
-            .clone()
-            .map(|(name, wanted)| (Key::of(&name), (0, wanted)))
-            .collect();
-        let streamer = |_| Streamer {
-            conn: None,
-            etag: None,
-            held: Vec::new(),
-            loaded: false,
-            is_lost: false,
-            poll_at: Some(0),
-        };
+        let hosts = (0..options.streamers).map(prepare::hostname).collect();
         FailoverFleet {
-            target,
-            hosts: (0..options.streamers).map(prepare::hostname).collect(),
-            streamers: (0..options.streamers).map(streamer).collect(),
-            placement: Placement {
-                missing: copies.values().map(|(_, wanted)| u64::from(*wanted)).sum(),
-                names: names.collect(),
-                copies,
-                placed_at: 0,
-            },
+            polled: PolledStreamers::new(target, hosts, common.timeout),
+            placement: Placement::new(streams),
+            placed_at: 0,
             phase: Phase::Loading,
             moments: Moments {
                 since: 0,
-                changed_at: 0,
                 looked_at: 0,
             },
-            waits: Waits {
-                quiet: common.warm_up,
-                timeout: common.timeout,
-            },
+            quiet: common.warm_up,
             random: Random::new(common.seed),
             signals,
             losses_wanted: options.losses,
             losses: Vec::new(),
             lost_streams: BTreeSet::new(),
-            polls: Series::default(),
             faults: Faults::default(),
             failed: None,
         }
@@ -494,7 +318,7 @@ impl<'a> FailoverFleet<'a> {
 }
 
 /// The operator: saves the streams once all streamers have their first lists.
-fn operate(
+pub fn operate(
     target: &Target,
     cluster: &prepare::ClusterOptions,
     signals: &Signals,
@@ -529,10 +353,7 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
     prepare::run(&mut control, &streamers_only, &mut |_| {})?;
     let clock = Clock::start();
     let started_ms = wall_ms();
-    let signals = Signals {
-        loaded: AtomicBool::new(false),
-        saved_at: AtomicU64::new(0),
-    };
+    let signals = Signals::default();
     let mut fleet = FailoverFleet::new(common, options, target, &signals);
     let cpu = sys::cpu_time();
     thread::scope(|scope| {
@@ -558,14 +379,14 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
         proof: Some(Proof {
             streamers: options.streamers,
             streams: options.streams,
-            answers: fleet.polls.statuses.values().sum(),
+            answers: fleet.polled.polls.statuses.values().sum(),
             ..Proof::default()
         }),
         ..Report::default()
     };
     add_losses(&mut report, &fleet, &mut control, started_ms)?;
     report.faults = fleet.faults;
-    report.series.insert("long poll".into(), fleet.polls);
+    report.series.insert("long poll".into(), fleet.polled.polls);
     Ok(report)
 }
 
@@ -579,7 +400,7 @@ fn add_losses(
     let (mut detection, mut delivery) = (Latency::default(), Latency::default());
     let (mut moved, mut receivers) = (0, 0);
     for loss in &fleet.losses {
-        let host = &fleet.hosts[loss.host as usize];
+        let host = &fleet.polled.hosts[loss.host as usize];
         let (noticed_ms, silent_ms) = noticed(control, host)?;
         let after = |at: Nanos| at / 1_000_000;
         // By two clocks, and the earlier one counts.
@@ -603,7 +424,7 @@ fn add_losses(
         ("streamers that received them", receivers),
         (
             "ms from the last save until all were placed and received",
-            fleet.placement.placed_at.saturating_sub(saved_at) / 1_000_000,
+            fleet.placed_at.saturating_sub(saved_at) / 1_000_000,
         ),
     ] {
         report.counters.insert(name.into(), count);

@@ -5,8 +5,8 @@
 //! A run with a missed, duplicated, shortened, stale, torn or lost stream fails.
 //!
 //! In reading order: `cli` and `scenario` define a run, `plan` what its threads share,
-//! `streamers` and `requests` are the load (`agents` another one, with `agent_scenario`, and
-//! `failover` a third), `copy`, `judge` and `truth` the proof, `net` and `answer` the machinery.
+//! `streamers` and `requests` are the load (`agents` another one, with `agent_scenario`,
+//! `failover` a third, and `story_fleet` a fourth, with `story`, `polled` and `queried`), `copy`, `judge` and `truth` the proof, `net` and `answer` the machinery.
 //! HTTP framing and system calls are those of `weir-testkit`.
 //!
 //! Deliberately not here: TLS, HTTP/2, several targets, anything that starts or stops the server.
@@ -23,12 +23,16 @@ pub mod failover;
 pub mod judge;
 pub mod net;
 pub mod plan;
+pub mod polled;
 pub mod prepare;
+pub mod queried;
 pub mod report;
 pub mod requests;
 pub mod roster;
 pub mod scenario;
 pub mod schedule;
 pub mod seed;
+pub mod story;
+pub mod story_fleet;
 pub mod streamers;
 pub mod truth;

@@ -2,6 +2,7 @@
 //! changes nothing.
 
 use crate::control::Control;
+use crate::queried;
 use crate::seed::{Random, mix};
 use crate::streamers::cluster_key;
 use std::fmt::Write as _;
@@ -29,6 +30,8 @@ pub struct ClusterOptions {
     pub padding: usize,
     pub batch: u64,
     pub seed: u64,
+    /// The streamers have addresses of their own on this machine, and this port.
+    pub query_port: Option<u16>,
 }
 
 pub fn hostname(n: u64) -> String {
@@ -47,8 +50,12 @@ pub fn stream_name(n: u64) -> String {
 
 pub fn streamer_json(n: u64, options: &ClusterOptions) -> String {
     let name = hostname(n);
+    let api = match options.query_port {
+        Some(port) => format!("{}:{port}", queried::address(n)),
+        None => format!("{name}:8080"),
+    };
     format!(
-        r#"{{"hostname":"{name}","role":"streamer","cluster_key":"{}","api_url":"http://{name}:8080","private_payload_url":"http://10.{}.{}.{}:8080","channel_limit":{},"labels":{{"region":"r{}"}}}}"#,
+        r#"{{"hostname":"{name}","role":"streamer","cluster_key":"{}","api_url":"http://{api}","private_payload_url":"http://10.{}.{}.{}:8080","channel_limit":{},"labels":{{"region":"r{}"}}}}"#,
         cluster_key(options.seed, &name),
         n >> 16 & 255,
         n >> 8 & 255,
@@ -204,6 +211,7 @@ mod tests {
             padding: 10,
             batch: 1000,
             seed: 3,
+            query_port: None,
         }
     }
 

@@ -151,6 +151,38 @@ impl Faults {
     }
 }
 
+/// What followed from one line of a story. Times are milliseconds from it.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoryIncident {
+    pub text: String,
+    pub streamers: u64,
+    /// Streamers whose loss the server did not notice before the next line.
+    pub unnoticed: u64,
+    /// When it noticed the last one.
+    pub noticed_last_ms: Option<u64>,
+    /// When every stream had a streamer that knew of it. `None`: not before the next line.
+    pub mended_ms: Option<u64>,
+    /// Copies of streams on lost streamers: as many must move.
+    pub lost: u64,
+    /// Copies that came to streamers before the next line.
+    pub came: u64,
+    pub missing_max: u64,
+    pub doubled_max: u64,
+}
+
+/// A second of a story.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StorySample {
+    #[serde(skip)]
+    pub at: Nanos,
+    pub seconds: u64,
+    /// Copies of streams that no streamer has.
+    pub missing: u64,
+    /// Copies beyond those that shall be.
+    pub doubled: u64,
+    pub living: u64,
+}
+
 /// Everything about one run.
 #[derive(Default)]
 pub struct Report {
@@ -166,6 +198,8 @@ pub struct Report {
     pub cpu_user: f64,
     pub cpu_system: f64,
     pub closed_loop: bool,
+    pub incidents: Vec<StoryIncident>,
+    pub timeline: Vec<StorySample>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -212,6 +246,10 @@ struct ReportFigures<'a> {
     fault_examples: &'a [Fault],
     client_cpu_user_seconds: f64,
     client_cpu_system_seconds: f64,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    incidents: &'a [StoryIncident],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    timeline: &'a [StorySample],
 }
 
 impl Report {
@@ -261,6 +299,8 @@ impl Report {
             fault_examples: &self.faults.shown,
             client_cpu_user_seconds: self.cpu_user,
             client_cpu_system_seconds: self.cpu_system,
+            incidents: &self.incidents,
+            timeline: &self.timeline,
         };
         serde_json::to_string_pretty(&figures).expect("figures are plain")
     }
@@ -269,6 +309,7 @@ impl Report {
         let mut out = String::new();
         let _ = writeln!(out, "{} for {:.1} s", self.scenario, self.seconds);
         self.write_latencies(&mut out);
+        self.write_story(&mut out);
         self.write_totals(&mut out);
         self.write_proof(&mut out);
         let _ = writeln!(out, "  {}", if passed { "PASSED" } else { "FAILED" });
@@ -311,6 +352,52 @@ impl Report {
             let _ = writeln!(
                 out,
                 "  closed loop: latencies are from sending, not corrected for coordinated omission"
+            );
+        }
+    }
+
+    /// One row per line of a story, and the seconds in which something was missing or doubled.
+    fn write_story(&self, out: &mut String) {
+        if self.incidents.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            out,
+            "\n  {:<34}{:>9} {:>11} {:>10} {:>8} {:>8} {:>9} {:>9}",
+            "line of the story",
+            "streamers",
+            "noticed ms",
+            "mended ms",
+            "lost",
+            "came",
+            "missing",
+            "doubled"
+        );
+        let or_dash = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+        for one in &self.incidents {
+            let noticed = match one.unnoticed {
+                0 => or_dash(one.noticed_last_ms),
+                count => format!("not {count}"),
+            };
+            let _ = writeln!(
+                out,
+                "  {:<34}{:>9} {noticed:>11} {:>10} {:>8} {:>8} {:>9} {:>9}",
+                one.text,
+                one.streamers,
+                or_dash(one.mended_ms),
+                one.lost,
+                one.came,
+                one.missing_max,
+                one.doubled_max
+            );
+        }
+        let busy = self.timeline.iter();
+        let busy = busy.filter(|sample| sample.missing > 0 || sample.doubled > 0);
+        for sample in busy {
+            let _ = writeln!(
+                out,
+                "  second {:>4}: {} missing, {} doubled, {} streamers live",
+                sample.seconds, sample.missing, sample.doubled, sample.living
             );
         }
     }

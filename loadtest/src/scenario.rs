@@ -15,6 +15,7 @@ use crate::requests::{self, EditField, Requests, Work};
 use crate::roster::Roster;
 use crate::schedule::{Nanos, SECOND};
 use crate::seed::Key;
+use crate::story_fleet;
 use crate::streamers::{self, Habit, Log, Streamers, Validator};
 use crate::truth;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -57,6 +58,11 @@ pub fn run(cli: &Cli, target: Target) -> Result<bool, String> {
             let report = failover::run(&cli.common, options, &target)?;
             finish(cli, &report)
         }
+        Command::Fleet(options) if options.story.is_some() => {
+            let story = options.story.as_deref().unwrap_or_default();
+            let report = story_fleet::run(&cli.common, options, story, &target)?;
+            finish(cli, &report)
+        }
         _ => measure(cli, target, &mut control),
     }
 }
@@ -82,6 +88,7 @@ fn prepare_cluster(cli: &Cli, options: &cli::Prepare, control: &mut Control) -> 
         padding: options.padding,
         batch: options.batch,
         seed: cli.common.seed,
+        query_port: None,
     };
     let layouts = if options.spread == prepare::Spread::None {
         0

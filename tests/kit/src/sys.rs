@@ -62,7 +62,7 @@ impl Poll {
         })
     }
 
-    pub fn add(&self, stream: &TcpStream, token: u64, writable: bool) -> io::Result<()> {
+    pub fn add(&self, stream: impl AsFd, token: u64, writable: bool) -> io::Result<()> {
         let data = epoll::EventData::new_u64(token);
         Ok(epoll::add(&self.epoll, stream, data, interest(writable))?)
     }
