@@ -52,6 +52,7 @@ use tracing::{info, warn};
 
 use crate::dist::{ServiceState, notify};
 use crate::exit::{Exit, Failure, cannot};
+use crate::rt::sys::use_small_pages;
 
 use central::Central;
 use front::{FRONT_THREADS, Front};
@@ -78,6 +79,7 @@ pub fn run(task: BridgeTask) -> Result<Exit, Failure> {
 
 /// Runs the bridges until a signal.
 fn serve(servers: Vec<BridgeOptions>) -> Result<Exit, Failure> {
+    use_small_pages();
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(cannot("handle signals"))?;
     let bridges = servers.into_iter().map(start);
     let bridges: Vec<RunningBridge> = bridges.collect::<Result<_, _>>()?;

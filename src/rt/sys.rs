@@ -13,7 +13,9 @@ use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, sockopt};
 use rustix::process::{self, Resource, Rlimit, Signal};
 use rustix::system::uname;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{
+    CpuSet, disable_transparent_huge_pages, sched_getaffinity, sched_setaffinity,
+};
 
 /// The signal of a write beyond the limit on the size of files.
 pub const FILE_TOO_LARGE: i32 = Signal::XFSZ.as_raw();
@@ -144,6 +146,13 @@ pub fn raise_priority() {
     if process::getpriority_process(None).is_ok_and(|current| current > NICENESS) {
         let _ = process::setpriority_process(None, NICENESS);
     }
+}
+
+/// Lets this process have pages of the usual size only. The allocator requests huge ones, of which a
+/// small process has more than it uses. A system that cannot keeps them.
+pub fn use_small_pages() {
+    // Failure only means more memory.
+    let _ = disable_transparent_huge_pages(true);
 }
 
 /// Processors that the calling thread may use, ascending. At most as many as the CPU quota of the
