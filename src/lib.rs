@@ -18,8 +18,10 @@
 //!          | List    -> core::lists              |        |                v
 //!          | Park    -> feed::Waiters <----------+        +--> followers, layouter, writer
 //!          | Pending -> core::pending <--- outbound pool, offload, what-if worker, other cores
+//!   connector -> queries of its streamers -> reports
 //!
 //!   outbound pool    blocking HTTP calls to streamers and authorization backends
+//!   resolve          names of streamers that are queried
 //!   offload          work of milliseconds: large bodies, large configurations, compression
 //!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
 //!   old states       a follower of commits: frees what no thread holds any more
@@ -82,6 +84,7 @@
 //! preview, explain        what would change if; why a stream is where it is
 //! activity, health        last signs of life of a node; what follows from them
 //! report                  statistics that a streamer sends
+//! query, connector        requests to a streamer for its report; what sends them
 //! egress policy           the addresses that outbound calls may reach
 //! trace, span             requests that belong together, over several servers; one of them
 //! drain                   the orderly end: answer polls, finish requests, commit, exit
@@ -108,7 +111,7 @@
 //! openapi::model openapi::words
 //! layouter
 //! api
-//! core openapi client
+//! connector core openapi client
 //! dist cli import bridge
 //! server
 //! program testing
@@ -126,6 +129,7 @@ mod bridge;
 mod cli;
 mod client;
 mod config;
+mod connector;
 mod core;
 mod dist;
 mod duration;

@@ -29,6 +29,45 @@ pub const CHUNK_EXTENSIONS_BYTES_MAX: u32 = 16 * 1024;
 /// Decimal digits of a `Content-Length`: what 64 bits hold. More is 400, not a huge body.
 pub const CONTENT_LENGTH_DIGITS_MAX: usize = 19;
 
+/// Longest head of another server's reply.
+pub const REPLY_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Most header fields of such a reply.
+pub const REPLY_FIELDS_MAX: usize = 64;
+
+/// Interim replies (`100`, `103`) before the final one.
+pub const REPLY_INTERIM_MAX: u32 = 4;
+
+/// Addresses of a name that are connected to in turn.
+pub const RESOLVED_ADDRESSES_MAX: usize = 8;
+
+/// Names whose addresses are kept.
+pub const RESOLVED_NAMES_MAX: usize = 64 * 1024;
+
+/// Replies of queried streamers that are arriving at one core. A hostile streamer can use what one
+/// reply may have; above, queries fail and are repeated later.
+pub const QUERY_BUFFERS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Longest reply of a streamer about itself: its stats have at most 256 KiB.
+pub const QUERY_STATS_BYTES_MAX: usize = 512 * 1024;
+
+/// Longest page of a streamer's list of streams: 100 of them with 10 KiB each.
+pub const QUERY_PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most pages of one list: a report may have 100,000 streams.
+pub const QUERY_PAGES_MAX: usize = 1024;
+
+/// Longest cursor of a streamer's list.
+pub const QUERY_CURSOR_BYTES_MAX: usize = 4 * 1024;
+
+/// Queries of one core that run at the same time. Half of them may be of streamers that did not
+/// answer the last time, so that silent ones do not delay the others.
+pub const QUERIES_RUNNING_MAX: usize = 1024;
+
+/// Replies of this size or more are read on another thread: parsing one takes a core about a
+/// millisecond.
+pub const QUERY_OFFLOADED_BYTES_MIN: usize = 64 * 1024;
+
 /// One read of a socket, into a buffer that the whole core shares.
 pub const READ_BYTES: usize = 64 * 1024;
 

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::shared::Shared;
 use crate::core::metrics::CoreMetrics;
+use crate::fleet::queries::QueryOutcome;
 use crate::metrics::MetricKind::{Counter, Gauge};
 use crate::metrics::{Exposition, MetricKind, ProcessMetrics};
 use crate::state::State;
@@ -21,6 +22,7 @@ pub fn render(text: Exposition, cores: &[CoreMetrics], shared: &Shared, state: &
     write_offload(shared, &mut out);
     write_traces(shared, &mut out);
     write_reports(shared, &mut out);
+    write_queries(shared, &mut out);
     write_process(shared, &mut out);
     write_writer(shared, &mut out);
     write_store(shared, state, &mut out);
@@ -138,6 +140,35 @@ fn write_traces(shared: &Shared, out: &mut Exposition) {
 fn write_reports(shared: &Shared, out: &mut Exposition) {
     let help = "Values in reports of streamers that could not be used and were dropped.";
     out.one("weir_report_values_dropped", Counter, "", help, &[], shared.fleet.dropped());
+}
+
+fn write_queries(shared: &Shared, out: &mut Exposition) {
+    let counts = &shared.workers.queries;
+    let help = "Queries of streamers by outcome; a failed one is repeated later.";
+    let mut queries = out.family("weir_streamer_queries", Counter, "", help);
+    for outcome in QueryOutcome::ALL {
+        queries.sample(&[("outcome", outcome.as_str())], counts.of(outcome));
+    }
+    let gauges = [
+        (
+            "weir_streamer_queries_running",
+            "Queries of streamers that run.",
+            &counts.running,
+        ),
+        (
+            "weir_streamers_queried",
+            "Streamers that are queried.",
+            &counts.streamers,
+        ),
+        (
+            "weir_streamers_silent",
+            "Queried streamers that did not answer the last queries.",
+            &counts.silent,
+        ),
+    ];
+    for (name, help, count) in gauges {
+        out.one(name, Gauge, "", help, &[], count.get());
+    }
 }
 
 fn write_edge(cores: &[CoreMetrics], out: &mut Exposition) {

@@ -20,6 +20,7 @@ use crate::core::stats_watch::StatsWatches;
 use crate::feed::nodes::NodeTable;
 use crate::feed::paged_snapshots::PagedSnapshots;
 use crate::feed::rendered::Rendered;
+use crate::fleet::queries::QueryCounts;
 use crate::fleet::stats::{FleetStats, View};
 use crate::layouter::metrics::LayouterMetrics;
 use crate::layouter::thread::LayouterHandle;
@@ -88,6 +89,7 @@ pub struct WorkerThreads {
     pub offload: Offload,
     pub backups: Arc<Backups>,
     pub traces: Traces,
+    pub queries: QueryCounts,
 }
 
 /// Shared by all io cores.
@@ -187,6 +189,7 @@ pub(crate) mod tests {
                 offload: Offload::start(1).expect("a thread"),
                 backups: Arc::default(),
                 traces: Traces::default(),
+                queries: QueryCounts::default(),
             },
             agents: AgentsShared::new().expect("there is randomness"),
             watches: StatsWatches::new(1),

@@ -197,22 +197,28 @@ settings! {
 
     /// Requests to streamers.
     fleet: FleetSettings, "Streamers" {
-        /// Reserved for requests to streamers: how often their configuration is compared with the
-        /// cluster's. This version sends none; streamers poll.
-        reconciliation_interval("config_external_reconciliation_interval"): Duration =
-            time(ms(1), HOUR), Default "5s", AtOnce, Ms "/config_external_reconciliation_interval";
-        /// Reserved for requests to streamers: whether the server may write configuration to them.
-        /// This version writes to none.
-        provision_enabled("cluster_node_config_provision_enabled"): bool = switch(),
-            Default "false", AtOnce, Flag "/cluster/node_config_provision_enabled";
-        /// Reserved for requests to streamers: how often a failed request is repeated. This version
-        /// sends none; streamers report.
+        /// Whether this server queries its streamers for their stats and those of their streams, as
+        /// if they reported them. Queried are streamers of the kind `flussonic` with an `api_url`
+        /// that do not report themselves, every `fetch_timeout` of the streamer (5 s unless it has
+        /// one), with a signature made with their `cluster_key`. Off: nothing is sent to a streamer
+        /// that no request needs.
+        queries("streamer_queries"): bool = switch(), Default "false", AtOnce;
+        /// How often a failed request of a query is repeated, after pauses that double from 0.1 s,
+        /// while the time of the query (`fetch_timeout`) is not over.
         connector_retries("cluster_streamer_connector_retries"): u64 = number(0, 1000),
             Default "5", AtOnce, Count "/cluster/streamer_connector_retries";
-        /// Reserved for requests to streamers: failed checks within an hour after which a streamer
-        /// is unhealthy. This version makes none.
+        /// Failed queries within an hour after which the health check of a streamer is an error.
+        /// When as many fail in a row, that is logged.
         healthcheck_fails_threshold("streamer_healthcheck_fails_threshold"): u64 =
            number(1, 1_000_000), Default "5", AtOnce, Count "/streamer_healthcheck_fails_threshold";
+        /// Reserved for the provisioning of streamers: how often their configuration is compared
+        /// with the cluster's. This version configures none.
+        reconciliation_interval("config_external_reconciliation_interval"): Duration =
+            time(ms(1), HOUR), Default "5s", AtOnce, Ms "/config_external_reconciliation_interval";
+        /// Reserved for the provisioning of streamers: whether the server may write configuration
+        /// to them. This version writes to none.
+        provision_enabled("cluster_node_config_provision_enabled"): bool = switch(),
+            Default "false", AtOnce, Flag "/cluster/node_config_provision_enabled";
     }
 
     /// Group commit and retention of episodes.

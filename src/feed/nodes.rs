@@ -69,6 +69,8 @@ pub struct Activity {
     seen_ms: AtomicU64,
     /// Likewise, of the last request with a credential that is not the node's own.
     read_ms: AtomicU64,
+    /// Likewise, of the last report that the node sent itself.
+    reported_ms: AtomicU64,
     /// The node was sent every change up to this revision.
     sent_revision: AtomicU64,
 }
@@ -87,6 +89,16 @@ impl Activity {
         if before > 0 && (now_ms + 1).saturating_sub(before) <= within_ms {
             self.seen(now_ms);
         }
+    }
+
+    /// The node sent a report, so it needs not be queried for one.
+    pub fn reported(&self, now_ms: u64) {
+        self.reported_ms.fetch_max(now_ms + 1, Ordering::Relaxed);
+    }
+
+    /// The time of the last report that the node sent itself.
+    pub fn last_reported_ms(&self) -> Option<u64> {
+        self.reported_ms.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// The node has, or is being sent, its configuration as of a revision.

@@ -3,6 +3,19 @@
 use crate::access::auth::CLUSTER_SKEW_SECONDS_MAX;
 use crate::json::{Number, Object, Value, scan};
 
+/// A query that a streamer did not answer.
+#[derive(Debug, Clone, Copy)]
+pub struct FailedQuery {
+    /// It refused the cluster key.
+    pub key_refused: bool,
+    /// Too many queries failed within an hour.
+    pub is_unhealthy: bool,
+    pub utc_ms: u64,
+}
+
+/// The check that a query can fail without the result being an error.
+const REACHABLE: &str = "reachable";
+
 /// The result of the check of one report. A fact that the report does not show is absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Healthcheck {
@@ -11,6 +24,8 @@ pub struct Healthcheck {
     errors: Vec<(&'static str, Box<str>)>,
     /// Since when the result is the same, UTC ms.
     changed_ms: u64,
+    /// Few enough queries have failed.
+    tolerates_unanswered: bool,
 }
 
 impl Healthcheck {
@@ -21,6 +36,7 @@ impl Healthcheck {
             checks: Vec::new(),
             errors: Vec::new(),
             changed_ms: utc_ms,
+            tolerates_unanswered: false,
         };
         let text_of = |value: &str, member: &str| {
             let text = scan::string(scan::member(value, member)?)?;
@@ -36,7 +52,7 @@ impl Healthcheck {
             code.unwrap_or_else(|| "config_error".into())
         });
         // A report that is kept is not older than the dead timeout.
-        check.add("reachable", true, Box::default);
+        check.add(REACHABLE, true, Box::default);
         if let Some(status) = text_of(stats, "streamer_status") {
             check.add("running", &*status == "running", || status);
         }
@@ -60,9 +76,39 @@ impl Healthcheck {
         }
     }
 
+    fn is_ok(&self) -> bool {
+        let mut errors = self.errors.iter();
+        errors.all(|(rule, _)| self.tolerates_unanswered && *rule == REACHABLE)
+    }
+
+    /// The streamer is reachable now, and too often was not.
+    pub fn add_failed_queries(&mut self, count: usize) {
+        let found = format!("{count} queries failed within an hour");
+        self.errors.push((REACHABLE, found.into()));
+    }
+
+    /// Replaces what a query shows. The cause is not shown: it would reveal the network around this
+    /// server.
+    pub fn add_unanswered(&mut self, query: FailedQuery) {
+        let was_ok = self.is_ok();
+        let refused = query.key_refused.then_some("valid_cluster_key");
+        for rule in [Some(REACHABLE), refused].into_iter().flatten() {
+            self.checks.retain(|(known, _)| *known != rule);
+            self.errors.retain(|(known, _)| *known != rule);
+            self.add(rule, false, || match rule {
+                REACHABLE => "no valid answer".into(),
+                _ => "refused".into(),
+            });
+        }
+        self.tolerates_unanswered = !query.is_unhealthy;
+        if was_ok != self.is_ok() {
+            self.changed_ms = query.utc_ms;
+        }
+    }
+
     /// Takes over since when the result is the same, if that of the report before was.
     pub fn follow(&mut self, before: &Self) {
-        if self.errors.is_empty() == before.errors.is_empty() {
+        if self.is_ok() == before.is_ok() {
             self.changed_ms = before.changed_ms;
         }
     }
@@ -102,11 +148,7 @@ impl Healthcheck {
         for (rule, holds) in &self.checks {
             checks.insert(rule, Value::Bool(*holds));
         }
-        let status = if self.errors.is_empty() {
-            "ok"
-        } else {
-            "error"
-        };
+        let status = if self.is_ok() { "ok" } else { "error" };
         let mut result = Object::default();
         result.insert("checks", Value::Object(checks));
         result.insert("status", Value::from(status));

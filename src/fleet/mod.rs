@@ -2,11 +2,12 @@
 //!
 //! `peer` builds the calls to a streamer's own API, `report` parses what a streamer reports, and
 //! `stats` holds the latest stats of all streamers. `recordings` parses which times of a stream a
-//! streamer has recorded.
+//! streamer has recorded. `queries` counts what the connector does.
 
-mod healthcheck;
+pub mod healthcheck;
 pub mod peer;
+pub mod queries;
 pub mod recordings;
-mod repair;
+pub mod repair;
 pub mod report;
 pub mod stats;

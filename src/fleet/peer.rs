@@ -49,6 +49,30 @@ pub fn get(
     deadline: Instant,
     response_bytes_max: usize,
 ) -> Option<OutboundCall> {
+    let PeerRequest { target, headers } = request(streamer, path, now_seconds)?;
+    Some(OutboundCall {
+        target,
+        headers,
+        deadline,
+        response_bytes_max,
+    })
+}
+
+/// A request to a streamer.
+pub struct PeerRequest {
+    pub target: TargetUrl,
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl PeerRequest {
+    /// Whether it is signed with the cluster key of the streamer.
+    pub fn has_key(&self) -> bool {
+        !self.headers.is_empty()
+    }
+}
+
+/// The request of `api_url` + `path`, or `None` if the URL of the node is not valid.
+pub fn request(streamer: &ArchivedStreamer, path: &str, now_seconds: u64) -> Option<PeerRequest> {
     let api_url = url_of(streamer)?;
     let url = format!("{}{path}", api_url.trim_end_matches('/'));
     let mut headers = Vec::new();
@@ -56,12 +80,8 @@ pub fn get(
         let key = cluster_authorization(&streamer.cluster_key, now_seconds);
         headers.push(("authorization", key));
     }
-    Some(OutboundCall {
-        target: TargetUrl::parse(&url).ok()?,
-        headers,
-        deadline,
-        response_bytes_max,
-    })
+    let target = TargetUrl::parse(&url).ok()?;
+    Some(PeerRequest { target, headers })
 }
 
 #[cfg(test)]

@@ -46,6 +46,13 @@ impl Dropped {
         }
     }
 
+    /// Adds what was dropped from another part of the same report.
+    pub(super) fn append(&mut self, other: Self) {
+        self.count += other.count;
+        let room = LISTED_MAX - self.items.len();
+        self.items.extend(other.items.into_iter().take(room));
+    }
+
     fn add_violation(&mut self, violation: Violation, pointer: String) {
         self.add(ErrorItem {
             code: violation.code,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::healthcheck::Healthcheck;
+use super::healthcheck::{FailedQuery, Healthcheck};
 use super::repair::{Dropped, repaired, rounded};
 use crate::error::{self, ApiError};
 use crate::json::{Object, Value, write_string};
@@ -211,6 +211,18 @@ impl StreamerStats {
         *masked = masked.as_ref().map(|masked| health.added_to(masked));
     }
 
+    /// The same stats of a streamer that did not answer a query; `None` if nothing changes.
+    pub(super) fn unanswered(&self, query: FailedQuery) -> Option<Self> {
+        let mut stats = self.clone();
+        let health = stats.health.as_mut()?;
+        health.add_unanswered(query);
+        if Some(&*health) == self.health.as_ref() {
+            return None;
+        }
+        stats.finish_health(None);
+        Some(stats)
+    }
+
     /// The fullest partition, in percent.
     pub fn storage_percent(&self) -> Option<u64> {
         self.partitions
@@ -362,6 +374,15 @@ pub(super) const JOINED: [&str; 6] = [
     "running_on",
 ];
 
+/// How a report came.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReportSource {
+    /// It, or the request for it, was signed with the cluster key of the streamer.
+    pub has_own_key: bool,
+    /// Queries that failed within an hour, if they are too many.
+    pub failed_queries: usize,
+}
+
 /// One report of a streamer. Absent parts keep their last reported values.
 #[derive(Debug, Clone, Default)]
 pub struct StreamerReport {
@@ -380,25 +401,29 @@ impl StreamerReport {
         let Value::Object(mut body) = body else {
             return Err(not_an_object(""));
         };
-        let mut report = Self::default();
+        let mut reader = ReportReader::default();
         if let Some(stats) = take_member(&mut body, "stats") {
-            report.stats = streamer_stats(stats, received, &mut report.dropped);
+            reader.stats(stats, received);
         }
         if let Some(dvrs) = take_member(&mut body, "dvrs") {
-            report.dvrs = read_dvrs(dvrs, &mut report.dropped)?;
+            let dropped = &mut reader.report.dropped;
+            reader.report.dvrs = read_dvrs(dvrs, dropped)?;
         }
         if let Some(streams) = take_member(&mut body, "streams") {
-            report.streams = read_streams(streams, &mut report.dropped)?;
+            reader.streams(streams)?;
         }
-        Ok(report)
+        Ok(reader.finish())
     }
 
-    /// Checks what the report shows of the health of its streamer; `has_own_key`: it was signed
-    /// with the streamer's cluster key.
-    pub fn check_health(&mut self, has_own_key: bool, utc_ms: u64) {
+    /// Checks what the report shows of the health of its streamer.
+    pub fn check_health(&mut self, source: ReportSource, utc_ms: u64) {
         if let Some(stats) = &mut self.stats {
             let text = &stats.text.plain;
-            stats.health = Some(Healthcheck::of(text, has_own_key, utc_ms));
+            let mut health = Healthcheck::of(text, source.has_own_key, utc_ms);
+            if source.failed_queries > 0 {
+                health.add_failed_queries(source.failed_queries);
+            }
+            stats.health = Some(health);
         }
     }
 
@@ -409,6 +434,11 @@ impl StreamerReport {
         for error in errors.filter(|error| !error.is_since_reported) {
             error.since_ms = OptionalNumber::of(Some(now_ms));
         }
+    }
+
+    /// Streams in it.
+    pub fn streams_count(&self) -> usize {
+        self.streams.as_ref().map_or(0, Vec::len)
     }
 
     /// Removes unknown streams.
@@ -566,35 +596,67 @@ fn duplicate(pointer: String) -> ApiError {
     error::DUPLICATE_ITEM.about(pointer, "occurs twice in the report")
 }
 
-type NamedStats = Vec<(Box<str>, StreamStats)>;
+/// Reads a report in parts: of its streams, one list after the other.
+#[derive(Default)]
+pub struct ReportReader {
+    report: StreamerReport,
+    seen: HashSet<Box<str>>,
+    /// Items of all lists so far.
+    items: usize,
+}
 
-fn read_streams(value: Value, dropped: &mut Dropped) -> Result<Option<NamedStats>, ApiError> {
-    let Value::Array(items) = value else {
-        dropped.add_error(not_an_array("/streams"));
-        return Ok(None);
-    };
-    if items.len() > STREAMS_PER_REPORT_MAX {
-        return Err(too_many("/streams", STREAMS_PER_REPORT_MAX));
+impl ReportReader {
+    pub fn stats(&mut self, stats: Value, received: Instant) {
+        let dropped = &mut self.report.dropped;
+        self.report.stats = streamer_stats(stats, received, dropped);
     }
-    let mut seen = HashSet::with_capacity(items.len());
-    let mut streams = Vec::with_capacity(items.len());
-    for (i, mut item) in items.into_iter().enumerate() {
-        let name = match take_name(&mut item, i) {
-            Ok(name) => name,
-            Err(error) => {
-                dropped.add_error(error);
+
+    pub fn has_stats(&self) -> bool {
+        self.report.stats.is_some()
+    }
+
+    /// Reads a list of streams, of those before it the continuation.
+    pub fn streams(&mut self, list: Value) -> Result<(), ApiError> {
+        let dropped = &mut self.report.dropped;
+        let Value::Array(items) = list else {
+            dropped.add_error(not_an_array("/streams"));
+            return Ok(());
+        };
+        let begin = self.items;
+        self.items += items.len();
+        if self.items > STREAMS_PER_REPORT_MAX {
+            return Err(too_many("/streams", STREAMS_PER_REPORT_MAX));
+        }
+        let streams = self.report.streams.get_or_insert_default();
+        streams.reserve(items.len());
+        for (i, mut item) in (begin..).zip(items) {
+            let name = match take_name(&mut item, i) {
+                Ok(name) => name,
+                Err(error) => {
+                    dropped.add_error(error);
+                    continue;
+                }
+            };
+            if !self.seen.insert(name.clone()) {
+                dropped.add_error(duplicate(format!("/streams/{i}/name")));
                 continue;
             }
-        };
-        if !seen.insert(name.clone()) {
-            dropped.add_error(duplicate(format!("/streams/{i}/name")));
-            continue;
+            if let Some(stats) = stream_stats(item, &format!("/streams/{i}"), dropped) {
+                streams.push((name, stats));
+            }
         }
-        if let Some(stats) = stream_stats(item, &format!("/streams/{i}"), dropped) {
-            streams.push((name, stats));
-        }
+        Ok(())
     }
-    Ok(Some(streams))
+
+    /// Takes over the streams that another reader has read.
+    pub fn take_streams(&mut self, other: Self) {
+        self.report.streams = other.report.streams;
+        self.report.dropped.append(other.report.dropped);
+    }
+
+    pub fn finish(self) -> StreamerReport {
+        self.report
+    }
 }
 
 fn take_name(item: &mut Value, i: usize) -> Result<Box<str>, ApiError> {

@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 
+use super::healthcheck::FailedQuery;
 use super::report::{
     JOINED, OptionalNumber, ReportedDvrs, ReportedError, StreamStats, StreamStatus, StreamerReport,
     StreamerStats,
@@ -309,6 +310,23 @@ impl FleetStats {
                 Err(TrySendError::Disconnected(_))
             )
         });
+    }
+
+    /// Shows in the stats of a streamer that it did not answer a query. Returns whether that is a
+    /// change. The stats expire as before.
+    pub fn query_failed(&self, hostname: &str, query: FailedQuery) -> bool {
+        let Some(host) = self.hosts.load().get(hostname).cloned() else {
+            return false;
+        };
+        let _one_at_a_time = host.reporting.lock();
+        let facts = host.facts.load_full();
+        let changed = facts.stats.as_ref().and_then(|it| it.unanswered(query));
+        let Some(stats) = changed else { return false };
+        host.facts.store(Arc::new(StreamerFacts {
+            stats: Some(Arc::new(stats)),
+            ..StreamerFacts::clone(&facts)
+        }));
+        true
     }
 
     /// Counts parts of a report that could not be used.

@@ -157,7 +157,7 @@ impl PartialBody {
 
 /// Decoder of one chunked body, fed with pieces of any size.
 #[derive(Debug)]
-struct Chunked {
+pub(super) struct Chunked {
     state: ChunkState,
     /// Size of the current chunk while its digits are read, then the bytes missing of it.
     left: u64,
@@ -245,14 +245,14 @@ impl ExtensionState {
 
 /// Result of feeding one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fed {
+pub(super) struct Fed {
     /// Bytes that belong to this body: the whole piece, unless the body is complete.
-    used: usize,
-    complete: bool,
+    pub(super) used: usize,
+    pub(super) complete: bool,
 }
 
 impl Chunked {
-    fn new(body_bytes_max: u64) -> Self {
+    pub(super) fn new(body_bytes_max: u64) -> Self {
         Self {
             state: ChunkState::SizeStart,
             left: 0,
@@ -267,7 +267,7 @@ impl Chunked {
     }
 
     /// Appends the body bytes of `input` to `body`. Not to be called again after `complete`.
-    fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> Result<Fed, Refusal> {
+    pub(super) fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> Result<Fed, Refusal> {
         let mut at = 0;
         while at < input.len() {
             if self.state == ChunkState::Data {

@@ -8,7 +8,8 @@
 //! Reading order: `head`, `framing` and `input` find requests in bytes; `conn` is the state machine
 //! of one connection, `answers` and `chunks` send what requests waited for, `lines` handles an
 //! upgraded connection; `accept`, `connections`, `deadline` and `unsent` serve all of them, within
-//! the memory of `buffers`; `response`, `encoding` and `error` write what is sent.
+//! the memory of `buffers`; `response`, `encoding` and `error` write what is sent; `reply` reads
+//! answers of other servers.
 
 mod accept;
 mod answers;
@@ -29,6 +30,7 @@ pub mod head;
 pub mod input;
 mod lines;
 pub mod refusal;
+pub mod reply;
 pub mod response;
 mod segmented_vec;
 mod shares;

@@ -88,6 +88,34 @@ impl TargetUrl {
         }
     }
 
+    pub(super) fn is_tls(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
+    /// The host; IPv6 addresses are in brackets.
+    pub(super) fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default()
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        let default = if self.is_tls() { 443 } else { 80 };
+        self.uri.port_u16().unwrap_or(default)
+    }
+
+    /// Host and port as the URL has them.
+    pub(super) fn authority(&self) -> &str {
+        self.uri.authority().map_or("", |it| it.as_str())
+    }
+
+    pub(super) fn path_and_query(&self) -> &str {
+        self.uri.path_and_query().map_or("/", |it| it.as_str())
+    }
+
+    /// The `Authorization` value made of the user and password of the URL.
+    pub(super) fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
+    }
+
     /// The peer that fair queueing is done by: scheme, host and port.
     pub(super) fn peer(&self) -> Box<str> {
         let host = self.uri.host().unwrap_or_default();

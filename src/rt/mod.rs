@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 pub use inbox::Inbox;
-pub use net::{Listener, Socket, is_free, listen};
+pub use net::{Listener, Socket, begin_connect, is_free, listen};
 pub use stalls::stalls;
 
 /// Submission entries of one ring. More would only help if more than this many operations started
@@ -307,6 +307,60 @@ mod tests {
             })
             .expect("a runtime");
         });
+    }
+
+    #[test]
+    fn connections_are_made_refused_and_given_up() {
+        both(|options| {
+            run(options, async {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+                let address = listener.local_addr().expect("it is bound");
+                let socket = begin_connect(address).expect("a socket");
+                socket.writable().await;
+                sys::connect_result(socket.as_raw_fd()).expect("it listens");
+                drop(listener);
+                if let Ok(socket) = begin_connect(address) {
+                    socket.writable().await;
+                    let result = sys::connect_result(socket.as_raw_fd());
+                    let kind = result.expect_err("nothing listens").kind();
+                    assert_eq!(kind, io::ErrorKind::ConnectionRefused);
+                }
+                // A listener whose queue is full drops attempts to connect.
+                let full = sys_listener();
+                let mut waiting = Vec::new();
+                for _ in 0..8 {
+                    let socket = Rc::new(begin_connect(full.1).expect("a socket"));
+                    let (ended, seen) = (Rc::new(Cell::new(false)), socket.clone());
+                    let flag = ended.clone();
+                    spawn(async move {
+                        seen.writable().await;
+                        flag.set(true);
+                    });
+                    waiting.push((socket, ended));
+                }
+                for (socket, _) in &waiting {
+                    sys::shutdown(socket.as_raw_fd(), sys::Side::Both);
+                }
+                while waiting.iter().any(|(_, ended)| !ended.get()) {
+                    yield_now().await;
+                }
+                let (last, _) = waiting.last().expect("eight of them");
+                assert!(sys::connect_result(last.as_raw_fd()).is_err());
+                drop(full);
+            })
+            .expect("a runtime");
+        });
+    }
+
+    /// A listener with room for one connection.
+    fn sys_listener() -> (std::os::fd::OwnedFd, std::net::SocketAddr) {
+        use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+        let listener = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        bind(&listener, &any).expect("a free port");
+        listen(&listener, 0).expect("it is bound");
+        let address = rustix::net::getsockname(&listener).expect("it is bound");
+        (listener, address.try_into().expect("an IP address"))
     }
 
     #[test]

@@ -69,6 +69,14 @@ impl AsRawFd for Listener {
     }
 }
 
+/// Begins to connect to another server, without waiting: [`Socket::writable`] completes when the
+/// attempt has ended, and `sys::connect_result` has its result. `sys::shutdown` ends it earlier.
+pub fn begin_connect(address: SocketAddr) -> io::Result<Socket> {
+    Ok(Socket {
+        stream: TcpStream::from_std(sys::begin_connect(address)?)?,
+    })
+}
+
 /// A connected socket. It waits and closes; bytes move through `sys` on its descriptor.
 pub struct Socket {
     stream: TcpStream,

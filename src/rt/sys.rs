@@ -6,11 +6,14 @@
 #![allow(unsafe_code)] // sockets are kept as numbers, see `borrowed`
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{BorrowedFd, RawFd};
 
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, sockopt};
+use rustix::net::{
+    self, AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType,
+    sockopt,
+};
 use rustix::process::{self, Resource, Rlimit, Signal};
 use rustix::system::uname;
 use rustix::thread::{
@@ -73,6 +76,31 @@ pub fn shutdown(socket: RawFd, side: Side) {
         Side::Both => net::Shutdown::Both,
     };
     let _ = net::shutdown(borrowed(socket), how);
+}
+
+/// Begins to connect, without waiting. Writability ends the attempt; its result is that of
+/// [`connect_result`].
+pub fn begin_connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    match net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The result of an attempt to connect that has ended.
+pub fn connect_result(socket: RawFd) -> io::Result<()> {
+    let result = sockopt::socket_error(borrowed(socket))?;
+    result?;
+    // One that was shut down before it was connected has no error.
+    net::getpeername(borrowed(socket))?;
+    Ok(())
 }
 
 /// Sends answers without waiting for the acknowledgement of earlier ones.

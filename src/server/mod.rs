@@ -45,12 +45,13 @@ use crate::exit::{Exit, Failure, cannot};
 use crate::feed::nodes::NodeTable;
 use crate::feed::paged_snapshots::PagedSnapshots;
 use crate::feed::rendered::Rendered;
+use crate::fleet::queries::QueryCounts;
 use crate::fleet::stats::FleetStats;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
 use crate::layouter::whatif::worker::WhatIfWorker;
 use crate::offload::Offload;
 use crate::openapi;
-use crate::outbound::{EgressPolicy, Outbound};
+use crate::outbound::{Dialer, EgressPolicy, Outbound};
 use crate::rt::processors::{ThreadPlan, plan_threads};
 use crate::rt::{self, Inbox};
 use crate::state::State;
@@ -338,7 +339,9 @@ fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Co
     let shared = &threads.shared;
     // Held until the event of the last change is logged: no settings change before.
     let journal = shared.settings.journal.lock();
-    let cores = start_cores(&config.settings, shared, &threads.io_processors)?;
+    let dialer = Dialer::new(threads.egress.clone()).map_err(cannot("set up TLS"))?;
+    let dialer = Arc::new(dialer);
+    let cores = start_cores(&config.settings, shared, &dialer, &threads.io_processors)?;
     threads.egress.set_own_listeners(cores.addresses.clone());
     let events = start_events(shared, recovered);
     let append = Envelope::unanswered(Command::AppendEvents { events });
@@ -499,6 +502,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             offload,
             backups: Arc::default(),
             traces: Traces::default(),
+            queries: QueryCounts::default(),
         },
         agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),

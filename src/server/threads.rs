@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::now_ms;
 use crate::api::shared::Shared;
 use crate::config::Settings;
+use crate::connector::Connector;
 use crate::core::Core;
 use crate::core::message::CoreMessage;
 use crate::exit::{Exit, Failure, cannot};
@@ -25,6 +26,7 @@ use crate::http::{ConnectionOptions, Connections, serve};
 use crate::layouter::intake::NodeStats;
 use crate::layouter::thread::{self as layouter, LayouterContext, LayouterHandle, LayouterMessage};
 use crate::limits::Limits;
+use crate::outbound::Dialer;
 use crate::rt::processors::ThreadPlan;
 use crate::rt::{self, Inbox, uptime_ms};
 
@@ -196,6 +198,7 @@ pub(super) struct Cores {
 pub(super) fn start_cores(
     settings: &Settings,
     shared: &Arc<Shared>,
+    dialer: &Arc<Dialer>,
     processors: &[Option<usize>],
 ) -> Result<Cores, Failure> {
     let descriptors = rt::sys::raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED);
@@ -224,6 +227,7 @@ pub(super) fn start_cores(
         let core = CoreThread {
             index,
             shared: shared.clone(),
+            dialer: dialer.clone(),
             inbox: inbox.clone(),
             addresses,
             options: options.clone(),
@@ -253,6 +257,7 @@ pub(super) fn start_cores(
 struct CoreThread {
     index: usize,
     shared: Arc<Shared>,
+    dialer: Arc<Dialer>,
     inbox: Arc<Inbox<CoreMessage>>,
     addresses: Vec<SocketAddr>,
     options: ConnectionOptions,
@@ -266,6 +271,7 @@ impl CoreThread {
     /// One io core, from its first listener to the end of the process.
     async fn run(self) {
         let connections = Connections::new(self.options);
+        let connector = Connector::new(self.index, self.shared.clone(), self.dialer);
         let core: Rc<Core> = Core::new(self.index, self.shared, connections.clone());
         let listeners: io::Result<Vec<_>> = self
             .addresses
@@ -284,6 +290,7 @@ impl CoreThread {
             rt::spawn(serve(listener, core.clone(), connections.clone()));
         }
         rt::spawn(core.dispatch(self.inbox));
+        rt::spawn(connector.run());
         if self.ready.send(Ok(bound)).is_err() {
             return;
         }

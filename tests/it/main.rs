@@ -36,6 +36,7 @@ mod bridge_real;
 mod cluster;
 mod config;
 mod config_external;
+mod connector;
 mod episode;
 mod etag;
 mod event;

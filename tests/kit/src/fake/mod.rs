@@ -1,13 +1,14 @@
-//! Media servers for tests of the bridge: each behaves like the real one where that matters to a
-//! client of its control API, and has faults that a test switches on.
+//! Media servers for tests of the bridge and of the connector: each behaves like the real one where
+//! that matters to a client of its control API, and has faults that a test switches on.
 //!
-//! One request per connection. Ports are below those of outgoing connections, so that no other
-//! process takes one while its server is away.
+//! One request per connection, unless the kind keeps connections. Ports are below those of outgoing
+//! connections, so that no other process takes one while its server is away.
 
 mod go2rtc;
 mod mediamtx;
 mod node_media_server;
 mod srs;
+mod streamer;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -23,11 +24,14 @@ pub use go2rtc::FakeGo2rtc;
 pub use mediamtx::FakeMediaMtx;
 pub use node_media_server::FakeNodeMediaServer;
 pub use srs::FakeSrs;
+pub use streamer::{FakePages, FakeStreamer};
 
 /// Ports that no outgoing connection gets.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// A client that sends nothing is dropped after this.
 const READ_WITHIN: Duration = Duration::from_secs(20);
+/// Pause between the bytes of [`FakeFault::Drip`].
+const DRIP_EVERY: Duration = Duration::from_millis(20);
 /// Body of [`FakeFault::Huge`].
 const HUGE_BYTES: usize = 100 << 20;
 
@@ -93,6 +97,14 @@ pub enum FakeFault {
     Huge,
     /// 302 to another path of this server.
     Redirect,
+    /// No answer, and the connection stays open.
+    Hang,
+    /// A head that announces a body, and then byte by byte.
+    Drip,
+    /// The body never ends.
+    Endless,
+    /// A body with a content coding.
+    Coded,
 }
 
 /// The part of a server that is its own.
@@ -101,6 +113,11 @@ pub trait FakeKind: Send + 'static {
 
     /// The process starts again: what it does not keep is lost.
     fn restart(&mut self);
+
+    /// Connections carry one request after the other.
+    fn keeps_alive(&self) -> bool {
+        false
+    }
 
     /// The process ended by itself: it answers no more.
     fn is_dead(&self) -> bool {
@@ -113,6 +130,7 @@ struct FakeState<K> {
     requests: Mutex<Vec<FakeRequest>>,
     fault: Mutex<Option<FakeFault>>,
     in_flight: AtomicUsize,
+    connections: AtomicUsize,
     is_stopped: AtomicBool,
     is_frozen: Arc<AtomicBool>,
 }
@@ -209,6 +227,7 @@ impl<K: FakeKind> FakeServer<K> {
                 requests: Mutex::default(),
                 fault: Mutex::default(),
                 in_flight: AtomicUsize::new(0),
+                connections: AtomicUsize::new(0),
                 is_stopped: AtomicBool::new(false),
                 is_frozen: is_frozen.clone(),
             }),
@@ -260,6 +279,17 @@ impl<K: FakeKind> FakeServer<K> {
     pub fn request_count(&self) -> usize {
         let requests = self.state.requests.lock();
         requests.expect("no thread panics here").len()
+    }
+
+    /// The number of connections so far.
+    pub fn connection_count(&self) -> usize {
+        self.state.connections.load(Ordering::Acquire)
+    }
+
+    /// The requests of any kind since the last take, which are forgotten.
+    pub fn take_requests(&self) -> Vec<FakeRequest> {
+        let requests = self.state.requests.lock();
+        std::mem::take(&mut *requests.expect("no thread panics here"))
     }
 
     /// All answers have this fault, until another is set.
@@ -326,35 +356,46 @@ impl<K> Drop for FakeServer<K> {
 fn serve<K: FakeKind>(socket: &TcpStream, state: &FakeState<K>) {
     let limited = socket.set_read_timeout(Some(READ_WITHIN));
     limited.expect("the time is not zero");
-    let Some(mut request) = read(socket) else {
-        return;
-    };
-    if state.is_frozen.load(Ordering::Acquire) {
-        // Until the client gives up.
-        let mut socket = socket;
-        let _ = socket.read(&mut [0; 1]);
-        return;
-    }
-    request.overlaps = state.in_flight.fetch_add(1, Ordering::AcqRel) > 0;
-    let kind = state.kind.lock();
-    let mut kind = kind.expect("no thread panics here");
-    let requests = state.requests.lock();
-    requests
-        .expect("no thread panics here")
-        .push(request.clone());
-    let answer = kind.answer(&request);
-    let is_dead = kind.is_dead();
-    drop(kind);
-    state.in_flight.fetch_sub(1, Ordering::AcqRel);
-    let fault = *state.fault.lock().expect("no thread panics here");
-    if !is_dead {
+    state.connections.fetch_add(1, Ordering::AcqRel);
+    let mut lines = BufReader::new(socket);
+    while let Some(mut request) = read(&mut lines) {
+        if state.is_frozen.load(Ordering::Acquire) {
+            // Until the client gives up.
+            let _ = read(&mut lines);
+            return;
+        }
+        request.overlaps = state.in_flight.fetch_add(1, Ordering::AcqRel) > 0;
+        let kind = state.kind.lock();
+        let mut kind = kind.expect("no thread panics here");
+        if state.is_stopped.load(Ordering::Acquire) && kind.keeps_alive() {
+            return;
+        }
+        let requests = state.requests.lock();
+        requests
+            .expect("no thread panics here")
+            .push(request.clone());
+        let answer = kind.answer(&request);
+        let (is_dead, keeps_alive) = (kind.is_dead(), kind.keeps_alive());
+        drop(kind);
+        state.in_flight.fetch_sub(1, Ordering::AcqRel);
+        let fault = *state.fault.lock().expect("no thread panics here");
+        if is_dead {
+            return;
+        }
+        if fault == Some(FakeFault::Hang) {
+            // Until the client gives up.
+            let _ = read(&mut lines);
+            return;
+        }
         // The client may have given up.
-        let _ = write(socket, answer, fault);
+        let written = write(socket, answer, fault, keeps_alive);
+        if written.is_err() || !keeps_alive || fault.is_some() {
+            return;
+        }
     }
 }
 
-fn read(socket: &TcpStream) -> Option<FakeRequest> {
-    let mut lines = BufReader::new(socket);
+fn read(lines: &mut BufReader<&TcpStream>) -> Option<FakeRequest> {
     let mut head = Vec::new();
     loop {
         let mut line = String::new();
@@ -400,9 +441,10 @@ fn write(
     mut socket: &TcpStream,
     answer: FakeAnswer,
     fault: Option<FakeFault>,
+    keeps_alive: bool,
 ) -> std::io::Result<()> {
     let answer = match fault {
-        None | Some(FakeFault::Cut) => answer,
+        None | Some(FakeFault::Cut | FakeFault::Hang | FakeFault::Drip) => answer,
         Some(FakeFault::Status(status)) => FakeAnswer::text(status, "fault"),
         Some(FakeFault::Garbage) => FakeAnswer::text(200, "<html>not what you expect</html>"),
         Some(FakeFault::Huge) => FakeAnswer {
@@ -415,18 +457,41 @@ fn write(
             fields: "Location: /redirected\r\n".to_owned(),
             body: Vec::new(),
         },
+        Some(FakeFault::Coded) => FakeAnswer {
+            fields: "Content-Encoding: gzip\r\n".to_owned(),
+            ..answer
+        },
+        Some(FakeFault::Endless) => {
+            socket.write_all(b"HTTP/1.1 200 Fake\r\n\r\n{\"a\":\"")?;
+            let part = [b'x'; 8 * 1024];
+            loop {
+                socket.write_all(&part)?;
+            }
+        }
     };
+    let connection = if keeps_alive { "keep-alive" } else { "close" };
     let head = format!(
-        "HTTP/1.1 {} Fake\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n",
+        "HTTP/1.1 {} Fake\r\nConnection: {connection}\r\nContent-Length: {}\r\n{}\r\n",
         answer.status,
         answer.body.len(),
         answer.fields
     );
-    socket.write_all(head.as_bytes())?;
+    if fault == Some(FakeFault::Drip) {
+        socket.write_all(head.as_bytes())?;
+        // Nothing is ever sent on it: it only paces.
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        for byte in &answer.body {
+            let _ = never.recv_timeout(DRIP_EVERY);
+            socket.write_all(&[*byte])?;
+        }
+        return Ok(());
+    }
     let end = if fault == Some(FakeFault::Cut) {
         answer.body.len() / 2
     } else {
         answer.body.len()
     };
-    socket.write_all(&answer.body[..end])
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(&answer.body[..end]);
+    socket.write_all(&bytes)
 }

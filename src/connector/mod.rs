@@ -1,0 +1,452 @@
+//! The connector: this server queries its streamers, as they report to it.
+//!
+//! Each io core queries its share of the streamers: those with an `api_url`, of the kind
+//! `flussonic`, which do not report themselves. What they answer is stored as a report
+//! (`api::stats`), so that stats, health, events and the layouter see no difference. An answer is a
+//! sign of life; a failed query is none, and takes none away: a streamer that polls its
+//! configuration is alive whatever its own API does.
+//!
+//! Reading order: `history` decides when a streamer is queried and what failures mean, `query`
+//! makes one query, this file runs them. One task per core starts queries and ends those that are
+//! late; a query is a task while it runs; between queries a streamer costs an entry and its open
+//! connection.
+
+mod history;
+mod query;
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use tracing::{debug, info, warn};
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::history::{QueryChange, QueryHistory, QuerySettings};
+use self::query::{QueryAnswer, QueryError, StreamerQuery};
+use crate::api::now_ms;
+use crate::api::shared::Shared;
+use crate::api::stats::store;
+use crate::config::Settings;
+use crate::fleet::healthcheck::FailedQuery;
+use crate::fleet::peer;
+use crate::fleet::queries::QueryOutcome;
+use crate::fleet::report::ReportSource;
+use crate::json::{Number, scan};
+use crate::limits::QUERIES_RUNNING_MAX;
+use crate::native_name::MediaServerKind;
+use crate::outbound::connection::{CallContext, PeerConnection};
+use crate::outbound::{Dialer, OutboundError};
+use crate::rt::{self, uptime_ms};
+use crate::state::State;
+use crate::state::name::Hostname;
+use crate::state::pull::kind_of_record;
+use crate::state::record::{ArchivedNodeRole, StreamerRecord};
+
+/// How often due queries and overdue ones are looked for.
+const TICK: Duration = Duration::from_millis(50);
+/// How often the setting is looked at while nothing is queried.
+const IDLE_TICK: Duration = Duration::from_millis(500);
+/// A later tick means that this process did not run.
+const LATE_MS_MIN: u64 = 1_000;
+/// Queries that are started before other tasks of the core run.
+const STARTS_IN_A_ROW: usize = 16;
+/// A query for which there is no room is due again after this.
+const BUSY_PAUSE_MS: u64 = 1_000;
+/// A report with more streams is stored by another thread.
+const STORED_HERE_MAX: usize = 1_000;
+
+type Streamers = OrdMap<Hostname, StreamerRecord>;
+
+/// The queries of one core.
+pub struct Connector {
+    core: usize,
+    shared: Arc<Shared>,
+    context: CallContext,
+    streamers: RefCell<HashMap<Hostname, QueriedStreamer>>,
+    /// Entries whose time differs from that of the streamer are outdated.
+    due: RefCell<BinaryHeap<Reverse<(u64, Hostname)>>>,
+    running: Cell<usize>,
+    /// Of these, the queries of streamers that did not answer the last time.
+    failing: Cell<usize>,
+}
+
+struct QueriedStreamer {
+    due_ms: u64,
+    is_running: bool,
+    history: QueryHistory,
+    connection: Option<PeerConnection>,
+    /// The revision of the streamer at its last answer.
+    answered_revision: Option<u64>,
+}
+
+/// What a query was started with.
+struct StartedQuery {
+    streamer: StreamerRecord,
+    settings: QuerySettings,
+    interval_ms: u64,
+    was_failing: bool,
+}
+
+impl Connector {
+    pub fn new(core: usize, shared: Arc<Shared>, dialer: Arc<Dialer>) -> Rc<Self> {
+        Rc::new(Self {
+            core,
+            shared,
+            context: CallContext::new(dialer),
+            streamers: RefCell::default(),
+            due: RefCell::default(),
+            running: Cell::new(0),
+            failing: Cell::new(0),
+        })
+    }
+
+    /// Queries streamers until the process stops.
+    pub async fn run(self: Rc<Self>) {
+        let mut known = Streamers::new();
+        let (mut ticked_ms, mut tick) = (uptime_ms(), IDLE_TICK);
+        while !self.shared.draining.load(Ordering::Acquire) {
+            rt::sleep(tick).await;
+            let now_ms = uptime_ms();
+            let late_ms = (now_ms - ticked_ms).saturating_sub(tick.as_millis() as u64);
+            if late_ms >= LATE_MS_MIN {
+                // The answers may have arrived meanwhile.
+                self.context.deadlines.extend(late_ms);
+            }
+            ticked_ms = now_ms;
+            self.context.deadlines.end_overdue(now_ms);
+            let config = self.shared.settings.running.config();
+            let state = self.shared.published.state().load_full();
+            let wanted = if config.settings.fleet.queries {
+                state.streamers().clone()
+            } else {
+                Streamers::new()
+            };
+            if !wanted.ptr_eq(&known) {
+                self.follow(&known, &wanted, now_ms);
+                known = wanted;
+            }
+            self.start_due(now_ms, query_settings(&config.settings), &state)
+                .await;
+            let is_idle = known.is_empty() && self.context.deadlines.count() == 0;
+            tick = if is_idle { IDLE_TICK } else { TICK };
+        }
+    }
+
+    /// Takes over changes of streamers.
+    fn follow(&self, before: &Streamers, now: &Streamers, now_ms: u64) {
+        for change in before.diff(now) {
+            match change {
+                DiffItem::Remove(hostname, _) => self.remove(hostname),
+                DiffItem::Add(hostname, streamer)
+                | DiffItem::Update {
+                    new: (hostname, streamer),
+                    ..
+                } => {
+                    if self.is_mine(hostname) && is_queried(streamer) {
+                        self.add(hostname, streamer, now_ms);
+                    } else {
+                        self.remove(hostname);
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_mine(&self, hostname: &Hostname) -> bool {
+        let cores = self.shared.cores.len().max(1) as u64;
+        xxh3_64(hostname.as_bytes()) % cores == self.core as u64
+    }
+
+    fn add(&self, hostname: &Hostname, streamer: &StreamerRecord, now_ms: u64) {
+        self.remove(hostname);
+        self.shared.workers.queries.streamers.add(1);
+        // A part of an interval, so that streamers which were saved together spread.
+        let due_ms = now_ms + random() % history::INTERVAL_MS.min(fetch_timeout_ms(streamer));
+        let new = QueriedStreamer {
+            due_ms,
+            is_running: false,
+            history: QueryHistory::new(now_ms),
+            connection: None,
+            answered_revision: None,
+        };
+        self.streamers.borrow_mut().insert(hostname.clone(), new);
+        self.push_due(due_ms, hostname.clone());
+    }
+
+    fn remove(&self, hostname: &Hostname) {
+        let Some(old) = self.streamers.borrow_mut().remove(hostname) else {
+            return;
+        };
+        self.shared.workers.queries.streamers.subtract(1);
+        if old.history.is_silent() {
+            self.shared.workers.queries.silent.subtract(1);
+        }
+    }
+
+    fn push_due(&self, due_ms: u64, hostname: Hostname) {
+        self.due.borrow_mut().push(Reverse((due_ms, hostname)));
+    }
+
+    /// Starts the queries that are due, as far as there is room.
+    async fn start_due(self: &Rc<Self>, now_ms: u64, settings: QuerySettings, state: &State) {
+        let mut started = 0;
+        while self.running.get() < QUERIES_RUNNING_MAX
+            && let Some(hostname) = self.next_due(now_ms)
+        {
+            if let Some(streamer) = state.streamer(&hostname) {
+                started += usize::from(self.start(hostname, streamer, settings, now_ms));
+            }
+            if started == STARTS_IN_A_ROW {
+                started = 0;
+                rt::yield_now().await;
+            }
+        }
+    }
+
+    /// Takes the streamer whose query is due first.
+    fn next_due(&self, now_ms: u64) -> Option<Hostname> {
+        let mut due = self.due.borrow_mut();
+        let streamers = self.streamers.borrow();
+        while due
+            .peek()
+            .is_some_and(|Reverse((at_ms, _))| *at_ms <= now_ms)
+        {
+            let Reverse((at_ms, hostname)) = due.pop()?;
+            let known = streamers.get(&hostname);
+            if known.is_some_and(|it| it.due_ms == at_ms && !it.is_running) {
+                return Some(hostname);
+            }
+        }
+        None
+    }
+
+    /// Starts a query, unless it is not needed or has no room. Then it is due again later.
+    fn start(
+        self: &Rc<Self>,
+        hostname: Hostname,
+        streamer: &StreamerRecord,
+        settings: QuerySettings,
+        now_ms: u64,
+    ) -> bool {
+        let interval_ms = settings.interval_ms(Some(fetch_timeout_ms(streamer)));
+        let mut streamers = self.streamers.borrow_mut();
+        let Some(known) = streamers.get_mut(&hostname) else {
+            return false;
+        };
+        let was_failing = known.history.is_failing();
+        let later_ms = if self.reports_itself(&hostname, now_ms, &settings) {
+            Some(interval_ms)
+        } else if was_failing && self.failing.get() >= QUERIES_RUNNING_MAX / 2 {
+            Some(BUSY_PAUSE_MS)
+        } else {
+            None
+        };
+        if let Some(later_ms) = later_ms {
+            known.due_ms = now_ms + later_ms;
+            self.push_due(known.due_ms, hostname);
+            return false;
+        }
+        known.is_running = true;
+        let started = StartedQuery {
+            streamer: streamer.clone(),
+            settings,
+            interval_ms,
+            was_failing,
+        };
+        self.running.set(self.running.get() + 1);
+        self.failing
+            .set(self.failing.get() + usize::from(was_failing));
+        self.shared.workers.queries.running.add(1);
+        let connection = known.connection.take();
+        rt::spawn(self.clone().query(hostname, started, connection));
+        true
+    }
+
+    /// Whether a streamer has sent a report within half a dead timeout.
+    fn reports_itself(&self, hostname: &Hostname, now_ms: u64, settings: &QuerySettings) -> bool {
+        let node = self.shared.nodes.find(hostname);
+        let reported_ms = node.and_then(|node| node.activity.last_reported_ms());
+        reported_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < settings.dead_timeout_ms / 2)
+    }
+
+    async fn query(
+        self: Rc<Self>,
+        hostname: Hostname,
+        started: StartedQuery,
+        connection: Option<PeerConnection>,
+    ) {
+        let until_ms = uptime_ms() + started.interval_ms;
+        let mut query = StreamerQuery {
+            context: &self.context,
+            shared: &self.shared,
+            streamer: &started.streamer,
+            deadline: self.context.deadlines.begin(until_ms),
+            connection,
+        };
+        let result = query.run(started.settings.retries).await;
+        let connection = query.connection.take();
+        drop(query);
+        self.running.set(self.running.get() - 1);
+        let was_failing = usize::from(started.was_failing);
+        self.failing.set(self.failing.get() - was_failing);
+        self.shared.workers.queries.running.subtract(1);
+        self.finish(hostname, &started, connection, result);
+    }
+
+    /// Uses the result of a query, unless the streamer was changed meanwhile: then it may be of
+    /// another machine.
+    fn finish(
+        &self,
+        hostname: Hostname,
+        started: &StartedQuery,
+        connection: Option<PeerConnection>,
+        result: Result<QueryAnswer, QueryError>,
+    ) {
+        let now_ms = uptime_ms();
+        let state = self.shared.published.state().load_full();
+        let revision = started.streamer.revision.to_native();
+        let current = state.streamer(&hostname);
+        if current.is_none_or(|current| current.revision.to_native() != revision) {
+            return;
+        }
+        let mut streamers = self.streamers.borrow_mut();
+        let Some(known) = streamers.get_mut(&hostname).filter(|it| it.is_running) else {
+            return;
+        };
+        known.is_running = false;
+        known.connection = connection;
+        let mut pause_ms = None;
+        match result {
+            Ok(answer) => {
+                let change = known.history.on_answer(answer.received_ms);
+                self.log_change(&hostname, change, None);
+                known.answered_revision = Some(revision);
+                let failed = known.history.too_many_failures(now_ms, &started.settings);
+                self.store(&state, &hostname, answer, failed.unwrap_or(0));
+            }
+            Err(QueryError::Call(OutboundError::Busy)) => {
+                self.shared.workers.queries.count(QueryOutcome::Busy);
+                pause_ms = Some(BUSY_PAUSE_MS);
+            }
+            Err(error) => self.on_failure(&hostname, known, started, error),
+        }
+        let (settings, history) = (&started.settings, &known.history);
+        let regular_ms = || history.pause_ms(started.interval_ms, now_ms, settings, random());
+        known.due_ms = now_ms + pause_ms.unwrap_or_else(regular_ms);
+        self.push_due(known.due_ms, hostname);
+    }
+
+    fn store(&self, state: &Arc<State>, hostname: &Hostname, answer: QueryAnswer, failed: usize) {
+        let outcome = match answer.streams_error {
+            None => QueryOutcome::Answered,
+            Some(error) => {
+                let reason = error.outcome().as_str();
+                debug!(%hostname, reason, "the streams of a streamer could not be queried");
+                QueryOutcome::Partial
+            }
+        };
+        self.shared.workers.queries.count(outcome);
+        let node = self.shared.nodes.get(hostname);
+        node.activity.seen(answer.received_ms);
+        let source = ReportSource {
+            has_own_key: answer.has_key,
+            failed_queries: failed,
+        };
+        let (report, received) = (answer.report, answer.received);
+        if report.streams_count() <= STORED_HERE_MAX {
+            store(&self.shared, state, hostname, report, source, received);
+            return;
+        }
+        let (shared, state, hostname) = (self.shared.clone(), state.clone(), hostname.clone());
+        let job = move || drop(store(&shared, &state, &hostname, report, source, received));
+        if self.shared.workers.offload.run(0, job).is_err() {
+            debug!("no room to store an answer; the next one replaces it");
+        }
+    }
+
+    fn on_failure(
+        &self,
+        hostname: &Hostname,
+        known: &mut QueriedStreamer,
+        started: &StartedQuery,
+        error: QueryError,
+    ) {
+        let now_at_ms = uptime_ms();
+        self.shared.workers.queries.count(error.outcome());
+        let change = known.history.on_failure(now_at_ms, &started.settings);
+        self.log_change(hostname, change, Some(error));
+        let revision = started.streamer.revision.to_native();
+        // The stats of another address, or that it sent, are not about this one.
+        if known.answered_revision != Some(revision) {
+            return;
+        }
+        let too_many = known
+            .history
+            .too_many_failures(now_at_ms, &started.settings);
+        let has_key = peer::key_destination(&started.streamer).is_some();
+        let failed = FailedQuery {
+            key_refused: has_key && matches!(error, QueryError::Status(401 | 403)),
+            is_unhealthy: too_many.is_some(),
+            utc_ms: now_ms(),
+        };
+        if self.shared.fleet.query_failed(hostname, failed) {
+            self.shared.reported();
+        }
+    }
+
+    fn log_change(
+        &self,
+        hostname: &Hostname,
+        change: Option<QueryChange>,
+        error: Option<QueryError>,
+    ) {
+        let silent = &self.shared.workers.queries.silent;
+        let reason = error.map_or("", |error| error.outcome().as_str());
+        match change {
+            None => {}
+            Some(QueryChange::Silent) => {
+                silent.add(1);
+                warn!(%hostname, reason, "streamer does not answer queries");
+            }
+            Some(QueryChange::Answers) => {
+                silent.subtract(1);
+                info!(%hostname, "streamer answers queries again");
+            }
+        }
+    }
+}
+
+/// Another number each time.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or_default()
+}
+
+fn query_settings(settings: &Settings) -> QuerySettings {
+    let threshold = settings.fleet.healthcheck_fails_threshold;
+    QuerySettings {
+        retries: settings.fleet.connector_retries,
+        fails_threshold: usize::try_from(threshold).unwrap_or(usize::MAX),
+        dead_timeout_ms: settings.layouter.dead_timeout.as_millis() as u64,
+    }
+}
+
+/// Whether a streamer has the API that is queried. Media servers of other kinds have none; their
+/// bridges report.
+fn is_queried(streamer: &StreamerRecord) -> bool {
+    matches!(streamer.role, ArchivedNodeRole::Streamer)
+        && kind_of_record(streamer) == MediaServerKind::Flussonic
+        && scan::member(&streamer.config, "api_url").is_some()
+}
+
+fn fetch_timeout_ms(streamer: &StreamerRecord) -> u64 {
+    match scan::member(&streamer.config, "fetch_timeout").and_then(scan::number) {
+        Some(Number::Unsigned(ms)) => ms.max(1),
+        _ => history::INTERVAL_MS,
+    }
+}

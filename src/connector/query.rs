@@ -1,0 +1,321 @@
+//! One query of a streamer: its stats, then the pages of its streams, as one report.
+//!
+//! What a streamer answers is untrusted: replies, pages and their number are bounded, a list that
+//! repeats a cursor is refused, and a list that could not be read to its end is not used, because a
+//! stream that is missing from a report counts as stopped.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::history::retry_pause_ms;
+use crate::api::now_seconds;
+use crate::api::shared::Shared;
+use crate::fleet::peer;
+use crate::fleet::queries::QueryOutcome;
+use crate::fleet::report::{ReportReader, StreamerReport};
+use crate::json::{self, Value};
+use crate::limits::{
+    QUERY_CURSOR_BYTES_MAX, QUERY_OFFLOADED_BYTES_MIN, QUERY_PAGE_BYTES_MAX, QUERY_PAGES_MAX,
+    QUERY_STATS_BYTES_MAX,
+};
+use crate::outbound::connection::{CallContext, ExchangeError, PeerConnection, get_request};
+use crate::outbound::{CallDeadline, OutboundError, TargetUrl};
+use crate::rt::{self, Inbox};
+use crate::state::record::StreamerRecord;
+
+const STATS_PATH: &str = "/streamer/api/v3/config/stats";
+const STREAMS_PATH: &str = "/streamer/api/v3/streams?select=name,stats&limit=100";
+
+/// Why a query failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryError {
+    Call(OutboundError),
+    Status(u16),
+    /// It is not the JSON that is expected, or it has no end.
+    BadAnswer,
+}
+
+impl QueryError {
+    pub fn outcome(self) -> QueryOutcome {
+        match self {
+            Self::Call(OutboundError::TimedOut | OutboundError::Cancelled) => {
+                QueryOutcome::TimedOut
+            }
+            Self::Call(OutboundError::Unreachable) => QueryOutcome::Unreachable,
+            Self::Call(OutboundError::Forbidden) => QueryOutcome::AddressNotAllowed,
+            Self::Call(OutboundError::Busy) => QueryOutcome::Busy,
+            Self::Call(OutboundError::BadResponse) | Self::BadAnswer => QueryOutcome::BadAnswer,
+            Self::Status(_) => QueryOutcome::Status,
+        }
+    }
+
+    /// Whether the same request may succeed in a moment.
+    fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Self::Call(OutboundError::Unreachable | OutboundError::BadResponse)
+                | Self::Status(500..=599)
+        )
+    }
+}
+
+impl From<OutboundError> for QueryError {
+    fn from(error: OutboundError) -> Self {
+        Self::Call(error)
+    }
+}
+
+/// The answers of a streamer.
+pub struct QueryAnswer {
+    pub report: StreamerReport,
+    /// When it answered about itself.
+    pub received: Instant,
+    pub received_ms: u64,
+    /// The requests were signed with its cluster key.
+    pub has_key: bool,
+    /// Why its streams are not in the report.
+    pub streams_error: Option<QueryError>,
+}
+
+/// A query that is being sent.
+pub struct StreamerQuery<'a> {
+    pub context: &'a CallContext,
+    pub shared: &'a Arc<Shared>,
+    pub streamer: &'a StreamerRecord,
+    pub deadline: CallDeadline,
+    /// A connection of an earlier query; after the query one for the next.
+    pub connection: Option<PeerConnection>,
+}
+
+impl StreamerQuery<'_> {
+    /// Sends the query, and again while it fails and there is time.
+    pub async fn run(&mut self, retries: u64) -> Result<QueryAnswer, QueryError> {
+        let mut attempt = 0;
+        loop {
+            let result = self.attempt().await;
+            let Err(error) = &result else { return result };
+            let random = getrandom::u64().unwrap_or_default();
+            let pause_ms = retry_pause_ms(attempt, random);
+            let has_time = self.deadline.left_ms(rt::uptime_ms()) > pause_ms;
+            if attempt >= retries || !has_time || !error.is_passing() {
+                return result;
+            }
+            attempt += 1;
+            rt::sleep(std::time::Duration::from_millis(pause_ms)).await;
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<QueryAnswer, QueryError> {
+        let (body, has_key) = self.get(STATS_PATH, QUERY_STATS_BYTES_MAX).await?;
+        let (received, received_ms) = (Instant::now(), rt::uptime_ms());
+        let bytes = body.len();
+        let read = move || {
+            let mut reader = ReportReader::default();
+            reader.stats(object(&body)?, received);
+            reader.has_stats().then_some(reader)
+        };
+        let reader = self.read(bytes, read).await?;
+        let mut reader = reader.ok_or(QueryError::BadAnswer)?;
+        let streams_error = match self.streams().await {
+            Ok(streams) => {
+                reader.take_streams(streams);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        Ok(QueryAnswer {
+            report: reader.finish(),
+            received,
+            received_ms,
+            has_key,
+            streams_error,
+        })
+    }
+
+    /// Reads all pages of the list of streams.
+    async fn streams(&mut self) -> Result<ReportReader, QueryError> {
+        let mut reader = ReportReader::default();
+        let mut cursors: HashSet<Box<str>> = HashSet::new();
+        let mut path = STREAMS_PATH.to_owned();
+        for _ in 0..QUERY_PAGES_MAX {
+            let (body, _) = self.get(&path, QUERY_PAGE_BYTES_MAX).await?;
+            let bytes = body.len();
+            let read = move || {
+                let page = StreamsPage::parse(&body)?;
+                reader.streams(page.streams).ok()?;
+                Some((reader, page.next))
+            };
+            let read = self.read(bytes, read).await?;
+            let (extended, next) = read.ok_or(QueryError::BadAnswer)?;
+            let Some(next) = next else {
+                return Ok(extended);
+            };
+            reader = extended;
+            let cursor = utf8_percent_encode(&next, NON_ALPHANUMERIC);
+            path = format!("{STREAMS_PATH}&cursor={cursor}");
+            if next.len() > QUERY_CURSOR_BYTES_MAX || !cursors.insert(next) {
+                break;
+            }
+        }
+        Err(QueryError::BadAnswer)
+    }
+
+    /// Reads a body: on this thread, or on another one if it is large.
+    async fn read<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, QueryError> {
+        if bytes < QUERY_OFFLOADED_BYTES_MIN {
+            let read = catch_unwind(AssertUnwindSafe(read));
+            return read.map_err(|_| QueryError::BadAnswer);
+        }
+        let inbox: Arc<Inbox<Option<T>>> = Arc::default();
+        let results = inbox.clone();
+        let job = move || results.push(catch_unwind(AssertUnwindSafe(read)).ok());
+        let offload = &self.shared.workers.offload;
+        let taken = offload.run(bytes, job);
+        taken.map_err(|_| QueryError::Call(OutboundError::Busy))?;
+        let read = self.deadline.receive(&inbox).await;
+        read.ok_or(if self.deadline.is_over() {
+            QueryError::Call(OutboundError::TimedOut)
+        } else {
+            QueryError::BadAnswer
+        })
+    }
+
+    /// The body of an answer with the status 200, and whether the request was signed.
+    async fn get(&mut self, path: &str, bytes_max: usize) -> Result<(Vec<u8>, bool), QueryError> {
+        let request = peer::request(self.streamer, path, now_seconds());
+        let request = request.ok_or(OutboundError::Unreachable)?;
+        let has_key = request.has_key();
+        let bytes = get_request(&request.target, &request.headers);
+        let reply = self.exchange(&request.target, &bytes, bytes_max).await?;
+        match reply {
+            (200, body) => Ok((body, has_key)),
+            (status, _) => Err(QueryError::Status(status)),
+        }
+    }
+
+    /// Sends a request on the kept connection, or on a new one if that is closed.
+    async fn exchange(
+        &mut self,
+        target: &TargetUrl,
+        request: &[u8],
+        bytes_max: usize,
+    ) -> Result<(u16, Vec<u8>), QueryError> {
+        let kept = self.connection.take();
+        let mut kept = kept.filter(|connection| connection.is_to(target));
+        loop {
+            let was_kept = kept.is_some();
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => PeerConnection::open(self.context, target, &self.deadline).await?,
+            };
+            let exchanged = connection.exchange(self.context, request, bytes_max, &self.deadline);
+            match exchanged.await {
+                Ok(reply) => {
+                    if reply.keeps_open {
+                        self.connection = Some(connection);
+                    }
+                    return Ok((reply.status, reply.body));
+                }
+                Err(ExchangeError::Closed) if was_kept => {}
+                Err(ExchangeError::Closed) => return Err(OutboundError::Unreachable.into()),
+                Err(ExchangeError::Failed(error)) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn object(body: &[u8]) -> Option<Value> {
+    match json::parse(body) {
+        Ok(Value::Object(object)) => Some(Value::Object(object)),
+        _ => None,
+    }
+}
+
+/// A page of a streamer's list of streams.
+struct StreamsPage {
+    /// The streams as a report has them.
+    streams: Value,
+    next: Option<Box<str>>,
+}
+
+impl StreamsPage {
+    fn parse(body: &[u8]) -> Option<Self> {
+        let Value::Object(mut page) = json::parse(body).ok()? else {
+            return None;
+        };
+        let Some(Value::Array(mut streams)) = page.remove("streams") else {
+            return None;
+        };
+        for stream in &mut streams {
+            let Value::Object(item) = stream else {
+                return None;
+            };
+            // Without a name it could be any.
+            let name = item.remove("name").filter(|name| name.as_str().is_some())?;
+            let mut stats = match item.remove("stats") {
+                Some(Value::Object(stats)) => stats,
+                None | Some(Value::Null) => json::Object::default(),
+                Some(_) => return None,
+            };
+            stats.insert("name", name);
+            *stream = Value::Object(stats);
+        }
+        let next: Option<Box<str>> = match page.remove("next") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(next)) => Some((&*next).into()),
+            Some(_) => return None,
+        };
+        let streams = Value::Array(streams);
+        // An older server ends its list so.
+        let next = next.filter(|next| !next.is_empty());
+        Some(Self { streams, next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_is_read_completely_or_not_at_all() {
+        let page = StreamsPage::parse(
+            br#"{"streams":[{"name":"a","stats":{"bitrate":5},"x":1},{"name":"b"}],
+                "next":"c","estimated_count":9}"#,
+        );
+        let page = page.expect("a page");
+        assert_eq!(
+            page.streams.to_text(),
+            r#"[{"bitrate":5,"name":"a"},{"name":"b"}]"#
+        );
+        assert_eq!(page.next.as_deref(), Some("c"));
+        for end in [
+            r#"{"streams":[]}"#,
+            r#"{"streams":[],"next":null}"#,
+            r#"{"streams":[],"next":""}"#,
+        ] {
+            let page = StreamsPage::parse(end.as_bytes()).expect(end);
+            assert_eq!(page.next, None, "{end}");
+        }
+        for bad in [
+            "[]",
+            "{}",
+            r#"{"streams":{}}"#,
+            r#"{"streams":[5]}"#,
+            r#"{"streams":[{}]}"#,
+            r#"{"streams":[{"name":5}]}"#,
+            r#"{"streams":[{"name":"a","stats":[]}]}"#,
+            r#"{"streams":[],"next":5}"#,
+            r#"{"streams":[]"#,
+        ] {
+            assert!(StreamsPage::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+}

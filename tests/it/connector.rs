@@ -1,0 +1,196 @@
+//! Queries of streamers: what consumers see of the answers, and what failures and hostile answers
+//! lead to.
+
+use serde_json::{Value, json};
+
+use crate::calls::names;
+use crate::metrics::Metrics;
+use crate::stats::signed;
+use weir_testkit::fake::{FakeServer, FakeStreamer};
+use weir_testkit::{PREFIX, TestServer, wait_until};
+
+const KEY: &str = "key-of-the-streamer";
+
+/// A server that queries streamers, on this machine too.
+fn server(more: &[&str]) -> TestServer {
+    let mut arguments = vec!["--streamer-queries=true", "--outbound-loopback=true"];
+    arguments.extend_from_slice(more);
+    TestServer::with(&arguments)
+}
+
+fn fake() -> FakeServer<FakeStreamer> {
+    FakeServer::new(FakeStreamer::new(KEY))
+}
+
+/// Saves a streamer that is queried five times per second.
+fn save(server: &TestServer, host: &str, url: &str) {
+    let body = json!({
+        "role": "streamer", "cluster_key": KEY, "api_url": url, "fetch_timeout": 200,
+    });
+    server.put(&format!("/streamers/{host}"), body).expect(200);
+}
+
+fn save_stream(server: &TestServer, name: &str, ingest: &str) {
+    let body = json!({"inputs": [{"url": "udp://239.0.0.1:1234"}], "layout": {"ingest": ingest}});
+    server.put(&format!("/streams/{name}"), body).expect(200);
+}
+
+fn stats(server: &TestServer, path: &str) -> Value {
+    server.get(path).expect(200).json()["stats"].take()
+}
+
+/// Waits until the stats of an entity fit, and returns them.
+#[track_caller]
+fn until_stats(server: &TestServer, path: &str, fit: impl Fn(&Value) -> bool) -> Value {
+    wait_until(path, || stats(server, path), fit)
+}
+
+/// Queries with an outcome so far.
+fn queries(server: &TestServer, outcome: &str) -> u64 {
+    let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+    let metrics = Metrics::read(&answer);
+    metrics.value("weir_streamer_queries_total", &[("outcome", outcome)]) as u64
+}
+
+/// Waits until so many more queries have had an outcome.
+#[track_caller]
+fn until_queries(server: &TestServer, outcome: &str, more: u64) {
+    let wanted = queries(server, outcome) + more;
+    wait_until(
+        outcome,
+        || queries(server, outcome),
+        |count| *count >= wanted,
+    );
+}
+
+#[test]
+fn answers_are_shown_like_reports() {
+    // Goal: what a streamer answers is on the streamer and on its streams, from every page of its
+    // list, and a stream that is not in the next list runs there no more. Method: 250 streams on
+    // three pages, of which this server knows one each, and one that the streamer does not have.
+    let server = server(&[]);
+    let streamer = fake();
+    for i in 0..250 {
+        streamer.kind().run(&format!("c{i:03}"), 1000 + i);
+    }
+    save(&server, "s1", &streamer.url());
+    for name in ["c005", "c150", "c249", "d000"] {
+        save_stream(&server, name, "s1");
+    }
+    let own = until_stats(&server, "/streamers/s1", Value::is_object);
+    assert_eq!(
+        (
+            &own["cpu_usage"],
+            &own["server_version"],
+            &own["total_streams"]
+        ),
+        (&json!(7), &json!("24.11"), &json!(250))
+    );
+    let check = &own["healthcheck_status"];
+    assert_eq!(check["status"], "ok");
+    let expected = json!({
+        "config_ok": true, "errors_details": [], "reachable": true, "running": true,
+        "time_synchronized": true, "valid_cluster_key": true,
+    });
+    assert_eq!(check["checks"], expected);
+    for (name, bitrate) in [("c005", 1005), ("c150", 1150), ("c249", 1249)] {
+        let path = format!("/streams/{name}");
+        let stats = until_stats(&server, &path, |stats| stats["bitrate"] == bitrate);
+        assert_eq!(
+            (
+                &stats["status"],
+                &stats["online_clients"],
+                &stats["running_on"]
+            ),
+            (&json!("running"), &json!(2), &json!(["s1"]))
+        );
+        assert_eq!(stats["media_info"]["tracks"][0]["codec"], "h264");
+        assert!(stats.get("unknown_to_others").is_none(), "{stats}");
+    }
+    assert_eq!(stats(&server, "/streams/d000"), Value::Null);
+    let filtered = server.get("/streams?stats.status=running").expect(200);
+    assert_eq!(names(&filtered.json()), ["c005", "c150", "c249"]);
+
+    streamer.kind().streams.remove("c150");
+    streamer.kind().stats["cpu_usage"] = json!(55);
+    until_stats(&server, "/streams/c150", Value::is_null);
+    until_stats(&server, "/streamers/s1", |stats| stats["cpu_usage"] == 55);
+    until_stats(&server, "/streams/c005", |stats| {
+        stats["running_on"] == json!(["s1"])
+    });
+    assert_eq!(streamer.kind().refused, 0);
+    // One after the other on one connection, unless it was slow.
+    let timeouts = queries(&server, "timed_out") as usize;
+    assert!(streamer.kind().lists >= 2);
+    assert!(streamer.connection_count() <= 1 + timeouts);
+}
+
+#[test]
+fn other_kinds_and_those_that_report_are_not_queried() {
+    // So long that a report is not old before the test is over.
+    let server = server(&["--streamer-dead-timeout", "600s"]);
+    let (bridged, reporting, queried) = (fake(), fake(), fake());
+    let body = json!({
+        "role": "streamer", "cluster_key": KEY, "kind": "mediamtx", "api_url": bridged.url(),
+    });
+    server.put("/streamers/bridged", body).expect(200);
+    let body = json!({"role": "inference", "cluster_key": KEY, "api_url": bridged.url()});
+    server.put("/streamers/inference", body).expect(200);
+    let body = json!({"role": "streamer", "cluster_key": KEY});
+    server.put("/streamers/no-address", body).expect(200);
+    save(&server, "reporting", &reporting.url());
+    until_stats(&server, "/streamers/reporting", Value::is_object);
+    let report = || {
+        let mut client = server.connect();
+        let fields = [("Authorization", signed(KEY))];
+        let fields = fields
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        let path = format!("{PREFIX}/streamers/reporting/stats");
+        client
+            .request("PUT", &path, &fields, br#"{"stats":{"cpu_usage":91}}"#)
+            .expect(204);
+    };
+    report();
+    save(&server, "queried", &queried.url());
+    until_stats(&server, "/streamers/queried", Value::is_object);
+    // One query may have been under way.
+    let look = || {
+        reporting.take_requests();
+        until_queries(&server, "answered", 5);
+        reporting.request_count()
+    };
+    wait_until("the reporting streamer is not queried", look, |count| {
+        *count == 0
+    });
+    assert_eq!(stats(&server, "/streamers/reporting")["cpu_usage"], 91);
+    assert_eq!(bridged.request_count(), 0);
+    let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+    let queried = Metrics::read(&answer).value("weir_streamers_queried", &[]) as u64;
+    assert_eq!(queried, 2);
+}
+
+#[test]
+fn queries_are_switched_at_run_time_and_are_off_by_default() {
+    let server =
+        TestServer::with_file("api_key = \"it-admin-key-0123456789\"\noutbound_loopback = true\n");
+    let streamer = fake();
+    save(&server, "s1", &streamer.url());
+    let set = |value: &str| {
+        let text = format!(
+            "api_key = \"it-admin-key-0123456789\"\noutbound_loopback = true\n\
+             streamer_queries = {value}\n"
+        );
+        std::fs::write(server.file_path(), text).expect("the file can be written");
+        server.signal(weir_testkit::Signal::HUP);
+    };
+    assert_eq!(streamer.request_count(), 0);
+    set("true");
+    until_stats(&server, "/streamers/s1", Value::is_object);
+    set("false");
+    let queried = || {
+        let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+        Metrics::read(&answer).value("weir_streamers_queried", &[]) as u64
+    };
+    wait_until("queries end", queried, |count| *count == 0);
+}

@@ -1,0 +1,163 @@
+//! The API of a Flussonic Media Server, as far as a control plane queries it.
+//!
+//! Lists have pages of 100 unless `limit` says otherwise, and no `next` at their end. Requests need
+//! the cluster key: `Cluster T:sha1(T:key)`, at most five minutes old.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
+
+use super::{FakeAnswer, FakeKind, FakeRequest};
+
+/// Oldest signature that is accepted.
+const SKEW_SECONDS: u64 = 300;
+const PAGE: usize = 100;
+
+/// How the list of streams ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FakePages {
+    Complete,
+    /// Every page leads to the first one again.
+    Repeated,
+    /// Every page is empty and leads to another one.
+    Endless,
+    /// The last page answers 500.
+    Broken,
+    /// Every page has the same streams.
+    Overlapping,
+}
+
+#[derive(Debug)]
+pub struct FakeStreamer {
+    pub key: String,
+    /// Its stats, besides those that follow from the time.
+    pub stats: Value,
+    /// Stats by the name of their stream.
+    pub streams: BTreeMap<String, Value>,
+    pub pages: FakePages,
+    /// Replaces the answer about itself.
+    pub body: Option<String>,
+    /// Requests that were refused because of their credentials.
+    pub refused: usize,
+    /// Lists that were read to their end.
+    pub lists: usize,
+    started_at: u64,
+    endless: usize,
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("it is after 1970").as_millis() as u64
+}
+
+impl FakeStreamer {
+    pub fn new(key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            stats: json!({"cpu_usage": 7, "server_version": "24.11"}),
+            streams: BTreeMap::new(),
+            pages: FakePages::Complete,
+            body: None,
+            refused: 0,
+            lists: 0,
+            started_at: now_ms() / 1000,
+            endless: 0,
+        }
+    }
+
+    /// A stream runs on it from now on.
+    pub fn run(&mut self, name: &str, bitrate: u64) {
+        let stats = json!({
+            "status": "running", "alive": true, "bitrate": bitrate, "online_clients": 2,
+            "bytes_out": 1000, "last_dts_at": now_ms(),
+            "media_info": {"tracks": [{"content": "video", "codec": "h264"}]},
+            "unknown_to_others": [1, 2],
+        });
+        self.streams.insert(name.to_owned(), stats);
+    }
+
+    fn may(&self, authorization: Option<&str>) -> bool {
+        let signed = authorization.and_then(|value| value.strip_prefix("Cluster "));
+        let Some((time, digest)) = signed.and_then(|value| value.split_once(':')) else {
+            return false;
+        };
+        let expected = Sha1::digest(format!("{time}:{}", self.key));
+        let expected: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+        let time = time.parse::<u64>().unwrap_or(0);
+        digest == expected && time.abs_diff(now_ms() / 1000) <= SKEW_SECONDS
+    }
+
+    fn own_stats(&self) -> Value {
+        let now = now_ms();
+        let mut stats = json!({
+            "now": now, "started_at": self.started_at, "uptime": now / 1000 - self.started_at,
+            "streamer_status": "running", "total_streams": self.streams.len(),
+            "online_streams": self.streams.len(),
+            "config_version": [self.started_at, 1],
+        });
+        let own = self.stats.as_object().expect("an object");
+        let all = stats.as_object_mut().expect("an object");
+        all.extend(own.clone());
+        stats
+    }
+
+    fn list(&mut self, request: &FakeRequest) -> FakeAnswer {
+        let cursor = request.parameter("cursor");
+        let begin = cursor.parse().unwrap_or(0);
+        let limit = request.parameter("limit").parse().unwrap_or(PAGE);
+        let end = usize::min(begin + limit, self.streams.len());
+        let shown = |(name, stats): (&String, &Value)| json!({"name": name, "stats": stats});
+        let page = self.streams.iter().skip(begin).take(limit).map(shown);
+        let page: Vec<Value> = page.collect();
+        let is_last = end >= self.streams.len();
+        let mut body = json!({
+            "streams": page, "estimated_count": self.streams.len(),
+            "timing": {"select": 0, "sort": 0},
+        });
+        match self.pages {
+            FakePages::Complete if !is_last => body["next"] = json!(end.to_string()),
+            FakePages::Complete => self.lists += 1,
+            FakePages::Repeated if is_last => body["next"] = json!("0"),
+            FakePages::Broken if is_last => return FakeAnswer::text(500, "{}"),
+            FakePages::Repeated | FakePages::Broken => body["next"] = json!(end.to_string()),
+            FakePages::Endless | FakePages::Overlapping => {
+                self.endless += 1;
+                if self.pages == FakePages::Endless {
+                    body["streams"] = json!([]);
+                } else {
+                    let all = self.streams.iter().take(limit).map(shown);
+                    body["streams"] = all.collect();
+                }
+                body["next"] = json!(format!("e{}", self.endless));
+            }
+        }
+        FakeAnswer::json(200, &body)
+    }
+}
+
+impl FakeKind for FakeStreamer {
+    fn answer(&mut self, request: &FakeRequest) -> FakeAnswer {
+        if !self.may(request.authorization.as_deref()) {
+            self.refused += 1;
+            return FakeAnswer::text(401, r#"{"error":"authorization_failed"}"#);
+        }
+        match request.path.as_str() {
+            "/streamer/api/v3/config/stats" => match &self.body {
+                Some(body) => FakeAnswer::text(200, body),
+                None => FakeAnswer::json(200, &self.own_stats()),
+            },
+            "/streamer/api/v3/streams" => self.list(request),
+            _ => FakeAnswer::text(404, r#"{"error":"not_found"}"#),
+        }
+    }
+
+    fn restart(&mut self) {
+        self.started_at = now_ms() / 1000;
+    }
+
+    fn keeps_alive(&self) -> bool {
+        true
+    }
+}
