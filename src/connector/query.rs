@@ -57,8 +57,7 @@ impl QueryError {
     fn is_passing(self) -> bool {
         matches!(
             self,
-            Self::Call(OutboundError::Unreachable | OutboundError::BadResponse)
-                | Self::Status(500..=599)
+            Self::Call(OutboundError::Unreachable) | Self::Status(500..=599)
         )
     }
 }
@@ -191,7 +190,8 @@ impl StreamerQuery<'_> {
     /// The body of an answer with the status 200, and whether the request was signed.
     async fn get(&mut self, path: &str, bytes_max: usize) -> Result<(Vec<u8>, bool), QueryError> {
         let request = peer::request(self.streamer, path, now_seconds());
-        let request = request.ok_or(OutboundError::Unreachable)?;
+        // It is of a form or has a host that is never called.
+        let request = request.ok_or(OutboundError::Forbidden)?;
         let has_key = request.has_key();
         let bytes = get_request(&request.target, &request.headers);
         let reply = self.exchange(&request.target, &bytes, bytes_max).await?;

@@ -6,47 +6,47 @@ use serde_json::{Value, json};
 use crate::calls::names;
 use crate::metrics::Metrics;
 use crate::stats::signed;
-use weir_testkit::fake::{FakeServer, FakeStreamer};
+use weir_testkit::fake::{FakeFault, FakeServer, FakeStreamer};
 use weir_testkit::{PREFIX, TestServer, wait_until};
 
-const KEY: &str = "key-of-the-streamer";
+pub const KEY: &str = "key-of-the-streamer";
 
 /// A server that queries streamers, on this machine too.
-fn server(more: &[&str]) -> TestServer {
+pub fn server(more: &[&str]) -> TestServer {
     let mut arguments = vec!["--streamer-queries=true", "--outbound-loopback=true"];
     arguments.extend_from_slice(more);
     TestServer::with(&arguments)
 }
 
-fn fake() -> FakeServer<FakeStreamer> {
+pub fn fake() -> FakeServer<FakeStreamer> {
     FakeServer::new(FakeStreamer::new(KEY))
 }
 
 /// Saves a streamer that is queried five times per second.
-fn save(server: &TestServer, host: &str, url: &str) {
+pub fn save(server: &TestServer, host: &str, url: &str) {
     let body = json!({
         "role": "streamer", "cluster_key": KEY, "api_url": url, "fetch_timeout": 200,
     });
     server.put(&format!("/streamers/{host}"), body).expect(200);
 }
 
-fn save_stream(server: &TestServer, name: &str, ingest: &str) {
+pub fn save_stream(server: &TestServer, name: &str, ingest: &str) {
     let body = json!({"inputs": [{"url": "udp://239.0.0.1:1234"}], "layout": {"ingest": ingest}});
     server.put(&format!("/streams/{name}"), body).expect(200);
 }
 
-fn stats(server: &TestServer, path: &str) -> Value {
+pub fn stats(server: &TestServer, path: &str) -> Value {
     server.get(path).expect(200).json()["stats"].take()
 }
 
 /// Waits until the stats of an entity fit, and returns them.
 #[track_caller]
-fn until_stats(server: &TestServer, path: &str, fit: impl Fn(&Value) -> bool) -> Value {
+pub fn until_stats(server: &TestServer, path: &str, fit: impl Fn(&Value) -> bool) -> Value {
     wait_until(path, || stats(server, path), fit)
 }
 
 /// Queries with an outcome so far.
-fn queries(server: &TestServer, outcome: &str) -> u64 {
+pub fn queries(server: &TestServer, outcome: &str) -> u64 {
     let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
     let metrics = Metrics::read(&answer);
     metrics.value("weir_streamer_queries_total", &[("outcome", outcome)]) as u64
@@ -54,7 +54,7 @@ fn queries(server: &TestServer, outcome: &str) -> u64 {
 
 /// Waits until so many more queries have had an outcome.
 #[track_caller]
-fn until_queries(server: &TestServer, outcome: &str, more: u64) {
+pub fn until_queries(server: &TestServer, outcome: &str, more: u64) {
     let wanted = queries(server, outcome) + more;
     wait_until(
         outcome,
@@ -193,4 +193,115 @@ fn queries_are_switched_at_run_time_and_are_off_by_default() {
         Metrics::read(&answer).value("weir_streamers_queried", &[]) as u64
     };
     wait_until("queries end", queried, |count| *count == 0);
+}
+
+/// The health check of a streamer whose queries fail with 500 after the first answer.
+fn check_after_failures(
+    threshold: &str,
+    until: impl Fn(&Value) -> bool,
+) -> (TestServer, FakeFleet) {
+    // So long that the stats do not expire before the test is over.
+    let arguments = ["--streamer-dead-timeout", "600s"];
+    let threshold = ["--streamer-healthcheck-fails-threshold", threshold];
+    let server = server(&[arguments, threshold].concat());
+    let streamer = fake();
+    save(&server, "s1", &streamer.url());
+    let ok = |stats: &Value| stats["healthcheck_status"]["status"] == "ok";
+    until_stats(&server, "/streamers/s1", ok);
+    streamer.set_fault(Some(FakeFault::Status(500)));
+    until_stats(&server, "/streamers/s1", |stats| {
+        until(&stats["healthcheck_status"])
+    });
+    (server, streamer)
+}
+
+type FakeFleet = FakeServer<FakeStreamer>;
+
+#[test]
+fn failed_queries_are_tolerated_up_to_the_threshold() {
+    let unreachable = |check: &Value| check["checks"]["reachable"] == false;
+    let (server, _streamer) = check_after_failures("1000", unreachable);
+    let check = stats(&server, "/streamers/s1")["healthcheck_status"].take();
+    assert_eq!(check["status"], "ok", "{check}");
+    let details = json!([{"error": "no valid answer", "rule": "reachable"}]);
+    assert_eq!(check["checks"]["errors_details"], details);
+    assert_eq!(check["checks"]["running"], true, "as it answered before");
+    assert!(!server.log().contains("streamer does not answer queries"));
+}
+
+#[test]
+fn too_many_failed_queries_make_a_streamer_unhealthy() {
+    let is_error = |check: &Value| check["status"] == "error";
+    let (server, streamer) = check_after_failures("2", is_error);
+    let check = stats(&server, "/streamers/s1")["healthcheck_status"].take();
+    assert_eq!(check["checks"]["reachable"], false, "{check}");
+    assert!(check["status_changed_at"].as_u64() > Some(1_700_000_000_000));
+    // More failures make no further line of the log.
+    until_queries(&server, "status", 2);
+    streamer.set_fault(None);
+    let answers = |stats: &Value| stats["healthcheck_status"]["checks"]["reachable"] == true;
+    let stats = until_stats(&server, "/streamers/s1", answers);
+    let check = &stats["healthcheck_status"];
+    assert_eq!(check["status"], "error", "two failures within an hour");
+    let details = json!([{"error": "2 queries failed within an hour", "rule": "reachable"}]);
+    assert_eq!(check["checks"]["errors_details"], details);
+    let log = server.log();
+    for line in [
+        "streamer does not answer queries",
+        "streamer answers queries again",
+    ] {
+        assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
+    }
+    assert!(!log.contains(KEY) && !log.contains("Cluster "), "{log}");
+}
+
+#[test]
+fn refused_cluster_key_is_shown() {
+    let server = server(&["--streamer-dead-timeout", "600s"]);
+    let streamer = fake();
+    save(&server, "s1", &streamer.url());
+    until_stats(&server, "/streamers/s1", Value::is_object);
+    streamer.kind().key = "another".to_owned();
+    let stats = until_stats(&server, "/streamers/s1", |stats| {
+        stats["healthcheck_status"]["checks"]["valid_cluster_key"] == false
+    });
+    let checks = &stats["healthcheck_status"]["checks"];
+    assert_eq!(checks["reachable"], false, "{checks}");
+    // Another key, and the streamer is queried at once and not after a back-off.
+    let body = json!({"cluster_key": "another"});
+    server.put("/streamers/s1", body).expect(200);
+    until_stats(&server, "/streamers/s1", |stats| {
+        stats["healthcheck_status"]["checks"]["valid_cluster_key"] == true
+    });
+}
+
+#[test]
+fn connections_that_the_streamer_closes_are_no_failures() {
+    let server = server(&["--streamer-dead-timeout", "600s"]);
+    let streamer = fake();
+    streamer.set_fault(Some(FakeFault::Closes));
+    save(&server, "s1", &streamer.url());
+    until_queries(&server, "answered", 5);
+    assert_eq!(queries(&server, "unreachable"), 0);
+    assert!(streamer.connection_count() >= 10, "two requests each");
+}
+
+#[test]
+fn report_of_the_streamer_itself_replaces_the_answer() {
+    // Goal: an answer and a report are the same thing to those who look. Method: a poll of the list
+    // of streamers that waits for a value is woken by an answer, and by a report.
+    let server = server(&["--streamer-dead-timeout", "600s"]);
+    let streamer = fake();
+    save(&server, "s1", &streamer.url());
+    until_stats(&server, "/streamers/s1", Value::is_object);
+    save_stream(&server, "a", "s1");
+    let mut poll = crate::calls::park(&server, "/streams?stats.bitrate=4242&poll_timeout=50", "");
+    streamer.kind().run("a", 4242);
+    let list = poll.response(false).expect(200).json();
+    assert_eq!(names(&list), ["a"]);
+    let mut poll = crate::calls::park(&server, "/streams?stats.bitrate=17&poll_timeout=50", "");
+    let report = json!({"streams": [{"name": "a", "bitrate": 17}]});
+    server.put("/streamers/s1/stats", report).expect(204);
+    let list = poll.response(false).expect(200).json();
+    assert_eq!(names(&list), ["a"]);
 }

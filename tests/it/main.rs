@@ -37,6 +37,8 @@ mod cluster;
 mod config;
 mod config_external;
 mod connector;
+mod connector_hostile;
+mod connector_layouter;
 mod episode;
 mod etag;
 mod event;

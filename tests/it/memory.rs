@@ -153,7 +153,8 @@ fn status_of(client: &mut Client) -> String {
     String::from_utf8_lossy(&line[9..]).into_owned()
 }
 
-fn resident_bytes(server: &TestServer) -> u64 {
+/// Memory that the program uses now.
+pub fn resident_bytes(server: &TestServer) -> u64 {
     let path = format!("/proc/{}/status", server.id());
     let status = std::fs::read_to_string(path).expect("it runs");
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -105,6 +105,8 @@ pub enum FakeFault {
     Endless,
     /// A body with a content coding.
     Coded,
+    /// The connection is closed after a whole answer that does not announce it.
+    Closes,
 }
 
 /// The part of a server that is its own.
@@ -444,7 +446,9 @@ fn write(
     keeps_alive: bool,
 ) -> std::io::Result<()> {
     let answer = match fault {
-        None | Some(FakeFault::Cut | FakeFault::Hang | FakeFault::Drip) => answer,
+        None | Some(FakeFault::Closes | FakeFault::Cut | FakeFault::Hang | FakeFault::Drip) => {
+            answer
+        }
         Some(FakeFault::Status(status)) => FakeAnswer::text(status, "fault"),
         Some(FakeFault::Garbage) => FakeAnswer::text(200, "<html>not what you expect</html>"),
         Some(FakeFault::Huge) => FakeAnswer {
