@@ -141,7 +141,8 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
          previous report; absent members keep their values; `streams` has all running streams. \
          Reports are kept in memory until the node counts as silent, and are shown as `stats` \
          and `dvrs` of the node and as `stats` of the streams. A report is a sign of life, \
-         whatever it contains. Percentages are clamped to 0..100 and fractions rounded; other \
+         whatever it contains. A node that reports is not queried (`streamer_queries`). \
+         Percentages are clamped to 0..100 and fractions rounded; other \
          invalid values are dropped, and the response lists them. A stream that does not run may \
          have an `error`. A node may report for itself with its cluster key.",
     parameters: &[HOSTNAME],
