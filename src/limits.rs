@@ -51,11 +51,12 @@ pub const QUERY_BUFFERS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest reply of a streamer about itself: its stats have at most 256 KiB.
 pub const QUERY_STATS_BYTES_MAX: usize = 512 * 1024;
 
-/// Longest page of a streamer's list of streams: 100 of them with 10 KiB each.
-pub const QUERY_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest page of a streamer's list of streams: 50 of them with 10 KiB each. Reading the worst one
+/// takes about 12 MiB for a moment.
+pub const QUERY_PAGE_BYTES_MAX: usize = 512 * 1024;
 
 /// Most pages of one list: a report may have 100,000 streams.
-pub const QUERY_PAGES_MAX: usize = 1024;
+pub const QUERY_PAGES_MAX: usize = 2048;
 
 /// Longest cursor of a streamer's list.
 pub const QUERY_CURSOR_BYTES_MAX: usize = 4 * 1024;

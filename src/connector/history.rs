@@ -51,7 +51,7 @@ pub enum QueryChange {
 pub struct QueryHistory {
     /// Failures since the last answer.
     failed_in_row: u32,
-    /// Times of the last failures, at most as many as the threshold.
+    /// Times of the failures of the last hour, at most as many as the threshold.
     failed_ms: VecDeque<u64>,
     /// The time of the last answer; at first that of the beginning.
     answered_ms: u64,
@@ -86,7 +86,10 @@ impl QueryHistory {
     pub fn on_failure(&mut self, now_ms: u64, settings: &QuerySettings) -> Option<QueryChange> {
         self.failed_in_row = self.failed_in_row.saturating_add(1);
         self.failed_ms.push_back(now_ms);
-        while self.failed_ms.len() > settings.fails_threshold.max(1) {
+        let is_old = |at_ms: &u64| now_ms.saturating_sub(*at_ms) >= WINDOW_MS;
+        while self.failed_ms.len() > settings.fails_threshold
+            || self.failed_ms.front().is_some_and(is_old)
+        {
             self.failed_ms.pop_front();
         }
         let was_silent = self.is_silent;

@@ -74,6 +74,9 @@ pub struct Connector {
     running: Cell<usize>,
     /// Of these, the queries of streamers that did not answer the last time.
     failing: Cell<usize>,
+    /// Connections that are open between queries, and the most of them.
+    kept: Cell<usize>,
+    kept_max: usize,
 }
 
 struct QueriedStreamer {
@@ -94,7 +97,8 @@ struct StartedQuery {
 }
 
 impl Connector {
-    pub fn new(core: usize, shared: Arc<Shared>, dialer: Arc<Dialer>) -> Rc<Self> {
+    /// `kept_max`: connections that may stay open between queries.
+    pub fn new(core: usize, shared: Arc<Shared>, dialer: Arc<Dialer>, kept_max: usize) -> Rc<Self> {
         Rc::new(Self {
             core,
             shared,
@@ -103,6 +107,8 @@ impl Connector {
             due: RefCell::default(),
             running: Cell::new(0),
             failing: Cell::new(0),
+            kept: Cell::new(0),
+            kept_max,
         })
     }
 
@@ -184,6 +190,7 @@ impl Connector {
             return;
         };
         self.shared.workers.queries.streamers.subtract(1);
+        self.count_kept(old.connection.is_some(), false);
         if old.history.is_silent() {
             self.shared.workers.queries.silent.subtract(1);
         }
@@ -264,8 +271,15 @@ impl Connector {
             .set(self.failing.get() + usize::from(was_failing));
         self.shared.workers.queries.running.add(1);
         let connection = known.connection.take();
+        self.count_kept(connection.is_some(), false);
         rt::spawn(self.clone().query(hostname, started, connection));
         true
+    }
+
+    /// A streamer had a kept connection, and has one now.
+    fn count_kept(&self, before: bool, now: bool) {
+        let kept = self.kept.get() - usize::from(before) + usize::from(now);
+        self.kept.set(kept);
     }
 
     /// Whether a streamer has sent a report within half a dead timeout.
@@ -320,7 +334,8 @@ impl Connector {
             return;
         };
         known.is_running = false;
-        known.connection = connection;
+        known.connection = connection.filter(|_| self.kept.get() < self.kept_max);
+        self.count_kept(false, known.connection.is_some());
         let mut pause_ms = None;
         match result {
             Ok(answer) => {

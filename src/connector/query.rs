@@ -28,7 +28,7 @@ use crate::rt::{self, Inbox};
 use crate::state::record::StreamerRecord;
 
 const STATS_PATH: &str = "/streamer/api/v3/config/stats";
-const STREAMS_PATH: &str = "/streamer/api/v3/streams?select=name,stats&limit=100";
+const STREAMS_PATH: &str = "/streamer/api/v3/streams?select=name,stats&limit=50";
 
 /// Why a query failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -302,6 +302,41 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_read_the_same_in_any_pieces(
+            parts in proptest::collection::vec(0..PARTS.len(), 0..12),
+            piece in 1..40_usize,
+        ) {
+            let text: String = parts.iter().map(|part| PARTS[*part]).collect();
+            let facts = |found: Result<ServerReply, ReplyError>| {
+                // Whether bytes after the reply are there is known in the same read only.
+                found.map(|reply| (reply.status, reply.body)).map_err(|_| ())
+            };
+            let whole = facts(read(text.as_bytes(), text.len().max(1)));
+            proptest::prop_assert_eq!(facts(read(text.as_bytes(), piece)), whole, "{:?}", text);
+        }
+    }
+
+    const PARTS: [&str; 16] = [
+        "HTTP/1.1 200 OK\r\n",
+        "HTTP/1.0 404 Not Found\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n",
+        "Content-Length: 3\r\n",
+        "Content-Length: 99\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Connection: close\r\n",
+        "Content-Encoding: gzip\r\n",
+        "\r\n",
+        "\n",
+        "abc",
+        "3\r\nabc\r\n",
+        "0\r\n\r\n",
+        "0\r\nA: b\r\n\r\n",
+        "\0",
+    ];
+
     #[test]
     fn connection_with_more_than_the_reply_is_not_kept() {
         let text = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n";

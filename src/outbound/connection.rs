@@ -284,8 +284,11 @@ async fn connect(
     deadline: &CallDeadline,
 ) -> Result<Socket, OutboundError> {
     for address in addresses {
-        let Ok(socket) = rt::begin_connect(*address) else {
-            continue;
+        let socket = match rt::begin_connect(*address) {
+            Ok(socket) => socket,
+            // The lack is of this server: no other address would help.
+            Err(error) if sys::is_exhausted(&error) => return Err(OutboundError::Busy),
+            Err(_) => continue,
         };
         let number = socket.as_raw_fd();
         deadline.wait_for(number, socket.writable()).await;

@@ -24,7 +24,7 @@ use crate::limits::{RESOLVED_ADDRESSES_MAX, RESOLVED_NAMES_MAX};
 /// How long the addresses of a name are reused.
 const NAME_CACHE_TTL: Duration = Duration::from_secs(30);
 /// Threads that resolve names; a name server that does not answer occupies one for seconds.
-const THREADS: usize = 4;
+const THREADS: usize = 8;
 /// ResolvedNames that may wait for a thread.
 const WAITING_MAX: usize = 16 * 1024;
 /// The system's resolver needs about 100 KiB.

@@ -32,6 +32,8 @@ use crate::rt::{self, Inbox, uptime_ms};
 
 /// Descriptors that are not connections: the store, rings, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
+/// Of the other descriptors, the part for connections to streamers.
+const STREAMERS_PART: usize = 4;
 
 /// Starts a thread on which the whole server depends: a panic of it ends the process.
 pub(super) fn spawn<T: Send + 'static>(
@@ -202,7 +204,14 @@ pub(super) fn start_cores(
     processors: &[Option<usize>],
 ) -> Result<Cores, Failure> {
     let descriptors = rt::sys::raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED);
-    let possible = usize::try_from(descriptors).unwrap_or(usize::MAX).max(1);
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let to_streamers = descriptors / STREAMERS_PART;
+    let possible = if settings.fleet.queries {
+        descriptors - to_streamers
+    } else {
+        descriptors
+    };
+    let possible = possible.max(1);
     let connections_max = settings.http.connections_max.min(possible);
     let poll_wait_ms_max =
         u32::try_from(settings.http.poll_wait_max.as_millis()).unwrap_or(u32::MAX);
@@ -228,6 +237,7 @@ pub(super) fn start_cores(
             index,
             shared: shared.clone(),
             dialer: dialer.clone(),
+            to_streamers: to_streamers / shared.cores.len(),
             inbox: inbox.clone(),
             addresses,
             options: options.clone(),
@@ -258,6 +268,8 @@ struct CoreThread {
     index: usize,
     shared: Arc<Shared>,
     dialer: Arc<Dialer>,
+    /// Connections to streamers that may stay open.
+    to_streamers: usize,
     inbox: Arc<Inbox<CoreMessage>>,
     addresses: Vec<SocketAddr>,
     options: ConnectionOptions,
@@ -271,7 +283,8 @@ impl CoreThread {
     /// One io core, from its first listener to the end of the process.
     async fn run(self) {
         let connections = Connections::new(self.options);
-        let connector = Connector::new(self.index, self.shared.clone(), self.dialer);
+        let shared = self.shared.clone();
+        let connector = Connector::new(self.index, shared, self.dialer, self.to_streamers);
         let core: Rc<Core> = Core::new(self.index, self.shared, connections.clone());
         let listeners: io::Result<Vec<_>> = self
             .addresses

@@ -67,7 +67,7 @@ pub fn until_queries(server: &TestServer, outcome: &str, more: u64) {
 fn answers_are_shown_like_reports() {
     // Goal: what a streamer answers is on the streamer and on its streams, from every page of its
     // list, and a stream that is not in the next list runs there no more. Method: 250 streams on
-    // three pages, of which this server knows one each, and one that the streamer does not have.
+    // several pages, of which this server knows some, and one that the streamer does not have.
     let server = server(&[]);
     let streamer = fake();
     for i in 0..250 {
@@ -304,4 +304,31 @@ fn report_of_the_streamer_itself_replaces_the_answer() {
     server.put("/streamers/s1/stats", report).expect(204);
     let list = poll.response(false).expect(200).json();
     assert_eq!(names(&list), ["a"]);
+}
+
+#[test]
+fn queries_run_and_end_on_epoll_too() {
+    let arguments = [
+        "--streamer-queries=true",
+        "--outbound-loopback=true",
+        "--streamer-dead-timeout",
+        "600s",
+    ];
+    let server = TestServer::with_environment(&arguments, &[("WEIR_RUNTIME", "epoll")]);
+    let mut streamer = fake();
+    for i in 0..120 {
+        streamer.kind().run(&format!("c{i:03}"), 1000);
+    }
+    save(&server, "s1", &streamer.url());
+    save_stream(&server, "c119", "s1");
+    until_stats(&server, "/streams/c119", |stats| stats["bitrate"] == 1000);
+    until_queries(&server, "answered", 2);
+    streamer.set_fault(Some(FakeFault::Hang));
+    until_queries(&server, "timed_out", 1);
+    streamer.set_fault(None);
+    streamer.stop_api();
+    until_queries(&server, "unreachable", 1);
+    streamer.start_api();
+    until_queries(&server, "answered", 2);
+    assert!(server.log().contains("epoll"), "{}", server.log());
 }

@@ -72,7 +72,7 @@ fn bodies_that_are_no_stats_are_refused() {
         write!(many, "\"k{i}\":{i},").expect("a string takes everything");
     }
     for body in [
-        "".to_owned(),
+        String::new(),
         "[]".to_owned(),
         "\"{}\"".to_owned(),
         "[".repeat(100_000),
