@@ -21,6 +21,7 @@ use crate::config::{self, Config, Flags, SETTINGS, Setting, SettingForm};
 use crate::exit::{Exit, Failure};
 use crate::import;
 use crate::stdout::print;
+use crate::ui;
 
 /// A subcommand with all that it needs.
 #[derive(Debug)]
@@ -249,7 +250,8 @@ fn first_sentence(doc: &str) -> String {
     doc[..end].trim_end_matches('.').to_owned()
 }
 
-/// `0.1.0 (x86_64-linux-gnu)`, with the commit if `WEIR_COMMIT` was set when it was built.
+/// `0.1.0 (x86_64-linux-gnu)`, with the commit if `WEIR_COMMIT` was set when it was built, and
+/// whether the web interface was left out.
 pub fn version() -> &'static str {
     static TEXT: OnceLock<String> = OnceLock::new();
     TEXT.get_or_init(|| {
@@ -265,7 +267,8 @@ pub fn version() -> &'static str {
             env::consts::ARCH,
             env::consts::OS,
         );
-        format!("{version} ({arch}-{os}-{libc}){commit}")
+        let ui = ui::missing().map_or("", |_| " without web interface");
+        format!("{version} ({arch}-{os}-{libc}){commit}{ui}")
     })
 }
 

@@ -107,7 +107,8 @@ error_codes! {
     UNAUTHORIZED = 401 "unauthorized" "Invalid credentials" | "Header `Authorization` is required"
         | "The credentials are no longer valid";
     FORBIDDEN = 403 "forbidden" "The token lacks permission for this operation"
-        | "A cluster key is valid only for the configuration of its streamer";
+        | "A cluster key is valid only for the configuration of its streamer"
+        | "The request comes from a page of another site";
     // The server.
     INTERNAL_ERROR = 500 "internal_error"
         "Internal error; search the server's log for the trace id";

@@ -87,6 +87,7 @@
 //! query, connector        requests to a streamer for its report; what sends them
 //! egress policy           the addresses that outbound calls may reach
 //! trace, span             requests that belong together, over several servers; one of them
+//! session (of a browser)  a cookie that stands for a credential, for the web interface
 //! drain                   the orderly end: answer polls, finish requests, commit, exit
 //! ```
 //!
@@ -100,7 +101,7 @@
 //! json rt
 //! schema subnet
 //! http outbound
-//! access
+//! access ui
 //! state
 //! query access::auth access::compiled access::token
 //! config
@@ -157,6 +158,7 @@ mod state;
 mod stdout;
 mod subnet;
 mod traces;
+mod ui;
 mod writer;
 
 #[cfg(test)]

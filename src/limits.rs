@@ -121,6 +121,9 @@ pub const EPISODES_LIMIT_MAX: usize = 10_000;
 /// Longest time from a connection that is reserved for probes to the first byte of its request.
 pub const PROBE_FIRST_BYTE_MS_MAX: u32 = 1_000;
 
+/// Sessions of browsers, about 200 bytes each. Above: the oldest one ends.
+pub const BROWSER_SESSIONS_MAX: usize = 10_000;
+
 /// Pause of `accept` when descriptors are exhausted.
 pub const ACCEPT_PAUSE_MS: u64 = 10;
 

@@ -2,7 +2,8 @@
 //!
 //! Four credentials exist: the API key (`Bearer`), the operator's login (`Basic`), API tokens
 //! (`Bearer`), limited to their permissions, and the cluster key of a streamer (`Cluster`), limited
-//! to the configuration of its own hostname. Secrets are kept and compared as digests of equal
+//! to the configuration of its own hostname. The session of a browser stands for one of the first
+//! three. Secrets are kept and compared as digests of equal
 //! length in constant time. All wrong credentials get the same response: an unknown login cannot be
 //! distinguished from a wrong password.
 
@@ -13,18 +14,22 @@ use base64::Engine as _;
 use sha1::{Digest as _, Sha1};
 use subtle::ConstantTimeEq as _;
 
-use super::digests::digest;
+use super::browser_sessions::SessionCredential;
+use super::digests::{digest, same};
 use super::rights::{Action, Grant, Listable};
 use super::token::{Demand, Token, Tokens};
 use crate::error::{self, ApiError};
 use crate::state::State;
-use crate::state::record::StreamerRecord;
+use crate::state::entity::Kind;
+use crate::state::record::{EntityRecord, StreamerRecord};
 
 /// Largest difference between the clocks of a streamer and of this server, seconds.
 pub const CLUSTER_SKEW_SECONDS_MAX: u64 = 300;
 
 /// Longest `Authorization` value that is read, bytes.
 const AUTHORIZATION_BYTES_MAX: usize = 8 * 1024;
+
+const REQUIRED: &str = "Header `Authorization` is required";
 
 /// Which credentials an operation accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,13 +135,23 @@ impl Auth {
         self.keys.store(Arc::new(Keys::new(api_key, edit_auth)));
     }
 
-    /// The name under which the caller is recorded, by its `Authorization` scheme.
-    pub fn user(caller: &Caller, authorization: Option<&[u8]>) -> Box<str> {
+    /// The name under which the caller is recorded, by its `Authorization` scheme or the credential
+    /// of its session.
+    pub fn user(
+        caller: &Caller,
+        authorization: Option<&[u8]>,
+        session: Option<SessionCredential>,
+    ) -> Box<str> {
         let scheme = authorization
             .and_then(|header| header.split(|&byte| byte == b' ').next())
             .unwrap_or_default();
         match caller {
-            Caller::Administrator if scheme.eq_ignore_ascii_case(b"basic") => "edit_auth".into(),
+            Caller::Administrator
+                if scheme.eq_ignore_ascii_case(b"basic")
+                    || matches!(session, Some(SessionCredential::Login(_))) =>
+            {
+                "edit_auth".into()
+            }
             Caller::Administrator => "api_key".into(),
             other => other.name(),
         }
@@ -160,8 +175,7 @@ impl Auth {
         if access == Access::Public {
             return Ok(Caller::Anonymous);
         }
-        let header = authorization
-            .ok_or_else(|| error::UNAUTHORIZED.titled("Header `Authorization` is required"))?;
+        let header = authorization.ok_or_else(|| error::UNAUTHORIZED.titled(REQUIRED))?;
         if header.len() > AUTHORIZATION_BYTES_MAX {
             return Err(refused());
         }
@@ -175,9 +189,7 @@ impl Auth {
                 tokens.digests.remember(value, &given);
                 return Ok(Caller::Administrator);
             }
-            let token = tokens.find(state, &given);
-            let token = token.filter(|token| same(&given, &token.digest));
-            let token = token.ok_or_else(refused)?;
+            let token = tokens.find_exactly(state, &given).ok_or_else(refused)?;
             tokens.digests.remember(value, &given);
             check_token(&token, needs)?;
             return Ok(Caller::Token(token));
@@ -186,11 +198,7 @@ impl Auth {
             let login = base64::engine::general_purpose::STANDARD
                 .decode(value)
                 .map_err(|_| refused())?;
-            let given = digest(&login);
-            // Compared even without a configured login, so that timing reveals nothing.
-            let edit_auth = self.keys.load().edit_auth;
-            let known = same(&given, &edit_auth.unwrap_or_default()) & edit_auth.is_some();
-            return if known {
+            return if self.is_login(&digest(&login)) {
                 Ok(Caller::Administrator)
             } else {
                 Err(refused())
@@ -212,6 +220,68 @@ impl Auth {
             return Err(error::WRONG_CLUSTER_KEY.error());
         }
         Err(refused())
+    }
+}
+
+impl Auth {
+    /// Whether this is the digest of the configured login and password.
+    fn is_login(&self, given: &[u8; 32]) -> bool {
+        // Compared even without a configured login, so that timing reveals nothing.
+        let edit_auth = self.keys.load().edit_auth;
+        same(given, &edit_auth.unwrap_or_default()) & edit_auth.is_some()
+    }
+
+    /// Authorizes a request with the credential of a browser's session, which is valid as long as
+    /// the credential is. It never opens the configuration of a streamer.
+    pub fn authorize_session(
+        &self,
+        needs: Needs<'_>,
+        credential: SessionCredential,
+        tokens: &mut Tokens,
+        state: &State,
+    ) -> Result<Caller, ApiError> {
+        match needs.access {
+            Access::Public => return Ok(Caller::Anonymous),
+            Access::Config => return Err(error::UNAUTHORIZED.titled(REQUIRED)),
+            Access::Admin => {}
+        }
+        let is_valid = match credential {
+            SessionCredential::ApiKey(given) => same(&given, &self.keys.load().api_key),
+            SessionCredential::Login(given) => self.is_login(&given),
+            SessionCredential::Token(given) => {
+                let token = tokens.find_exactly(state, &given);
+                let token = token.ok_or_else(lost_credentials)?;
+                check_token(&token, needs)?;
+                return Ok(Caller::Token(token));
+            }
+        };
+        is_valid
+            .then_some(Caller::Administrator)
+            .ok_or_else(lost_credentials)
+    }
+
+    /// The caller whose API key or token this is, and its credential.
+    pub fn key_of(&self, key: &str, state: &State) -> Option<(Caller, SessionCredential)> {
+        let given = digest(key.as_bytes());
+        if same(&given, &self.keys.load().api_key) {
+            return Some((Caller::Administrator, SessionCredential::ApiKey(given)));
+        }
+        let records = state.entities(Kind::ApiToken).by_key().values();
+        let has_key = |record: &&EntityRecord| {
+            record
+                .token_digest()
+                .is_some_and(|digest| same(digest, &given))
+        };
+        let token = Token::of(records.into_iter().find(has_key)?)?;
+        let credential = SessionCredential::Token(given);
+        Some((Caller::Token(Arc::new(token)), credential))
+    }
+
+    /// The administrator, if this is the configured login.
+    pub fn login_of(&self, login: &str, password: &str) -> Option<(Caller, SessionCredential)> {
+        let given = digest(format!("{login}:{password}").as_bytes());
+        let is_known = self.is_login(&given);
+        is_known.then_some((Caller::Administrator, SessionCredential::Login(given)))
     }
 }
 
@@ -261,18 +331,6 @@ pub fn lost_credentials() -> ApiError {
 
 fn refused() -> ApiError {
     error::UNAUTHORIZED.error()
-}
-
-/// Compares two digests, in a time that does not depend on them: by words, which costs a tenth of
-/// the comparison by bytes.
-fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    let words = |digest: &[u8; 32]| {
-        let (words, _) = digest.as_chunks::<8>();
-        [0, 1, 2, 3].map(|at| u64::from_le_bytes(words[at]))
-    };
-    let (a, b) = (words(a), words(b));
-    let different = (0..4).fold(0, |bits, at| bits | (a[at] ^ b[at]));
-    different.ct_eq(&0).into()
 }
 
 /// Checks `<unix seconds>:<hex of sha1("<unix seconds>:<key>")>`, its time within the allowed skew.

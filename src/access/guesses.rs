@@ -19,9 +19,26 @@ pub const FAILURE_DELAY: Duration = Duration::from_secs(1);
 const ADDRESSES_MAX: usize = 4096;
 const WINDOW: Duration = Duration::from_secs(1);
 
+/// How many failures of one address are allowed in a time.
+#[derive(Clone, Copy, Debug)]
+pub struct FailureLimit {
+    pub failures_max: u32,
+    pub window: Duration,
+}
+
+impl Default for FailureLimit {
+    fn default() -> Self {
+        Self {
+            failures_max: FAILURES_PER_SECOND_MAX,
+            window: WINDOW,
+        }
+    }
+}
+
 /// The recent failures of all addresses.
 #[derive(Default)]
 pub struct FailedCredentials {
+    limit: FailureLimit,
     addresses: HashMap<IpAddr, FailureWindow>,
     /// Of addresses beyond [`ADDRESSES_MAX`].
     others: Option<FailureWindow>,
@@ -34,8 +51,8 @@ struct FailureWindow {
 }
 
 impl FailureWindow {
-    fn add(&mut self, now: Instant) -> u32 {
-        if now.duration_since(self.since) >= WINDOW {
+    fn add(&mut self, now: Instant, window: Duration) -> u32 {
+        if now.duration_since(self.since) >= window {
             *self = Self {
                 since: now,
                 failures: 0,
@@ -47,24 +64,46 @@ impl FailureWindow {
 }
 
 impl FailedCredentials {
+    pub fn new(limit: FailureLimit) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
+    /// How long further attempts of an address are refused; `None` if they are not.
+    pub fn blocked_for(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let failed = self.addresses.get(&counted_address(address));
+        let is_full = self.addresses.len() >= ADDRESSES_MAX;
+        let failed = failed.or_else(|| self.others.as_ref().filter(|_| is_full))?;
+        let age = now.duration_since(failed.since);
+        let is_blocked = failed.failures >= self.limit.failures_max && age < self.limit.window;
+        is_blocked.then(|| self.limit.window.saturating_sub(age))
+    }
+
     /// Counts a failure. True if it is one too many.
     pub fn add(&mut self, address: IpAddr, now: Instant) -> bool {
         let address = counted_address(address);
+        let FailureLimit {
+            failures_max,
+            window: time,
+        } = self.limit;
         let new = || FailureWindow {
             since: now,
             failures: 0,
         };
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
-            let is_recent = |window: &mut FailureWindow| now.duration_since(window.since) < WINDOW;
+            let is_recent = |window: &mut FailureWindow| now.duration_since(window.since) < time;
             self.addresses.retain(|_, window| is_recent(window));
         }
         let has_room = self.addresses.len() < ADDRESSES_MAX;
         let failures = if has_room || self.addresses.contains_key(&address) {
-            self.addresses.entry(address).or_insert_with(new).add(now)
+            let entry = self.addresses.entry(address);
+            entry.or_insert_with(new).add(now, time)
         } else {
-            self.others.get_or_insert_with(new).add(now)
+            self.others.get_or_insert_with(new).add(now, time)
         };
-        let is_too_many = failures > FAILURES_PER_SECOND_MAX;
+        let is_too_many = failures > failures_max;
         self.delayed += u64::from(is_too_many);
         is_too_many
     }

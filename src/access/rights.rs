@@ -258,6 +258,12 @@ impl Rights {
         Action::ALL.into_iter().any(may)
     }
 
+    /// Whether an action is allowed on anything.
+    pub fn has(&self, action: Action) -> bool {
+        let mut permissions = self.permissions.iter();
+        permissions.any(|it| it.actions[action as usize] && !it.scopes.is_empty())
+    }
+
     /// The part of a collection that may be listed.
     pub fn listable(&self, collection: &str) -> Listable {
         if self.may(Action::List, collection, None) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::digests::Digests;
+use super::digests::{Digests, same};
 use super::rights::{Action, Grant, Rights};
 use crate::json::{self, Object, Value};
 use crate::state::State;
@@ -79,6 +79,12 @@ impl Tokens {
                 .collect();
         }
         self.by_digest.get(digest).cloned()
+    }
+
+    /// The token with this digest, compared in constant time.
+    pub(super) fn find_exactly(&mut self, state: &State, given: &[u8; 32]) -> Option<Arc<Token>> {
+        self.find(state, given)
+            .filter(|token| same(given, &token.digest))
     }
 
     /// Forgets the keys of clients. They are hashed again when they are sent again.

@@ -14,6 +14,7 @@ use super::operation::Operation;
 use super::shared::{ApiSettings, Shared};
 use super::stream_doc::Around;
 use crate::access::auth::{Auth, Caller};
+use crate::access::browser_sessions::{BrowserSession, cookie_of, is_of_page};
 use crate::access::compiled::CompiledRules;
 use crate::access::rights::Visibility;
 use crate::agents::messages::NewConnection;
@@ -37,9 +38,6 @@ use crate::state::event::{Audit, AuditSubject, EntityType};
 use crate::state::name::{Hostname, StreamName, bad_hostname, bad_stream_name};
 use crate::state::tag::Precondition;
 use crate::traces::TraceContext;
-
-/// Sent by pages for people: what they read is no sign of life of a streamer.
-const PAGE_HEADER: &str = "X-Weir-UI";
 
 /// A state as one core holds it. Counting references to the published one would have all cores
 /// fight over a cache line with every request; this count is the core's own.
@@ -71,17 +69,12 @@ impl ParameterValues for Call<'_> {
 }
 
 impl Call<'_> {
-    /// Whether the request comes from a page for people.
-    fn is_of_page(&self) -> bool {
-        self.request.headers.all(PAGE_HEADER).next().is_some()
-    }
-
     /// Notes that a streamer's configuration was read. It is a sign of life with the streamer's own
     /// credential, and the second time with another one; a page for people is none.
     pub fn note_activity(&self, node: &NodeRuntime) {
         let now_ms = uptime_ms();
         // Its handler noted the request before it was offloaded.
-        if self.is_of_page() || self.is_offloaded {
+        if is_of_page(&self.request.headers) || self.is_offloaded {
             return;
         }
         if matches!(self.caller, Caller::Streamer(_)) {
@@ -191,7 +184,14 @@ impl Call<'_> {
     /// The name under which the caller is recorded.
     pub fn user(&self) -> Box<str> {
         let authorization = self.request.headers.authorization();
-        Auth::user(self.caller, authorization)
+        let session = self.session().map(|session| session.credential);
+        Auth::user(self.caller, authorization, session)
+    }
+
+    /// The session of the browser that sent the request.
+    pub fn session(&self) -> Option<BrowserSession> {
+        let cookie = cookie_of(&self.request.headers)?;
+        self.shared.access.browsers.find(cookie, Instant::now())
     }
 
     /// The origin of a change, for the event log.

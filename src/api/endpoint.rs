@@ -8,9 +8,9 @@ use super::operation::{
 };
 use super::router::{Found, PathParameter, Route, Router};
 use super::{
-    agent, auth_backend, backup, balancer, cluster, config, config_external, control, dvr,
-    dvr_presence, episode, event, external_episodes, layout, monitoring, person, session_auth,
-    srt_port, stats, stats_format, stream, streamer, streamer_check, token,
+    agent, auth_backend, backup, balancer, browser_session, cluster, config, config_external,
+    control, dvr, dvr_presence, episode, event, external_episodes, layout, monitoring, person,
+    session_auth, srt_port, stats, stats_format, stream, streamer, streamer_check, token,
 };
 use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
@@ -48,6 +48,12 @@ const PUBLIC: RequiredPermission = RequiredPermission {
 const AGENT_PROOF: RequiredPermission = RequiredPermission {
     security: Security::Agent,
     ..PUBLIC
+};
+/// For every caller with valid credentials, whatever they permit.
+const VALID: RequiredPermission = RequiredPermission {
+    access: Access::Admin,
+    token: TokenNeed::Any,
+    security: Security::Administrator,
 };
 /// Not for tokens, which could extend their own permissions.
 const ADMINISTRATOR: RequiredPermission = RequiredPermission {
@@ -359,6 +365,12 @@ pub const OPERATIONS: &[Endpoint] = &[
     delete(("/agents/", AGENT, ""),
         "agent_delete", right("agents", Write), agent::delete, &words::agent::AGENT_DELETE)
             .entity(),
+    get(("/session", NO_KEY, ""),
+        "session_get", VALID, browser_session::get, &words::session::SESSION_GET),
+    post(("/session", NO_KEY, ""),
+        "session_open", PUBLIC, browser_session::open, &words::session::SESSION_OPEN),
+    delete(("/session", NO_KEY, ""),
+        "session_close", VALID, browser_session::close, &words::session::SESSION_CLOSE),
     post(("/endpoint/connect", NO_KEY, ""),
         "endpoint_connect", AGENT_PROOF, control::connect, &words::agent::ENDPOINT_CONNECT),
     get(("/monitoring/liveness", NO_KEY, ""),

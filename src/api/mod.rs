@@ -8,6 +8,7 @@ pub mod agent;
 pub mod auth_backend;
 pub mod backup;
 pub mod balancer;
+pub mod browser_session;
 pub mod call;
 pub mod cluster;
 pub mod config;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::running_backups::{BackupLimits, Backups};
 use super::stream_doc::Around;
 use crate::access::auth::Auth;
+use crate::access::browser_sessions::BrowserSessions;
 use crate::access::geo::Countries;
 use crate::access::guesses::FailedCredentials;
 use crate::access::sessions::Sessions;
@@ -46,6 +47,8 @@ pub struct ApiSettings {
     /// Silence after which the connection of an agent is closed.
     pub agent_silence_max: Duration,
     pub backup: BackupLimits,
+    /// The web interface is served.
+    pub has_ui: bool,
 }
 
 /// All settings that the cores read.
@@ -73,6 +76,7 @@ pub struct AccessControl {
     /// Taken for wrong credentials only, and for metrics.
     pub failed_credentials: Mutex<FailedCredentials>,
     pub sessions: Sessions,
+    pub browsers: BrowserSessions,
     pub countries: Countries,
 }
 
@@ -165,6 +169,7 @@ pub(crate) mod tests {
                 auth: Auth::new("k", None),
                 failed_credentials: Mutex::default(),
                 sessions: Sessions::new(1 << 20),
+                browsers: BrowserSessions::default(),
                 countries: Countries::default(),
             },
             nodes: Arc::new(NodeTable::new(1 << 20)),
@@ -213,6 +218,7 @@ pub(crate) mod tests {
                     bytes_per_second: 1 << 20,
                     time_max: Duration::from_mins(1),
                 },
+                has_ui: true,
             },
             running: Running::new(config, crate::config::Secret::new("k")),
             journal: Journal::new(data_dir),

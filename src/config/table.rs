@@ -111,6 +111,9 @@ settings! {
         /// `next` leads to the rest. Lists that streamers read for their configuration have no such
         /// end.
         list_page_bytes("list_page_bytes"): usize = bytes(64 * 1024, GIB), Default "4MiB", AtStart;
+        /// Serve the web interface at `/ui/`. Its files need no credentials; it logs in with a key
+        /// or with the login. A build without Node.js has no interface; `weir --version` states it.
+        ui("ui"): bool = switch(), Default "true", AtStart;
         /// Addresses of proxies in front of this server. What they send as `X-Real-IP` (or, without
         /// it, `X-Forwarded-For`) is the address of the client, in the event log, the request log
         /// and rules about countries. A proxy must set or remove `X-Real-IP`. `loopback` is

@@ -63,7 +63,7 @@ impl Core {
             mut source,
         } = *body;
         let mut head = uncached(head);
-        if self.held.borrow().is_strict(ticket) {
+        if self.held.borrow().manner(ticket).is_strict {
             head = head.header("Preference-Applied", strict::APPLIED);
         }
         if self.connections.finish_chunked_head(ticket, &head) {

@@ -15,7 +15,7 @@ use crate::access::token::{Demand, Token};
 use crate::api::endpoint::needs;
 use crate::api::operation::Operation;
 use crate::error::ApiError;
-use crate::http::{Ticket, TicketMap, TicketSet};
+use crate::http::{Ticket, TicketMap};
 use crate::state::State;
 use crate::state::name::Hostname;
 use crate::state::record::StreamerRecord;
@@ -23,8 +23,17 @@ use crate::state::record::StreamerRecord;
 #[derive(Default)]
 pub struct HeldRequests {
     requests: TicketMap<Held>,
-    /// Waiting requests whose answers name the preference for strict handling.
-    strict: TicketSet,
+    /// Absent: the usual one.
+    manners: TicketMap<RequestManner>,
+}
+
+/// What the form of an answer depends on besides the request itself.
+#[derive(Default, Clone, Copy)]
+pub struct RequestManner {
+    /// The answer names the preference for strict handling.
+    pub is_strict: bool,
+    /// A page for people sent it.
+    pub is_page: bool,
 }
 
 enum Held {
@@ -73,18 +82,21 @@ impl HeldRequests {
         self.requests.remove(&ticket);
     }
 
-    pub fn prefer_strict(&mut self, ticket: Ticket) {
-        self.strict.insert(ticket);
+    pub fn note_manner(&mut self, ticket: Ticket, manner: RequestManner) {
+        self.manners.insert(ticket, manner);
     }
 
-    pub fn is_strict(&self, ticket: Ticket) -> bool {
-        self.strict.contains(&ticket)
+    pub fn manner(&self, ticket: Ticket) -> RequestManner {
+        self.manners.get(&ticket).copied().unwrap_or_default()
     }
 
-    /// Forgets a request that is answered or abandoned. Returns whether it was handled strictly.
-    pub fn end(&mut self, ticket: Ticket) -> bool {
+    /// Forgets a request that is answered or abandoned.
+    pub fn end(&mut self, ticket: Ticket) -> RequestManner {
         self.requests.remove(&ticket);
-        !self.strict.is_empty() && self.strict.remove(&ticket)
+        if self.manners.is_empty() {
+            return RequestManner::default();
+        }
+        self.manners.remove(&ticket).unwrap_or_default()
     }
 
     pub fn by_administrator(&self) -> Vec<Ticket> {
@@ -128,7 +140,9 @@ impl Core {
             // Computed with other permissions: the client repeats the request.
             Ok(false) => self.end_early(ticket),
             Err(error) => {
+                let manner = self.held.borrow().manner(ticket);
                 self.forget(ticket);
+                self.held.borrow_mut().note_manner(ticket, manner);
                 self.complete(ticket, error.into());
             }
         }

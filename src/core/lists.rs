@@ -288,7 +288,7 @@ impl Core {
     /// Begins a response that is sent in pieces, unless its client needs to know its length.
     fn begin_pieces(&self, run: &Run, ticket: Ticket) -> Option<ChunkedAnswer<Admitted>> {
         let mut response = uncached(Response::json(200, Vec::new()));
-        if self.held.borrow().is_strict(ticket) {
+        if self.held.borrow().manner(ticket).is_strict {
             response = response.header("Preference-Applied", strict::APPLIED);
         }
         let held_bytes = run.execution.held_bytes();

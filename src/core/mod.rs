@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use self::agents::Control;
-use self::held::HeldRequests;
+use self::held::{HeldRequests, RequestManner};
 use self::lists::Poll;
 use self::message::{CoreMessage, Reply};
 use self::metrics::CoreMetrics;
@@ -38,6 +38,7 @@ use self::scans::ScanTurns;
 use self::spans::Spans;
 pub use self::wake::YieldBudget;
 use crate::access::auth::{Access, Caller, Needs, TokenNeed};
+use crate::access::browser_sessions::{cookie_of, is_of_page};
 use crate::access::guesses::FAILURE_DELAY;
 use crate::access::rights::{Action, Listable};
 use crate::access::token::{Demand, Tokens};
@@ -45,19 +46,21 @@ use crate::api::call::{Call, CoreLocal, ListRequest, LocalState, Outcome};
 use crate::api::endpoint::{Endpoint, OPERATIONS, ROUTER, allowed, needs};
 use crate::api::operation::BODY_BYTES_MAX;
 use crate::api::router::{self, Found, ParameterSpan};
-use crate::api::shared::Shared;
+use crate::api::shared::{AccessControl, Shared};
 use crate::api::{config_external, done, strict};
 use crate::error::{self, ApiError};
 use crate::feed::{NodePoll, Waiters};
 use crate::http::{
-    Accepts, Admission, Answer, Connections, Ended, Head, Lines, Method, Request, Response,
-    Service, Ticket, TicketMap, TicketSet,
+    Accepts, Admission, Answer, Connections, Ended, Head, Headers, Lines, Method, Request,
+    Response, Service, Ticket, TicketMap, TicketSet,
 };
+use crate::limits::PUBLIC_BODY_BYTES_MAX;
 use crate::query::Restriction;
 use crate::rt;
 use crate::state::State;
 use crate::state::command::AuditedCommand;
 use crate::state::name::Hostname;
+use crate::ui;
 use crate::writer::{Envelope, Published, ReplyTo};
 
 /// Deadline of a change or a long list; its client then gets 503 `timed_out`.
@@ -167,6 +170,10 @@ impl Core {
         admitted: Admitted,
         ticket: Ticket,
     ) -> Result<Answer, ApiError> {
+        if admitted.0.is_none() && self.is_page(request.path, &request.headers) {
+            let page = ui::answer(request.method, request.path, &request.headers);
+            return Ok(Answer::Reply(page));
+        }
         let state = self.state();
         let (endpoint, parameter, caller) = match admitted.0 {
             // Found and authorised when the head was complete, without yielding since.
@@ -174,15 +181,12 @@ impl Core {
                 (endpoint, span.parameter(request.path)?, caller)
             }
             // No endpoint, or rights that may have changed while the body arrived.
-            _ => {
-                let authorization = request.headers.authorization();
-                match self.find(request.method, request.path, authorization, &state)? {
-                    (Found::Endpoint(index, parameter, _), caller) => {
-                        (&OPERATIONS[index], parameter, caller)
-                    }
-                    (other, _) => return Ok(Answer::Reply(not_here(request.path, &other))),
+            _ => match self.find(request.method, request.path, &request.headers, &state)? {
+                (Found::Endpoint(index, parameter, _), caller) => {
+                    (&OPERATIONS[index], parameter, caller)
                 }
-            }
+                (other, _) => return Ok(Answer::Reply(not_here(request.path, &other))),
+            },
         };
         let call = Call {
             shared: &self.shared,
@@ -216,7 +220,7 @@ impl Core {
         let this = self.this.upgrade().expect("a core lives while it serves");
         let ticket = call.ticket;
         match outcome {
-            Outcome::Reply(response) => Ok(Answer::Reply(response)),
+            Outcome::Reply(response) => Ok(self.reply(ticket, response)),
             Outcome::Command(command) => self.send_command(call, call.audited(command)?),
             Outcome::Batch(command, conditions) => {
                 let command = AuditedCommand {
@@ -258,6 +262,17 @@ impl Core {
                 Ok(Answer::Upgrade(upgrade))
             }
             Outcome::Offload => unreachable!("it has become a pending request"),
+        }
+    }
+
+    /// Sends a response, or keeps it for its delay.
+    fn reply(&self, ticket: Ticket, response: Response) -> Answer {
+        match response.delay {
+            None => Answer::Reply(response),
+            deadline => {
+                self.on_delayed(ticket, response);
+                Answer::Wait { deadline }
+            }
         }
     }
 
@@ -349,7 +364,7 @@ impl Core {
         &self,
         method: Method,
         path: &'p str,
-        authorization: Option<&[u8]>,
+        headers: &Headers<'_>,
         state: &State,
     ) -> Result<(Found<'p>, Caller), ApiError> {
         let found = ROUTER.find(method, path)?;
@@ -362,14 +377,32 @@ impl Core {
                 hostname: None,
             },
         };
-        let caller = self.shared.access.auth.authorize(
-            needs,
-            authorization,
-            &mut self.tokens.borrow_mut(),
-            state,
-            crate::api::now_seconds,
-        )?;
+        let AccessControl { auth, browsers, .. } = &self.shared.access;
+        let tokens = &mut self.tokens.borrow_mut();
+        let cookie = cookie_of(headers);
+        let session = cookie.and_then(|cookie| browsers.find(cookie, Instant::now()));
+        let caller = match session {
+            Some(session) => {
+                let caller = auth.authorize_session(needs, session.credential, tokens, state);
+                if caller.as_ref().is_err_and(|error| error.status == 401)
+                    && needs.access == Access::Admin
+                {
+                    cookie.inspect(|cookie| browsers.close(cookie));
+                }
+                caller?
+            }
+            None => {
+                let authorization = headers.authorization();
+                let now_seconds = crate::api::now_seconds;
+                auth.authorize(needs, authorization, tokens, state, now_seconds)?
+            }
+        };
         Ok((found, caller))
+    }
+
+    /// Whether a request is for the web interface, which needs no credentials.
+    fn is_page(&self, path: &str, headers: &Headers<'_>) -> bool {
+        self.shared.settings.api.has_ui && ui::is_page(path, headers)
     }
 
     /// Handles the messages of other threads until the process ends. Replies are sent at once;
@@ -445,7 +478,9 @@ impl Core {
         };
         let status = response.status;
         self.count_answer(status);
-        if self.held.borrow_mut().end(ticket) {
+        let manner = self.held.borrow_mut().end(ticket);
+        response = without_challenge(response, manner.is_page);
+        if manner.is_strict {
             response = response.header("Preference-Applied", strict::APPLIED);
         }
         if self.connections.complete(ticket, response) {
@@ -508,6 +543,15 @@ fn uncached(response: Response) -> Response {
     }
 }
 
+/// A 401 to a page for people has no challenge: browsers would show a login of their own.
+fn without_challenge(mut response: Response, is_page: bool) -> Response {
+    if is_page && response.status == 401 {
+        let is_challenge = |name: &str| name == "WWW-Authenticate";
+        response.headers.retain(|(name, _)| !is_challenge(name));
+    }
+    response
+}
+
 /// The response of paths and methods without endpoint.
 fn not_here(path: &str, found: &Found<'_>) -> Response {
     match found {
@@ -520,6 +564,12 @@ impl Service for Core {
     type Admitted = Admitted;
 
     fn admit(&self, head: &Head<'_>, peer: IpAddr) -> Result<Admission<Admitted>, Response> {
+        if self.is_page(head.path, &head.headers) {
+            return Ok(Admission {
+                body_bytes_max: PUBLIC_BODY_BYTES_MAX,
+                admitted: Admitted(None),
+            });
+        }
         if let Some(safe_mode) = self.shared.published.safe_mode()
             && !safe_mode.is_readable
             && !self.is_probe(head)
@@ -527,9 +577,8 @@ impl Service for Core {
             self.count_answer(error::SAFE_MODE.status);
             return Err(safe_mode.error().into());
         }
-        let authorization = head.headers.authorization();
         let method = head.method.without_head();
-        match self.find(method, head.path, authorization, &self.state()) {
+        match self.find(method, head.path, &head.headers, &self.state()) {
             Ok((Found::Endpoint(index, _, span), caller)) => Ok(Admission {
                 body_bytes_max: OPERATIONS[index].body_bytes_max,
                 admitted: Admitted(Some((&OPERATIONS[index], span, caller))),
@@ -540,8 +589,10 @@ impl Service for Core {
                 admitted: Admitted(None),
             }),
             Err(error) => {
-                let delayed = self.too_many_failures(&error, authorization.is_some(), peer);
-                let mut response = delayed.unwrap_or_else(|| Response::from(error));
+                let has_credentials = head.headers.authorization().is_some();
+                let delayed = self.too_many_failures(&error, has_credentials, peer);
+                let response = delayed.unwrap_or_else(|| Response::from(error));
+                let mut response = without_challenge(response, is_of_page(&head.headers));
                 response.for_any_origin = self.is_for_any_origin(head.path);
                 // One that is delayed is counted when it is sent.
                 if response.delay.is_none() {
@@ -576,25 +627,22 @@ impl Service for Core {
             let route = endpoint.map(|endpoint| &endpoint.route);
             self.log.spans.begin(traces, &self.local, request, route);
         }
+        let is_page = is_of_page(&request.headers);
         let answer = self.answer(request, admitted, ticket);
         let answer = answer.unwrap_or_else(|error| {
             let has_credentials = request.headers.authorization().is_some();
-            match self.too_many_failures(&error, has_credentials, request.peer) {
-                None => Answer::Reply(Response::from(error)),
-                Some(response) => {
-                    let deadline = response.delay;
-                    self.on_delayed(ticket, response);
-                    Answer::Wait { deadline }
-                }
-            }
+            let delayed = self.too_many_failures(&error, has_credentials, request.peer);
+            let response = delayed.unwrap_or_else(|| Response::from(error));
+            self.reply(ticket, without_challenge(response, is_page))
         });
         let answer = match answer {
             Answer::Reply(response) => self.compress_elsewhere(ticket, response, accepts),
             other => other,
         };
         let is_strict = strict::is_preferred(request);
-        if is_strict && matches!(answer, Answer::Wait { .. }) {
-            self.held.borrow_mut().prefer_strict(ticket);
+        if (is_strict || is_page) && matches!(answer, Answer::Wait { .. }) {
+            let manner = RequestManner { is_strict, is_page };
+            self.held.borrow_mut().note_manner(ticket, manner);
         }
         let answer = match answer {
             Answer::Reply(mut response) => {
@@ -668,7 +716,11 @@ impl Service for Core {
     }
 
     fn allowed(&self, path: &str) -> &'static str {
-        allowed(path)
+        if self.shared.settings.api.has_ui && path.starts_with(ui::PATH) {
+            ui::ALLOWED
+        } else {
+            allowed(path)
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use weir_storage::shadow::Shadow;
 use weir_storage::{Opened, Options as StoreOptions, Store, StoreError};
 
 use crate::access::auth::Auth;
+use crate::access::browser_sessions::BrowserSessions;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
@@ -60,6 +61,7 @@ use crate::state::event::{EventLimits, NewEvent};
 use crate::state::node::RenderSettings;
 use crate::state::retention::Retention;
 use crate::traces::{Collector, Traces};
+use crate::ui;
 use crate::writer::insert_buffer::BufferSettings;
 use crate::writer::{Commands, Envelope, Published, SafeMode, StateMachine, Writer, load};
 
@@ -75,6 +77,9 @@ pub fn run(
 ) -> Result<Exit, Failure> {
     for warning in &config.warnings {
         warn!("{warning}");
+    }
+    if let Some(reason) = ui::missing().filter(|_| config.settings.http.ui) {
+        warn!(reason, "this build has no web interface");
     }
     let data_dir = &config.settings.store.data_dir;
     let recovered = match open(&config.settings) {
@@ -474,6 +479,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             auth: Auth::new(key.expose(), login(settings)),
             failed_credentials: Mutex::default(),
             sessions: Sessions::new(settings.viewers.sessions_bytes),
+            browsers: BrowserSessions::default(),
             countries,
         },
         nodes: nodes.clone(),
@@ -514,6 +520,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
 fn api_settings(settings: &Settings) -> ApiSettings {
     ApiSettings {
         poll_wait_max: settings.http.poll_wait_max,
+        has_ui: settings.http.ui,
         streams_limit: settings.feed.streams_limit,
         page_bytes_max: settings.http.list_page_bytes,
         auth_backend_timeout: settings.viewers.auth_backend_timeout,
@@ -618,6 +625,12 @@ fn print_addresses(settings: &Settings, addresses: &[SocketAddr], key: &ApiKey) 
         let base = settings.http.api_url.clone().unwrap_or_else(local);
         let url = format!("{base}/central/api/v3/streams");
         _ = writeln!(text, "try: curl -H \"Authorization: Bearer {shown}\" {url}");
+        if settings.http.ui {
+            _ = match ui::missing() {
+                None => writeln!(text, "web interface: {base}{}", ui::PATH),
+                Some(reason) => writeln!(text, "web interface: left out of this build: {reason}"),
+            };
+        }
     }
     // The server runs also if stdout is closed.
     let mut out = io::stdout().lock();

@@ -31,6 +31,8 @@ const ACTIONS: [(Action, &str); 4] = [
 #[derive(Clone, PartialEq, Debug)]
 enum Rule {
     Public,
+    /// Every administrator and token.
+    Valid,
     Administrator,
     Token {
         collection: String,
@@ -65,6 +67,8 @@ fn rule(method: &str, template: &str) -> Rule {
     };
     match &*collection {
         "monitoring" | "lb" => return Rule::Public,
+        "session" if method == "POST" => return Rule::Public,
+        "session" => return Rule::Valid,
         "backup" => return Rule::Administrator,
         "api_tokens" | "config" if action == Action::Write => return Rule::Administrator,
         _ => {}
@@ -84,6 +88,8 @@ enum CallerKind {
     /// Without valid credentials.
     Stranger,
     Administrator,
+    /// The session of a browser that an administrator opened.
+    Session,
     /// A streamer with its key; whether it is the one in the path.
     Streamer(bool),
     /// A token with these actions on its scopes.
@@ -103,7 +109,15 @@ enum Coverage {
 fn expected(rule: &Rule, caller: &CallerKind) -> u16 {
     match (rule, caller) {
         (Rule::Public, _) | (_, CallerKind::Administrator) => 0,
-        (_, CallerKind::Stranger) => 401,
+        (
+            Rule::Token {
+                own_streamer: true, ..
+            },
+            CallerKind::Session,
+        )
+        | (_, CallerKind::Stranger) => 401,
+        (_, CallerKind::Session) | (Rule::Valid, CallerKind::Token(..)) => 0,
+        (Rule::Valid, CallerKind::Streamer(_)) => 403,
         (Rule::Administrator, _) => 403,
         (Rule::Token { own_streamer, .. }, CallerKind::Streamer(own)) => {
             if *own_streamer && *own {
@@ -154,6 +168,22 @@ fn cluster(key: &str, seconds_off: i64) -> String {
     signed
 }
 
+/// The cookie of a new session, because one of the operations ends it.
+fn session_cookie(server: &TestServer, kind: &CallerKind) -> Option<String> {
+    if !matches!(kind, CallerKind::Session) {
+        return None;
+    }
+    let path = format!("{}/session", weir_testkit::PREFIX);
+    let body = json!({"key": API_KEY}).to_string();
+    let fields = [("X-Weir-UI", "1")];
+    let opened = server
+        .connect()
+        .request("POST", &path, &fields, body.as_bytes());
+    let opened = opened.expect(200);
+    let cookie = opened.header("set-cookie").expect("a cookie");
+    cookie.split(';').next().map(str::to_owned)
+}
+
 struct Credential {
     what: String,
     authorization: Option<String>,
@@ -195,6 +225,7 @@ fn credentials(server: &TestServer, collections: &[String]) -> Vec<Credential> {
             CallerKind::Administrator,
         ),
         plain("login", Some(basic(EDIT_AUTH)), CallerKind::Administrator),
+        plain("session of the key", None, CallerKind::Session),
         plain(
             "own cluster key",
             Some(cluster("own-key", 0)),
@@ -388,6 +419,10 @@ fn operations_accept_exactly_the_documented_credentials() {
             let authorization = credential.authorization.iter();
             fields.extend(authorization.map(|value| ("Authorization", value.as_str())));
             let target = format!("{}{path}", weir_testkit::PREFIX);
+            let cookie = session_cookie(&server, &credential.kind);
+            if let Some(cookie) = &cookie {
+                fields.extend([("Cookie", &**cookie), ("X-Weir-UI", "1")]);
+            }
             let answer = client.request(method, &target, &fields, b"");
             if answer.header("connection") == Some("close") {
                 client = server.connect();
@@ -404,7 +439,8 @@ fn operations_accept_exactly_the_documented_credentials() {
                     credential.what, answer.status
                 ));
             }
-            if answer.header("www-authenticate").is_some() != (answer.status == 401) {
+            let is_challenged = answer.status == 401 && cookie.is_none();
+            if answer.header("www-authenticate").is_some() != is_challenged {
                 wrong.push(format!(
                     "{method} {template} with {}: challenge",
                     credential.what
@@ -434,7 +470,8 @@ fn unknown_paths_are_404_only_with_valid_credentials() {
             let is_revealed = matches!(answer.status, 404 | 405);
             let expected = match &credential.kind {
                 CallerKind::Administrator | CallerKind::Token(..) => true,
-                CallerKind::Stranger | CallerKind::Streamer(_) => false,
+                // Sent without its cookie here.
+                CallerKind::Stranger | CallerKind::Streamer(_) | CallerKind::Session => false,
             };
             assert_eq!(
                 is_revealed, expected,

@@ -463,7 +463,10 @@ fn every_body_is_bounded_in_depth_and_length() {
     let document = Document::new();
     let server = with_one_of_each(&document);
     let mut pipeline = Pipeline::new(&server);
-    for operation in document.with_bodies() {
+    let mut operations = document.with_bodies();
+    // Callers without credentials may send 4 KiB: `browser_session` holds that.
+    operations.retain(|operation| operation.id != "session_open");
+    for operation in operations {
         let (before, after, _) = unknown_member(&operation);
         let around = before.matches(['{', '[']).count();
         let nested = |open: &str, close: &str, depth: usize| {

@@ -33,6 +33,7 @@ mod bridge;
 mod bridge_front;
 mod bridge_kinds;
 mod bridge_real;
+mod browser_session;
 mod cluster;
 mod config;
 mod config_external;
@@ -57,6 +58,7 @@ mod streamer;
 mod tidy;
 mod token;
 mod traces;
+mod ui;
 
 mod bad_json;
 mod canaries;

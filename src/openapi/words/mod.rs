@@ -16,6 +16,7 @@ pub mod episode;
 pub mod event;
 pub mod monitoring;
 pub mod person;
+pub mod session;
 pub mod stream;
 pub mod streamer;
 pub mod token;

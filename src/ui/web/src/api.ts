@@ -1,0 +1,146 @@
+// Requests to the API: one function, one kind of error.
+//
+// The credential is never here. Logging in sets a cookie that scripts cannot read; with the header
+// `X-Weir-UI`, which no page of another origin can send, the server accepts it.
+import { parse, url } from './json';
+import type { Capacity, ClusterStats, EventRecord, Page, Session } from './model';
+
+const base = () => new URL('../../central/api/v3', document.baseURI).pathname;
+
+interface ErrorItem {
+  code?: string;
+  title?: string;
+  source?: { pointer?: string; parameter?: string };
+}
+
+/** A refused or failed request. `code` is stable, `message` is the server's sentence. */
+export class ApiError extends Error {
+  readonly status: number;
+  readonly code: string;
+  /** The JSON pointer or the parameter that the error is about. */
+  readonly pointer: string;
+
+  constructor(status: number, errors: ErrorItem[] | undefined) {
+    const first = errors?.[0] ?? {};
+    super(first.title ?? `HTTP ${status}`);
+    this.status = status;
+    this.code = first.code ?? 'unknown';
+    this.pointer = first.source?.pointer ?? first.source?.parameter ?? '';
+  }
+}
+
+let onUnauthorized: () => void = () => {};
+
+/** Sets the listener of every 401, which shows the login page. */
+export function whenUnauthorized(listener: () => void): void {
+  onUnauthorized = listener;
+}
+
+export interface LoggedRequest {
+  method: string;
+  path: string;
+  status: number;
+  ms: number;
+  bytes: number;
+}
+
+/** The last requests, newest first: for the dialog about this browser. */
+export const requestLog: LoggedRequest[] = [];
+const LOGGED_MAX = 200;
+
+export interface Options {
+  body?: unknown;
+  signal?: AbortSignal;
+  headers?: Record<string, string>;
+}
+
+export interface Answer<T> {
+  data: T;
+  /** Names the stored version of an entity. */
+  etag: string | null;
+}
+
+function errorsOf(text: string): ErrorItem[] | undefined {
+  try {
+    return (parse(text) as { errors?: ErrorItem[] } | null)?.errors;
+  } catch {
+    // A proxy answered, not the server.
+    return undefined;
+  }
+}
+
+export async function exchange<T>(
+  method: string,
+  path: string,
+  { body, signal, headers }: Options = {},
+): Promise<Answer<T>> {
+  const began = performance.now();
+  const hasBody = body !== undefined;
+  const response = await fetch(base() + path, {
+    method,
+    signal,
+    credentials: 'same-origin',
+    cache: 'no-store',
+    headers: {
+      'X-Weir-UI': '1',
+      Prefer: 'handling=strict',
+      ...(hasBody ? { 'Content-Type': 'application/json' } : {}),
+      ...headers,
+    },
+    body: hasBody ? JSON.stringify(body) : undefined,
+  });
+  const text = await response.text();
+  const ms = performance.now() - began;
+  requestLog.unshift({ method, path, status: response.status, ms, bytes: text.length });
+  requestLog.length = Math.min(requestLog.length, LOGGED_MAX);
+  if (response.ok) return { data: parse(text) as T, etag: response.headers.get('ETag') };
+  if (response.status === 401) onUnauthorized();
+  throw new ApiError(response.status, errorsOf(text));
+}
+
+async function data<T>(method: string, path: string, options?: Options): Promise<T> {
+  return (await exchange<T>(method, path, options)).data;
+}
+
+export const get = <T>(path: string, options?: Options) => data<T>('GET', path, options);
+export const put = <T>(path: string, body: unknown, options?: Options) =>
+  data<T>('PUT', path, { ...options, body });
+export const post = <T>(path: string, body: unknown, options?: Options) =>
+  data<T>('POST', path, { ...options, body });
+
+// The calls of screens, each in one place, so that a call of the API that returns more replaces it.
+
+export const session = {
+  read: () => get<Session>('/session'),
+  open: (credentials: Record<string, string>) => post<Session>('/session', credentials),
+  close: () => data<null>('DELETE', '/session'),
+};
+
+export const EVENT_FIELDS =
+  'event_id,event,utc_ms,entity_type,entity_id,entities_count,operation_id,user,ip,user_agent,' +
+  'status,state,why,relayouts_count,relayouts_why';
+
+/** The newest events that match. */
+export const newestEvents = (limit: number, filter: Record<string, unknown> = {}) =>
+  url('/events', { ...filter, sort: '-event_id', limit, select: EVENT_FIELDS });
+
+/** Events after one, waiting for them. */
+export const eventsAfter = (last: number | string, signal: AbortSignal) =>
+  get<Page<'events', EventRecord>>(
+    url('/events', { event_id_gt: last, poll_timeout: 25, limit: 200, select: EVENT_FIELDS }),
+    { signal },
+  );
+
+/** What the overview shows, read by these paths. */
+export const OVERVIEW = {
+  stats: '/cluster/stats',
+  capacity: '/cluster/capacity',
+  unplaced: url('/streams', {
+    'layout.ingest_is': 'null',
+    disabled_ne: 'true',
+    limit: 1,
+    select: 'name',
+  }),
+  events: newestEvents(40),
+};
+export type OverviewData = { stats: ClusterStats; capacity: Capacity };

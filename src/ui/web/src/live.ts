@@ -1,0 +1,111 @@
+// What just changed: one waiting request per browser, however many tabs are open.
+//
+// The server speaks HTTP/1.1 and browsers keep six connections per host for all tabs together: a
+// waiting request per tab would block the seventh tab. The tab that holds the lock follows the
+// event log and sends the events to the others; when it is closed, the next one takes over.
+import { ApiError, eventsAfter, get } from './api';
+import { url } from './json';
+import type { EventRecord, Page } from './model';
+
+export type LiveState = 'connecting' | 'live' | 'waiting' | 'stopped';
+interface LiveMessage {
+  state?: LiveState;
+  events?: EventRecord[];
+  /** A new tab requests the state. */
+  hello?: boolean;
+}
+
+const PAUSE_MIN_MS = 1000;
+const PAUSE_MAX_MS = 30_000;
+
+const listeners = new Set<(events: EventRecord[]) => void>();
+const watchers = new Set<(state: LiveState) => void>();
+const channel = new BroadcastChannel('weir.live');
+let state: LiveState = 'connecting';
+let isLeader = false;
+
+export const liveState = () => state;
+
+/** Calls `listener` with new events, oldest first. Returns a function that ends that. */
+export function onEvents(listener: (events: EventRecord[]) => void): () => void {
+  listeners.add(listener);
+  return () => void listeners.delete(listener);
+}
+
+export function onLiveState(watcher: (state: LiveState) => void): () => void {
+  watchers.add(watcher);
+  return () => void watchers.delete(watcher);
+}
+
+function deliver(message: LiveMessage): void {
+  if (message.state) {
+    state = message.state;
+    for (const watcher of watchers) watcher(state);
+  }
+  if (message.events?.length) for (const listener of listeners) listener(message.events);
+}
+
+channel.onmessage = ({ data }: MessageEvent<LiveMessage>) => {
+  if (!data.hello) deliver(data);
+  else if (isLeader) channel.postMessage({ state });
+};
+
+function broadcast(message: LiveMessage): void {
+  channel.postMessage(message);
+  deliver(message);
+}
+
+let running: AbortController | null = null;
+
+/** Begins to follow. Without locks there is no waiting request: screens refresh by the clock. */
+export function start(): void {
+  if (running) return;
+  if (!navigator.locks) {
+    deliver({ state: 'stopped' });
+    return;
+  }
+  running = new AbortController();
+  const { signal } = running;
+  channel.postMessage({ hello: true });
+  navigator.locks.request('weir.live', { signal }, () => follow(signal)).catch(() => {});
+}
+
+export function stop(): void {
+  running?.abort();
+  running = null;
+}
+
+const sleep = (ms: number) => new Promise((done) => setTimeout(done, ms));
+
+async function newest(signal: AbortSignal): Promise<number | string> {
+  const path = url('/events', { sort: '-event_id', limit: 1, select: 'event_id' });
+  const page = await get<Page<'events', EventRecord>>(path, { signal });
+  return page.events[0]?.event_id ?? 0;
+}
+
+async function follow(signal: AbortSignal): Promise<void> {
+  isLeader = true;
+  let last: number | string | null = null;
+  let pause = PAUSE_MIN_MS;
+  while (!signal.aborted) {
+    try {
+      if (last === null) {
+        last = await newest(signal);
+        broadcast({ state: 'live' });
+      }
+      const page = await eventsAfter(last, signal);
+      pause = PAUSE_MIN_MS;
+      last = page.events.at(-1)?.event_id ?? last;
+      broadcast({ state: 'live', events: page.events });
+    } catch (error) {
+      if (signal.aborted) break;
+      // A session that may not read the log is not sent changes.
+      const isRefused = error instanceof ApiError && [401, 403].includes(error.status);
+      broadcast({ state: isRefused ? 'stopped' : 'waiting' });
+      if (isRefused) break;
+      await sleep(pause + (Math.random() * pause) / 2);
+      pause = Math.min(pause * 2, PAUSE_MAX_MS);
+    }
+  }
+  isLeader = false;
+}

@@ -1,0 +1,153 @@
+// The frame around the screens: the session, the navigation, the current screen.
+import { render, type ComponentType } from 'preact';
+import { useEffect, useState } from 'preact/hooks';
+import { session, whenUnauthorized } from './api';
+import { start, stop } from './live';
+import { Login } from './login';
+import { Menu } from './menu';
+import type { Session } from './model';
+import { Live } from './parts';
+import { forgetAnswers } from './query';
+import { go, href, useRoute, type Route, type ScreenProps } from './router';
+import { Events } from './screens/events';
+import { Overview } from './screens/overview';
+import { Stream } from './screens/stream';
+import { Streamer } from './screens/streamer';
+import { Streamers } from './screens/streamers';
+import { Streams } from './screens/streams';
+import { Search } from './search';
+import { t } from './text';
+import { showTheme, theme } from './theme';
+
+type ScreenName = 'overview' | 'streamers' | 'streams' | 'events';
+
+const LISTS: Record<ScreenName, ComponentType<ScreenProps>> = {
+  overview: Overview,
+  streamers: Streamers,
+  streams: Streams,
+  events: Events,
+};
+/** The screens about one entity. */
+const ENTITIES: Partial<Record<ScreenName, ComponentType<ScreenProps>>> = {
+  streamers: Streamer,
+  streams: Stream,
+};
+const ICONS: Record<ScreenName, string> = {
+  overview: 'M3 11.5 12 4l9 7.5M6 10v9h12v-9',
+  streamers: 'M4 5h16v6H4zM4 13h16v6H4zM7 8h.01M7 16h.01',
+  streams: 'M4 6h16M4 12h16M4 18h10',
+  events: 'M12 7v5l3 2M12 3a9 9 0 1 0 9 9',
+};
+const NAMES = Object.keys(ICONS) as ScreenName[];
+/** The letter after `g` that leads to a screen. */
+const LETTERS: Record<string, ScreenName> = {
+  o: 'overview',
+  n: 'streamers',
+  s: 'streams',
+  e: 'events',
+};
+const LETTER_WITHIN_MS = 1200;
+
+const screenOf = (route: Route): ScreenName =>
+  NAMES.find((name) => name === route.screen) ?? 'overview';
+
+function Screen({ route, me }: ScreenProps) {
+  const name = screenOf(route);
+  const View = (route.rest.length > 0 ? ENTITIES[name] : undefined) ?? LISTS[name];
+  return <View key={[name, ...route.rest].join('/')} route={route} me={me} />;
+}
+
+function Rail({ at }: { at: ScreenName }) {
+  return (
+    <nav class="rail" aria-label={t('nav.main')}>
+      <a class="brand" href={href('overview')}>
+        <img src="icon.svg" width="24" height="24" alt="" />
+        <b>Weir</b>
+      </a>
+      {NAMES.map((name) => (
+        <a href={href(name)} aria-current={at === name ? 'page' : undefined}>
+          <svg viewBox="0 0 24 24" width="20" height="20" aria-hidden="true">
+            <path d={ICONS[name]} />
+          </svg>
+          <span>{t(`nav.${name}`)}</span>
+        </a>
+      ))}
+    </nav>
+  );
+}
+
+/** `g` and a letter lead to a screen. */
+function useLetters(): void {
+  useEffect(() => {
+    let since = -Infinity;
+    const onKey = (event: KeyboardEvent) => {
+      const isText =
+        event.target instanceof Element && event.target.closest('input,textarea,select');
+      if (isText || event.metaKey || event.ctrlKey || event.altKey) return;
+      const to = LETTERS[event.key];
+      if (event.key === 'g') since = event.timeStamp;
+      else if (to && event.timeStamp - since < LETTER_WITHIN_MS) go(href(to));
+    };
+    addEventListener('keydown', onKey);
+    return () => removeEventListener('keydown', onKey);
+  }, []);
+}
+
+function toContent(event: MouseEvent): void {
+  event.preventDefault();
+  document.querySelector('main')?.focus();
+}
+
+/** `undefined`: not known yet; `null`: there is none. */
+function useSession() {
+  const [me, set] = useState<Session | null | undefined>(undefined);
+  const end = () => {
+    stop();
+    forgetAnswers();
+    set(null);
+  };
+  useEffect(() => {
+    whenUnauthorized(end);
+    session.read().then(set, end);
+  }, []);
+  useEffect(() => {
+    if (me) start();
+  }, [me]);
+  return { me, set, end };
+}
+
+function App() {
+  const route = useRoute();
+  const { me, set, end } = useSession();
+  const at = screenOf(route);
+  useLetters();
+  useEffect(() => {
+    document.title = [...route.rest, t(`nav.${at}`), 'Weir'].join(' · ');
+  }, [route, at]);
+  if (me === undefined) return <p class="boot">{t('loading')}</p>;
+  if (me === null) return <Login onDone={set} />;
+  const logout = () => void session.close().then(end, end);
+  return (
+    <>
+      <a class="skip" href="#content" onClick={toContent}>
+        {t('nav.skip')}
+      </a>
+      <Rail at={at} />
+      <header class="top">
+        <Search />
+        <Live />
+        <Menu me={me} onLogout={logout} />
+      </header>
+      <main id="content" tabindex={-1}>
+        <Screen route={route} me={me} />
+      </main>
+    </>
+  );
+}
+
+showTheme(theme());
+const root = document.getElementById('app');
+if (root) {
+  root.replaceChildren();
+  render(<App />, root);
+}

@@ -1,0 +1,158 @@
+// What the API returns, as far as the screens read it.
+
+export type Health = 'operational' | 'degradated' | 'partial_outage' | 'outage' | 'disabled';
+export type Counts = Record<Health | 'total', number>;
+export const HEALTHS: Health[] = [
+  'operational',
+  'degradated',
+  'partial_outage',
+  'outage',
+  'disabled',
+];
+
+/** The session of this browser, from `/session`. */
+export interface Session {
+  user: string;
+  may: { read: boolean; write: boolean; execute: boolean; admin: boolean };
+  scopes: string[];
+  expires_at: number | null;
+  server: { version: string; started_at: number };
+  features: string[];
+}
+
+export interface StreamerHealth {
+  hostname: string;
+  status: Health;
+  stream_metrics: Partial<Counts>;
+}
+
+export interface ClusterStats {
+  collected_at: number;
+  stream_metrics_total: Counts;
+  streamer_metrics_total: Counts;
+  streamer_bitrate_metrics_total: { input_kbit?: number; output_kbit?: number };
+  streamer_metrics: StreamerHealth[];
+}
+
+export type Bottleneck = 'channels' | 'bandwidth' | 'storage' | 'nodes';
+
+export interface CapacityClass {
+  labels: Record<string, string>;
+  namespace?: string;
+  transcoder?: boolean;
+  nodes: number;
+  streams: number;
+  streams_more: number;
+  bottleneck?: Bottleneck;
+}
+
+export interface Capacity {
+  classes: CapacityClass[];
+  losses: { hostname: string; unplaced: number; survives: boolean }[];
+  survives_any_loss: boolean;
+}
+
+export type StateName = 'up' | 'held' | 'unknown' | 'offline';
+
+export interface StreamerReport {
+  cpu_usage?: number;
+  memory_usage?: number;
+  input_kbit?: number;
+  output_kbit?: number;
+  total_clients?: number;
+  uptime?: number;
+  server_version?: string;
+  partitions?: { usage?: number }[];
+}
+
+export interface StreamerEntity {
+  hostname: string;
+  role?: string;
+  labels?: Record<string, string>;
+  channel_limit?: number;
+  total_bandwidth?: number;
+  cluster_key?: string;
+  state?: { name: StateName; cause?: string; since?: number; hold_until?: number };
+  stats?: StreamerReport;
+}
+
+export type RunStatus = 'running' | 'waiting' | 'error';
+
+export interface Layout {
+  ingest?: string;
+  dvr_backups?: string[];
+  change_reason?: string;
+  created_at?: number;
+  failover_from?: string;
+  originator?: string;
+}
+
+export interface StreamEntity {
+  name: string;
+  title?: string;
+  disabled?: boolean;
+  labels?: Record<string, string>;
+  layout?: Layout;
+  stats?: {
+    status?: RunStatus;
+    bitrate?: number;
+    online_clients?: number;
+    last_dts_at?: number;
+  };
+  updated_at?: number;
+  config_on_disk?: Record<string, unknown>;
+}
+
+export interface ExplainNode {
+  hostname: string;
+  role: string;
+  current: boolean;
+  node_decision: boolean;
+  reasons: string[];
+  score?: number;
+  summary: string;
+}
+
+export interface Explanation {
+  summary: string;
+  nodes: ExplainNode[];
+}
+
+export interface EventRecord {
+  /** Text beyond 2^53. */
+  event_id: number | string;
+  event: string;
+  utc_ms: number;
+  entity_type?: string;
+  entity_id?: string;
+  entities?: string[];
+  entities_count?: number;
+  operation_id?: string;
+  user?: string;
+  ip?: string;
+  user_agent?: string;
+  status?: number;
+  state?: string;
+  why?: string;
+  changed?: string[];
+  relayouts_count?: number;
+  relayouts_why?: Record<string, number>;
+  relayouts?: { name: string; ingest?: string; why?: string }[];
+}
+
+/** A page of a list. */
+export type Page<Name extends string, Row> = Record<Name, Row[]> & {
+  estimated_count: number;
+  next: string | null;
+};
+
+export interface PredictedLayout {
+  name: string;
+  ingest?: string;
+  change_reason?: string;
+}
+
+export interface Prediction {
+  estimated_count?: number;
+  changes: PredictedLayout[];
+}

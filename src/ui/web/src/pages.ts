@@ -1,0 +1,150 @@
+// Pages of a long list by cursor. Pages far from the view are dropped and read again by the cursor
+// they began with, so memory is bounded at any length of the list.
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { get } from './api';
+import { url } from './json';
+import type { Page } from './model';
+
+export const PAGE_ROWS = 100;
+const KEPT_PAGES = 30;
+/** Rows below the view that are read ahead. */
+const AHEAD_ROWS = 40;
+
+/** Rows for a table. */
+export interface Rows<Row> {
+  /** Changes with the query: the table begins again. */
+  key: string;
+  length: number;
+  total: number | null;
+  row: (index: number) => Row | undefined;
+  /** These rows are about to be shown. */
+  near?: (first: number, last: number) => void;
+}
+
+export interface PagedRows<Row> extends Rows<Row> {
+  error: Error | null;
+  isLoading: boolean;
+  again: () => void;
+  /** Replaces members of rows that are held; no row moves. */
+  patch: (keyOf: (row: Row) => string, fresh: Map<string, Partial<Row>>) => void;
+}
+
+interface OnePage<Row> {
+  cursor: string;
+  rows?: Row[];
+  /** Rows that it had before they were dropped. */
+  size?: number;
+  isRequested?: boolean;
+}
+
+interface Store<Row> {
+  key: string;
+  pages: OnePage<Row>[];
+  total: number | null;
+  error: Error | null;
+  loading: number;
+  abort: AbortController;
+}
+
+const emptyStore = <Row>(key: string): Store<Row> => ({
+  key,
+  pages: [{ cursor: '' }],
+  total: null,
+  error: null,
+  loading: 0,
+  abort: new AbortController(),
+});
+
+/** Reads a page into the store, unless it is there. Returns whether anything changed. */
+async function load<Name extends string, Row>(
+  store: Store<Row>,
+  index: number,
+  path: string,
+  query: Record<string, unknown>,
+  collection: Name,
+): Promise<boolean> {
+  const page = store.pages[index];
+  if (!page || page.rows || page.isRequested || store.abort.signal.aborted) return false;
+  page.isRequested = true;
+  store.loading += 1;
+  try {
+    const address = url(path, { ...query, limit: PAGE_ROWS, cursor: page.cursor });
+    const data = await get<Page<Name, Row>>(address, { signal: store.abort.signal });
+    page.rows = data[collection];
+    store.total = data.estimated_count;
+    store.error = null;
+    const isLast = store.pages.length === index + 1;
+    if (data.next && isLast) store.pages.push({ cursor: data.next });
+  } catch (error) {
+    if (!store.abort.signal.aborted) store.error = error as Error;
+  }
+  page.isRequested = false;
+  store.loading -= 1;
+  return true;
+}
+
+function dropFar<Row>(store: Store<Row>, from: number): void {
+  store.pages.forEach((page, index) => {
+    if (!page.rows || Math.abs(index - from) <= KEPT_PAGES / 2) return;
+    page.size = page.rows.length;
+    page.rows = undefined;
+  });
+}
+
+/** The pages of a list. Another query, which has no cursor and no limit, begins again. */
+export function usePages<Name extends string, Row>(
+  path: string,
+  query: Record<string, unknown>,
+  collection: Name,
+): PagedRows<Row> {
+  const key = url(path, query);
+  const held = useRef<Store<Row> | null>(null);
+  const [, draw] = useState(0);
+  const redraw = () => draw((n) => n + 1);
+  if (held.current?.key !== key) {
+    held.current?.abort.abort();
+    held.current = emptyStore<Row>(key);
+  }
+  const store = held.current;
+  const read = async (of: Store<Row>, index: number) => {
+    const isChanged = await load(of, index, path, query, collection);
+    if (isChanged && held.current === of) redraw();
+  };
+  useEffect(() => {
+    void read(store, 0);
+    redraw();
+  }, [store]);
+  useEffect(() => () => held.current?.abort.abort(), []);
+  return {
+    key,
+    total: store.total,
+    error: store.error,
+    isLoading: store.loading > 0,
+    length: store.pages.reduce((n, page) => n + (page.rows?.length ?? page.size ?? 0), 0),
+    row: (index) => store.pages[Math.floor(index / PAGE_ROWS)]?.rows?.[index % PAGE_ROWS],
+    near: (first, last) => {
+      const from = Math.max(0, Math.floor(first / PAGE_ROWS));
+      const to = Math.min(Math.floor((last + AHEAD_ROWS) / PAGE_ROWS), store.pages.length - 1);
+      for (let index = from; index <= to; index += 1) void read(store, index);
+      dropFar(store, from);
+    },
+    patch: (keyOf, fresh) => {
+      for (const page of store.pages) {
+        page.rows = page.rows?.map((row) => ({ ...row, ...fresh.get(keyOf(row)) }));
+      }
+      redraw();
+    },
+    again: () => {
+      store.abort.abort();
+      held.current = emptyStore<Row>(key);
+      redraw();
+    },
+  };
+}
+
+export const rowsOf = <Row>(rows: Row[], key: string): Rows<Row> => ({
+  key,
+  length: rows.length,
+  total: rows.length,
+  row: (index) => rows[index],
+});

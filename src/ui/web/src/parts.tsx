@@ -1,0 +1,320 @@
+// Small parts that every screen uses. Each status has a shape and a word beside its colour.
+import type { ComponentChildren, JSX } from 'preact';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { ApiError } from './api';
+import * as f from './format';
+import { liveState, onLiveState } from './live';
+import type { Health, RunStatus, StateName } from './model';
+import { href } from './router';
+import { t } from './text';
+
+type Tone = 'ok' | 'warn' | 'bad' | 'off' | 'wait';
+export type MarkOf = Health | RunStatus | StateName | 'none' | 'unplaced';
+
+const SHAPES: Record<Tone, () => JSX.Element> = {
+  ok: () => <circle cx="6" cy="6" r="4.5" />,
+  warn: () => <path d="M6 1.2 11.3 10.5H.7Z" />,
+  bad: () => <path d="M1.6 1.6h8.8v8.8H1.6Z" />,
+  off: () => <circle cx="6" cy="6" r="4" fill="none" stroke="currentColor" stroke-width="1.8" />,
+  wait: () => (
+    <>
+      <path d="M6 1.5a4.5 4.5 0 0 1 0 9Z" />
+      <circle cx="6" cy="6" r="4" fill="none" stroke="currentColor" stroke-width="1.4" />
+    </>
+  ),
+};
+const TONES: Record<MarkOf, Tone> = {
+  operational: 'ok',
+  running: 'ok',
+  up: 'ok',
+  degradated: 'warn',
+  partial_outage: 'warn',
+  held: 'wait',
+  waiting: 'wait',
+  unknown: 'off',
+  outage: 'bad',
+  error: 'bad',
+  offline: 'bad',
+  disabled: 'off',
+  none: 'off',
+  unplaced: 'bad',
+};
+
+export function Mark({ of, label }: { of: MarkOf; label?: string }) {
+  const tone = TONES[of] ?? 'off';
+  const role = label ? { role: 'img' as const, 'aria-label': label } : { 'aria-hidden': true };
+  return (
+    <svg
+      class={`mark ${tone}`}
+      viewBox="0 0 12 12"
+      width="12"
+      height="12"
+      fill="currentColor"
+      {...role}
+    >
+      {SHAPES[tone]()}
+    </svg>
+  );
+}
+
+/** The share of a limit. Its text stands beside it. */
+export function Bar(props: { part: number; of: number; warn?: number; bad?: number }) {
+  const { part, of, warn = 0.8, bad = 0.95 } = props;
+  const share = of ? Math.min(1, part / of) : 0;
+  const kind = share >= bad ? 'bad' : share >= warn ? 'warn' : 'ok';
+  return (
+    <svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">
+      <rect class="bar-back" width="100" height="6" rx="1" />
+      <rect class={`bar-fill ${kind}`} width={share * 100} height="6" />
+    </svg>
+  );
+}
+
+/** Several counts of one whole, side by side, the worst last. */
+export function Stack({ parts, total }: { parts: { of: MarkOf; n: number }[]; total: number }) {
+  const sum = total || 1;
+  let x = 0;
+  return (
+    <svg class="stack" viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true">
+      {parts
+        .filter((part) => part.n > 0)
+        .map((part) => {
+          const width = Math.max((part.n / sum) * 1000, 4);
+          const at = x;
+          x += width;
+          const shown = Math.max(0, width - 2);
+          return <rect class={`bar-fill ${TONES[part.of]}`} x={at} width={shown} height="8" />;
+        })}
+    </svg>
+  );
+}
+
+export function Time({ at, relative = true }: { at?: number | null; relative?: boolean }) {
+  const [, tick] = useState(0);
+  useEffect(() => {
+    if (!relative) return undefined;
+    const timer = setInterval(() => tick((n) => n + 1), 15_000);
+    return () => clearInterval(timer);
+  }, [relative]);
+  if (!at) return <>–</>;
+  return (
+    <time datetime={new Date(at).toISOString()} title={f.times(at)}>
+      {relative ? f.ago(at) : f.time(at)}
+    </time>
+  );
+}
+
+interface PanelProps {
+  title: string;
+  aside?: ComponentChildren;
+  kind?: string;
+  children: ComponentChildren;
+}
+
+export function Panel({ title, aside, kind = '', children }: PanelProps) {
+  return (
+    <section class={`panel ${kind}`}>
+      <header>
+        <h2>{title}</h2>
+        {aside && <div class="aside">{aside}</div>}
+      </header>
+      {children}
+    </section>
+  );
+}
+
+/** What the server refused: its sentence, code and pointer. */
+export function Failure({ error, again }: { error: Error | null; again?: () => void }) {
+  if (!error) return null;
+  const api = error instanceof ApiError ? error : null;
+  return (
+    <div class="failure" role="alert">
+      <Mark of="error" />
+      <div>
+        <strong>{t('error.title')}</strong> {error.message}
+        {api?.pointer && (
+          <>
+            {' '}
+            <code>{api.pointer}</code>
+          </>
+        )}{' '}
+        {api && (
+          <span class="muted">
+            {api.status} {api.code}
+          </span>
+        )}
+      </div>
+      {again && <button onClick={again}>{t('error.again')}</button>}
+    </div>
+  );
+}
+
+const labelKind = (key: string) =>
+  key.startsWith('required.') ? 'hard' : key.startsWith('preferred.') ? 'soft' : '';
+
+export function Labels({ labels, most = 3 }: { labels?: Record<string, string>; most?: number }) {
+  const all = Object.entries(labels ?? {});
+  const rest = all.slice(most).map(([key, value]) => `${key}=${value}`);
+  return (
+    <span class="labels">
+      {all.slice(0, most).map(([key, value]) => (
+        <span class={`label ${labelKind(key)}`} title={`${key}=${value}`}>
+          <i>{key}</i>
+          {String(value)}
+        </span>
+      ))}
+      {rest.length > 0 && (
+        <span class="label more" title={rest.join('\n')}>
+          +{rest.length}
+        </span>
+      )}
+    </span>
+  );
+}
+
+/** The name of a stream: folders quiet, the last part loud. */
+export function Name({ name, link = true }: { name: string; link?: boolean }) {
+  const cut = name.lastIndexOf('/') + 1;
+  const body = (
+    <>
+      <span class="folder">{name.slice(0, cut)}</span>
+      <span class="leaf">{name.slice(cut)}</span>
+    </>
+  );
+  if (!link) {
+    return (
+      <span class="name" title={name}>
+        {body}
+      </span>
+    );
+  }
+  return (
+    <a class="name" href={href('streams', [name])} title={name}>
+      {body}
+    </a>
+  );
+}
+
+/** The part of a hostname before its domain, which all streamers usually share. */
+export const shortHost = (hostname: string) => hostname.split('.')[0] ?? hostname;
+
+export function StreamerLink({ hostname }: { hostname?: string | null }) {
+  if (!hostname) return <span class="muted">–</span>;
+  const leaf = shortHost(hostname);
+  return (
+    <a class="name" href={href('streamers', [hostname])} title={hostname}>
+      <span class="leaf">{leaf}</span>
+      <span class="folder">{hostname.slice(leaf.length)}</span>
+    </a>
+  );
+}
+
+export function Live() {
+  const [state, set] = useState(liveState());
+  useEffect(() => onLiveState(set), []);
+  return (
+    <span class={`live ${state}`} role="status">
+      <i />
+      {t(`live.${state}`)}
+    </span>
+  );
+}
+
+/** JSON as text with its keys marked, built of elements: nothing in it is markup. */
+export function JsonText({ value, label }: { value: unknown; label: string }) {
+  const text = JSON.stringify(value, null, 2) ?? '';
+  const parts = text.split(/("(?:[^"\\]|\\.)*"(?:\s*:)?)/);
+  const kind = (part: string) => (part.trimEnd().endsWith(':') ? 'key' : 'str');
+  return (
+    <pre class="json" tabindex={0} role="region" aria-label={label}>
+      {parts.map((part) => (part.startsWith('"') ? <span class={kind(part)}>{part}</span> : part))}
+    </pre>
+  );
+}
+
+export function Copy({ text }: { text: string }) {
+  const [done, set] = useState(false);
+  const copy = async () => {
+    await navigator.clipboard?.writeText(text);
+    set(true);
+    setTimeout(() => set(false), 1200);
+  };
+  return (
+    <button class="quiet" onClick={copy}>
+      {done ? t('copied') : t('copy')}
+    </button>
+  );
+}
+
+interface DialogProps {
+  title: string;
+  onClose: () => void;
+  actions?: ComponentChildren;
+  children: ComponentChildren;
+}
+
+export function Dialog({ title, onClose, actions, children }: DialogProps) {
+  const box = useRef<HTMLDialogElement>(null);
+  useEffect(() => box.current?.showModal(), []);
+  const outside = (event: MouseEvent) => {
+    if (event.target === box.current) box.current?.close();
+  };
+  return (
+    <dialog ref={box} onClose={onClose} onClick={outside} aria-label={title}>
+      <form method="dialog">
+        <header>
+          <h2>{title}</h2>
+          <button class="quiet" aria-label={t('close')}>
+            ✕
+          </button>
+        </header>
+        <div class="dialog-body">{children}</div>
+        {actions && <footer>{actions}</footer>}
+      </form>
+    </dialog>
+  );
+}
+
+interface TabsProps<Value> {
+  of: [Value, string][];
+  value: Value;
+  onPick: (value: Value) => void;
+  label: string;
+}
+
+/** A choice of a few. */
+export function Tabs<Value>({ of, value, onPick, label }: TabsProps<Value>) {
+  return (
+    <div class="tabs" role="group" aria-label={label}>
+      {of.map(([key, word]) => (
+        <button type="button" aria-pressed={key === value} onClick={() => onPick(key)}>
+          {word}
+        </button>
+      ))}
+    </div>
+  );
+}
+
+interface ChoiceProps {
+  label: string;
+  value?: string;
+  /** Values and their words. */
+  of: [string, string][];
+  /** The word for no value. */
+  none: string;
+  onPick: (value: string) => void;
+}
+
+export function Choice({ label, value = '', of, none, onPick }: ChoiceProps) {
+  return (
+    <label class={`select${value ? ' on' : ''}`}>
+      {label}{' '}
+      <select value={value} onChange={(event) => onPick(event.currentTarget.value)}>
+        <option value="">{none}</option>
+        {of.map(([key, word]) => (
+          <option value={key}>{word}</option>
+        ))}
+      </select>
+    </label>
+  );
+}

@@ -1,0 +1,113 @@
+// Changes of picked streams: all or none, in one batch.
+import { useRef, useState } from 'preact/hooks';
+import { put } from '../api';
+import type { Session } from '../model';
+import { Dialog, Failure, Name } from '../parts';
+import { t } from '../text';
+
+const SHOWN_NAMES = 8;
+
+type Patch = Record<string, unknown>;
+interface BulkAction {
+  word: string;
+  /** `null`: the label that is typed. */
+  patch: Patch | null;
+}
+
+/** `key=value` as a patch of the labels. */
+function labelPatch(text: string): Patch {
+  const [key = '', ...value] = text.split('=');
+  return { labels: { [key.trim()]: value.join('=') || null } };
+}
+
+interface BulkProps {
+  names: string[];
+  me: Session;
+  onDone: () => void;
+  onClear: () => void;
+}
+
+function Confirm(props: {
+  names: string[];
+  action: BulkAction;
+  onDone: () => void;
+  onClose: () => void;
+}) {
+  const { names, action, onDone, onClose } = props;
+  const [error, setError] = useState<Error | null>(null);
+  const [isBusy, setBusy] = useState(false);
+  const field = useRef<HTMLInputElement>(null);
+  const run = async () => {
+    setBusy(true);
+    setError(null);
+    const patch = action.patch ?? labelPatch(field.current?.value ?? '');
+    try {
+      const items = names.map((name) => ({ name, ...patch }));
+      await put('/streams/batch', items);
+      onDone();
+    } catch (failed) {
+      setError(failed as Error);
+    }
+    setBusy(false);
+  };
+  const rest = names.length - SHOWN_NAMES;
+  const actions = (
+    <>
+      <button class="quiet">{t('cancel')}</button>
+      <button class="primary" type="button" disabled={isBusy} onClick={run}>
+        {action.word}
+      </button>
+    </>
+  );
+  const title = t('bulk.title', { what: action.word, n: names.length });
+  return (
+    <Dialog title={title} onClose={onClose} actions={actions}>
+      <Failure error={error} />
+      {action.patch === null && (
+        <label class="stacked">
+          {t('bulk.label')}
+          <input ref={field} placeholder="customer=acme" autofocus />
+        </label>
+      )}
+      <p>{t('bulk.atomic')}</p>
+      <ul class="names">
+        {names.slice(0, SHOWN_NAMES).map((name) => (
+          <li>
+            <Name name={name} link={false} />
+          </li>
+        ))}
+        {rest > 0 && <li class="muted">{t('bulk.more', { n: rest })}</li>}
+      </ul>
+    </Dialog>
+  );
+}
+
+export function Bulk({ names, me, onDone, onClear }: BulkProps) {
+  const [action, setAction] = useState<BulkAction | null>(null);
+  const actions: BulkAction[] = [
+    { word: t('streams.disable'), patch: { disabled: true } },
+    { word: t('streams.enable'), patch: { disabled: null } },
+    { word: t('streams.label'), patch: null },
+  ];
+  const done = () => {
+    setAction(null);
+    onDone();
+  };
+  const why = me.may.write ? undefined : t('error.not_permitted');
+  return (
+    <span class="bulk">
+      <b>{t('streams.selected', { n: names.length })}</b>
+      {actions.map((it) => (
+        <button disabled={!me.may.write} title={why} onClick={() => setAction(it)}>
+          {it.word}
+        </button>
+      ))}
+      <button class="quiet" onClick={onClear}>
+        {t('streams.clear')}
+      </button>
+      {action && (
+        <Confirm names={names} action={action} onDone={done} onClose={() => setAction(null)} />
+      )}
+    </span>
+  );
+}

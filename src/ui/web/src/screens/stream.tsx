@@ -1,0 +1,228 @@
+// One stream: where it runs and why, where it has been, who changed it, its configuration.
+import { useState } from 'preact/hooks';
+import { ApiError, newestEvents, put } from '../api';
+import { folded } from '../folding';
+import * as f from '../format';
+import { streamPath, url } from '../json';
+import type { EventRecord, Explanation, Layout, Page, StreamEntity } from '../model';
+import { Copy, Failure, JsonText, Labels, Mark, Panel, shortHost } from '../parts';
+import { StreamerLink, Tabs, Time } from '../parts';
+import { useQuery } from '../query';
+import { href, type ScreenProps } from '../router';
+import { code, t } from '../text';
+import { Edit } from './edit';
+import { EventLines } from './event_line';
+import { runMark, runWord } from './stream_status';
+import { Why } from './why';
+
+const reason = (of: string | undefined) => code('reason', of ?? 'none');
+
+function Where({ stream: { layout, stats } }: { stream: StreamEntity }) {
+  if (!layout?.ingest) {
+    return (
+      <p class="lead">
+        <Mark of="unplaced" /> {t('stream.nowhere')}
+      </p>
+    );
+  }
+  const backups = layout.dvr_backups ?? [];
+  return (
+    <dl class="facts">
+      <dt>{t('stream.ingest')}</dt>
+      <dd>
+        <StreamerLink hostname={layout.ingest} />
+      </dd>
+      {backups.length > 0 && <dt>{t('stream.backup')}</dt>}
+      {backups.length > 0 && (
+        <dd>
+          {backups.map((hostname) => (
+            <>
+              <StreamerLink hostname={hostname} />{' '}
+            </>
+          ))}
+        </dd>
+      )}
+      <dt>{t('stream.since')}</dt>
+      <dd>
+        <Time at={layout.created_at} />{' '}
+        <span class="muted">
+          {reason(layout.change_reason)}
+          {layout.originator !== 'layouter' && `, ${t('stream.by_hand')}`}
+        </span>
+      </dd>
+      <dt>{t('stream.report')}</dt>
+      <dd>{stats?.status ? t(`run.${stats.status}`) : t('run.none')}</dd>
+      <dt>{t('col.bitrate')}</dt>
+      <dd>{f.rate(stats?.bitrate)}</dd>
+      <dt>{t('col.viewers')}</dt>
+      <dd>{f.count(stats?.online_clients)}</dd>
+      <dt>{t('stream.picture')}</dt>
+      <dd>
+        <Time at={stats?.last_dts_at} />
+      </dd>
+    </dl>
+  );
+}
+
+function Past({ layouts }: { layouts: Layout[] }) {
+  return (
+    <ol class="timeline">
+      {layouts.map((layout, index) => (
+        <li class={index === 0 ? 'now' : ''}>
+          <b>
+            {layout.ingest ? <StreamerLink hostname={layout.ingest} /> : t('stream.at_nothing')}
+          </b>
+          <span class="muted">
+            {reason(layout.change_reason)}
+            {layout.failover_from &&
+              `, ${t('stream.returns', { host: shortHost(layout.failover_from) })}`}
+          </span>
+          <Time at={layout.created_at} relative={false} />
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+function Configuration({ stream }: { stream: StreamEntity }) {
+  const [view, setView] = useState<'given' | 'effective'>('given');
+  const { config_on_disk: given, layout: _layout, stats: _stats, ...effective } = stream;
+  const shown = view === 'given' ? (given ?? {}) : effective;
+  const views: ['given' | 'effective', string][] = [
+    ['given', t('stream.given')],
+    ['effective', t('stream.effective')],
+  ];
+  const aside = (
+    <>
+      <Tabs label={t('stream.which')} of={views} value={view} onPick={setView} />{' '}
+      <Copy text={JSON.stringify(shown, null, 2)} />
+    </>
+  );
+  return (
+    <Panel title={t('stream.config')} aside={aside}>
+      <JsonText value={shown} label={t('stream.config')} />
+    </Panel>
+  );
+}
+
+interface TitleProps {
+  stream: StreamEntity;
+  mayWrite: boolean;
+  onToggle: () => void;
+  onEdit: () => void;
+}
+
+function Title({ stream, mayWrite, onToggle, onEdit }: TitleProps) {
+  const why = mayWrite ? undefined : t('error.not_permitted');
+  return (
+    <div class="bar-top">
+      <h1>
+        <a class="back" href={href('streams')} aria-label={t('nav.back_streams')}>
+          ‹
+        </a>{' '}
+        <Mark of={runMark(stream)} /> <span class="name-big">{stream.name}</span>{' '}
+        <small>{runWord(stream)}</small>
+      </h1>
+      <span class="grow" />
+      <button disabled={!mayWrite} title={why} onClick={onToggle}>
+        {stream.disabled ? t('streams.enable') : t('streams.disable')}
+      </button>
+      <button class="primary" disabled={!mayWrite} title={why} onClick={onEdit}>
+        {t('stream.edit')} …
+      </button>
+    </div>
+  );
+}
+
+/** The calls of the screen; each is repeated when an event is about the stream. */
+function useStream(name: string) {
+  const concerns = (events: EventRecord[]) =>
+    events.some(
+      (it) =>
+        it.entity_id === name ||
+        it.entities_count !== undefined ||
+        it.event === 'layouter_processing_result',
+    );
+  const options = { wake: concerns };
+  const path = streamPath(name);
+  return {
+    entity: useQuery<StreamEntity>(path, { every: 5000, wake: concerns }),
+    explained: useQuery<Explanation>(`${path}/layout/explain`, options),
+    past: useQuery<Page<'layouts', Layout>>(url(`${path}/layouts`, { limit: 20 }), options),
+    log: useQuery<Page<'events', EventRecord>>(newestEvents(10, { stream: name }), options),
+  };
+}
+
+function WhyPanel({ isPlaced, error, data }: { isPlaced: boolean } & ExplainState) {
+  const isOff = error instanceof ApiError && error.code === 'layouter_disabled';
+  return (
+    <Panel title={isPlaced ? t('stream.why') : t('stream.why_not')}>
+      {isOff ? <p class="muted">{t('why.off')}</p> : <Failure error={error} />}
+      {!isOff && data && <Why explanation={data} />}
+    </Panel>
+  );
+}
+type ExplainState = { error: Error | null; data: Explanation | null };
+
+export function Stream({ route, me }: ScreenProps) {
+  const name = route.rest[0] ?? '';
+  const { entity, explained, past, log } = useStream(name);
+  const [isEditing, setEditing] = useState(false);
+  const [failed, setFailed] = useState<Error | null>(null);
+  const stream = entity.data;
+  if (!stream) {
+    return entity.error ? (
+      <Failure error={entity.error} again={entity.again} />
+    ) : (
+      <p class="boot">{t('loading')}</p>
+    );
+  }
+  const refresh = () => [entity, explained, past, log].forEach((query) => query.again());
+  const toggle = () => {
+    setFailed(null);
+    const patch = { disabled: stream.disabled ? null : true };
+    void put(streamPath(name), patch).then(refresh, setFailed);
+  };
+  const saved = () => {
+    setEditing(false);
+    refresh();
+  };
+  return (
+    <>
+      <Title
+        stream={stream}
+        mayWrite={me.may.write}
+        onToggle={toggle}
+        onEdit={() => setEditing(true)}
+      />
+      <Failure error={failed ?? entity.error} again={refresh} />
+      {isEditing && <Edit stream={stream} onClose={() => setEditing(false)} onSaved={saved} />}
+      <div class="facts-line">
+        {stream.title && <span class="title">{stream.title}</span>}
+        <Labels labels={stream.labels} most={8} />
+      </div>
+      <div class="columns">
+        <div class="stacked">
+          <Panel title={t('stream.where')}>
+            <Where stream={stream} />
+          </Panel>
+          <Panel title={t('stream.history')}>
+            <Failure error={past.error} />
+            <Past layouts={past.data?.layouts ?? []} />
+          </Panel>
+          <Panel title={t('stream.events')}>
+            <EventLines events={folded(log.data?.events ?? [])} none={t('stream.no_events')} />
+          </Panel>
+          <Configuration stream={stream} />
+        </div>
+        <div class="stacked">
+          <WhyPanel
+            isPlaced={Boolean(stream.layout?.ingest)}
+            error={explained.error}
+            data={explained.data}
+          />
+        </div>
+      </div>
+    </>
+  );
+}

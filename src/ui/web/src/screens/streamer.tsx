@@ -1,0 +1,207 @@
+// One streamer: how full, how well, what runs on it.
+import type { ComponentChildren } from 'preact';
+import { useMemo } from 'preact/hooks';
+import { newestEvents } from '../api';
+import { folded } from '../folding';
+import * as f from '../format';
+import { streamerPath } from '../json';
+import type { EventRecord, Page, StreamEntity, StreamerEntity, StreamerReport } from '../model';
+import { usePages } from '../pages';
+import { Bar, Copy, Failure, JsonText, Labels, Mark, Name, Panel, Time } from '../parts';
+import { useQuery } from '../query';
+import { go, href, type ScreenProps } from '../router';
+import { CHANNELS_USUAL, fullest } from '../streamer_rows';
+import { Table, type Column } from '../table';
+import { code, t } from '../text';
+import { EventLines } from './event_line';
+import { runMark, runWord } from './stream_status';
+
+const SELECT = 'name,disabled,layout.ingest,stats.status,stats.bitrate,stats.online_clients';
+
+const COLUMNS: Column<StreamEntity>[] = [
+  {
+    id: 'name',
+    head: t('col.stream'),
+    sort: 'name',
+    cell: (stream) => (
+      <>
+        <Mark of={runMark(stream)} label={runWord(stream)} /> <Name name={stream.name} />
+      </>
+    ),
+  },
+  {
+    id: 'bitrate',
+    head: t('col.bitrate'),
+    sort: 'stats.bitrate',
+    down: true,
+    class: 'num',
+    cell: (stream) => f.rate(stream.stats?.bitrate),
+  },
+  {
+    id: 'viewers',
+    head: t('col.viewers'),
+    sort: 'stats.online_clients',
+    down: true,
+    class: 'num',
+    cell: (stream) => f.count(stream.stats?.online_clients),
+  },
+];
+
+interface MeterProps {
+  title: string;
+  value: ComponentChildren;
+  part?: number;
+  of?: number;
+  warn?: number;
+  bad?: number;
+}
+
+function Meter({ title, value, part = 0, of, warn, bad }: MeterProps) {
+  return (
+    <div class="tile">
+      <h2>{title}</h2>
+      <p class="big">{value}</p>
+      {of !== undefined && <Bar part={part} of={of} warn={warn} bad={bad} />}
+    </div>
+  );
+}
+
+function Meters({ streamer, assigned }: { streamer: StreamerEntity; assigned: number | null }) {
+  const report: StreamerReport = streamer.stats ?? {};
+  const limit = streamer.channel_limit ?? CHANNELS_USUAL;
+  const disk = fullest(report.partitions);
+  const streams = (
+    <>
+      {f.count(assigned)}
+      <small> / {f.count(limit)}</small>
+    </>
+  );
+  return (
+    <div class="tiles six">
+      <Meter
+        title={t('col.assigned')}
+        value={streams}
+        part={assigned ?? 0}
+        of={limit}
+        warn={0.985}
+        bad={2}
+      />
+      <Meter
+        title={t('col.cpu')}
+        value={f.percent(report.cpu_usage)}
+        part={report.cpu_usage}
+        of={100}
+      />
+      <Meter
+        title={t('col.mem')}
+        value={f.percent(report.memory_usage)}
+        part={report.memory_usage}
+        of={100}
+      />
+      <Meter title={t('col.in')} value={f.rate(report.input_kbit)} />
+      <Meter title={t('col.out')} value={f.rate(report.output_kbit)} />
+      <Meter title={t('col.disk')} value={f.percent(disk)} part={disk} of={100} />
+    </div>
+  );
+}
+
+function Title({ streamer }: { streamer: StreamerEntity }) {
+  const state = streamer.state?.name ?? 'unknown';
+  const cause = streamer.state?.cause;
+  return (
+    <div class="bar-top">
+      <h1>
+        <a class="back" href={href('streamers')} aria-label={t('nav.back_streamers')}>
+          ‹
+        </a>{' '}
+        <Mark of={state} /> <span class="name-big">{streamer.hostname}</span>{' '}
+        <small>
+          {t(`state.${state}`)}
+          {cause && `: ${code('cause', cause)}`} · <Time at={streamer.state?.since} />
+        </small>
+      </h1>
+      <Labels labels={streamer.labels} most={6} />
+    </div>
+  );
+}
+
+function Report({ report }: { report: StreamerReport }) {
+  return (
+    <Panel title={t('streamer.report')}>
+      <dl class="facts">
+        <dt>{t('col.version')}</dt>
+        <dd>{report.server_version ?? '–'}</dd>
+        <dt>{t('col.up')}</dt>
+        <dd>{f.duration(report.uptime)}</dd>
+        <dt>{t('col.viewers')}</dt>
+        <dd>{f.count(report.total_clients)}</dd>
+      </dl>
+    </Panel>
+  );
+}
+
+/** The configuration without its secrets and reports. */
+function shownConfig(streamer: StreamerEntity): Record<string, unknown> {
+  const { stats: _stats, state: _state, ...config } = streamer;
+  return config.cluster_key ? { ...config, cluster_key: '***' } : config;
+}
+
+export function Streamer({ route }: ScreenProps) {
+  const hostname = route.rest[0] ?? '';
+  const sort = route.query.sort ?? '-stats.online_clients';
+  const about = (events: EventRecord[]) => events.some((it) => it.entity_id === hostname);
+  const entity = useQuery<StreamerEntity>(streamerPath(hostname), { every: 5000, wake: about });
+  const log = useQuery<Page<'events', EventRecord>>(newestEvents(12, { entity_id: hostname }), {
+    wake: about,
+  });
+  const query = useMemo(
+    () => ({ 'layout.ingest': hostname, sort, select: SELECT }),
+    [hostname, sort],
+  );
+  const pages = usePages<'streams', StreamEntity>('/streams', query, 'streams');
+  if (!entity.data) {
+    return entity.error ? (
+      <Failure error={entity.error} again={entity.again} />
+    ) : (
+      <p class="boot">{t('loading')}</p>
+    );
+  }
+  const streamer = entity.data;
+  const config = shownConfig(streamer);
+  const setSort = (next: string) =>
+    go(href('streamers', [hostname], { sort: next || 'name' }), { replace: true });
+  const filter = <a href={href('streams', [], { streamer: hostname })}>{t('streamer.filter')}</a>;
+  return (
+    <>
+      <Title streamer={streamer} />
+      <Failure error={entity.error ?? pages.error} again={entity.again} />
+      <Meters streamer={streamer} assigned={pages.total} />
+      <div class="columns wide-left">
+        <Panel title={t('streams.title')} aside={filter} kind="with-table">
+          <Table
+            kind="on-streamer"
+            label={t('streamer.streams', { host: hostname })}
+            columns={COLUMNS}
+            source={pages}
+            keyOf={(stream) => stream.name}
+            onOpen={(stream) => go(href('streams', [stream.name]))}
+            height={34}
+            sort={sort}
+            onSort={setSort}
+            empty={t('streamer.none')}
+            isBusy={pages.isLoading && pages.length === 0}
+          />
+        </Panel>
+        <div class="stacked">
+          <Panel title={t('stream.events')}>
+            <EventLines events={folded(log.data?.events ?? [])} none={t('recent.none')} />
+          </Panel>
+          <Panel title={t('stream.config')} aside={<Copy text={JSON.stringify(config, null, 2)} />}>
+            <JsonText value={config} label={t('stream.config')} />
+          </Panel>
+          {streamer.stats && <Report report={streamer.stats} />}
+        </div>
+      </div>
+    </>
+  );
+}

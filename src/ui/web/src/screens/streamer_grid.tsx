@@ -1,0 +1,121 @@
+// All streamers as cells, grouped by a label, coloured by one number.
+import { useMemo } from 'preact/hooks';
+import * as f from '../format';
+import { shortHost } from '../parts';
+import { href } from '../router';
+import type { StreamerRow } from '../streamer_rows';
+import { t, type TextKey } from '../text';
+
+/** A number by which cells are coloured: its share of what is possible, and its text. */
+interface CellMetric {
+  word: TextKey;
+  share: (row: StreamerRow) => number;
+  text: (row: StreamerRow) => string;
+}
+
+export type Metric = 'assigned' | 'cpu' | 'out' | 'disk' | 'errors';
+
+/** Streams in outage for the strongest colour. */
+const ERRORS_SHOWN = 20;
+const SHADES = 5;
+
+export const METRICS: Record<Metric, CellMetric> = {
+  assigned: {
+    word: 'col.assigned',
+    share: (row) => row.assigned / (row.limit || 1),
+    text: (row) => f.count(row.assigned),
+  },
+  cpu: {
+    word: 'col.cpu',
+    share: (row) => (row.cpu ?? 0) / 100,
+    text: (row) => f.percent(row.cpu),
+  },
+  out: {
+    word: 'col.out',
+    share: (row) => (row.bandwidth ? (row.out ?? 0) / row.bandwidth : 0),
+    text: (row) => f.rate(row.out),
+  },
+  disk: {
+    word: 'col.disk',
+    share: (row) => (row.disk ?? 0) / 100,
+    text: (row) => f.percent(row.disk),
+  },
+  errors: {
+    word: 'status.outage',
+    share: (row) => row.errors / ERRORS_SHOWN,
+    text: (row) => f.count(row.errors),
+  },
+};
+
+function colour(row: StreamerRow, by: Metric): string {
+  if (row.state !== 'up') return `state-${row.state}`;
+  const share = Math.min(1, METRICS[by].share(row));
+  const shade = share > 0 ? Math.min(SHADES, Math.floor(share * SHADES) + 1) : 0;
+  return `c${shade}${by === 'errors' ? ' e' : ''}`;
+}
+
+function Cell({ row, by }: { row: StreamerRow; by: Metric }) {
+  const title = [
+    row.hostname,
+    `${t(`state.${row.state}`)} · ${t(`status.${row.health}`)}`,
+    `${t('col.assigned')} ${f.count(row.assigned)} / ${f.count(row.limit)}`,
+    `${t('col.cpu')} ${f.percent(row.cpu)}, ${t('col.disk')} ${f.percent(row.disk)}`,
+    t('streamers.in_outage', { n: row.errors }),
+  ];
+  return (
+    <a
+      class={`cell ${colour(row, by)}`}
+      href={href('streamers', [row.hostname])}
+      title={title.join('\n')}
+    >
+      <b>{shortHost(row.hostname)}</b>
+      <i>{row.state === 'up' ? METRICS[by].text(row) : t(`state.${row.state}`)}</i>
+    </a>
+  );
+}
+
+const sum = (rows: StreamerRow[], of: (row: StreamerRow) => number | undefined) =>
+  rows.reduce((n, row) => n + (of(row) ?? 0), 0);
+
+function Group({ name, rows, by }: { name: string; rows: StreamerRow[]; by: Metric }) {
+  const totals = t('streamers.assigned', {
+    n: sum(rows, (row) => row.assigned),
+    limit: sum(rows, (row) => row.limit),
+    out: f.rate(sum(rows, (row) => row.out)),
+  });
+  return (
+    <section class="cells">
+      <h2>
+        {name || t('streamers.title')}{' '}
+        <small>
+          {f.count(rows.length)} · {totals}
+        </small>
+      </h2>
+      <div class="grid">
+        {rows.map((row) => (
+          <Cell key={row.hostname} row={row} by={by} />
+        ))}
+      </div>
+    </section>
+  );
+}
+
+export function Cells(props: { rows: StreamerRow[]; group: string; by: Metric }) {
+  const { rows, group, by } = props;
+  const groups = useMemo(() => {
+    const found = new Map<string, StreamerRow[]>();
+    for (const row of rows) {
+      const key = group ? (row.labels[group] ?? '–') : '';
+      found.set(key, [...(found.get(key) ?? []), row]);
+    }
+    return [...found].sort(([a], [b]) => (a < b ? -1 : 1));
+  }, [rows, group]);
+  return (
+    <div class="scroll-y" tabindex={0} role="region" aria-label={t('streamers.grid')}>
+      {groups.map(([name, list]) => (
+        <Group key={name} name={name} rows={list} by={by} />
+      ))}
+      {groups.length === 0 && <p class="empty">{t('streamers.empty')}</p>}
+    </div>
+  );
+}

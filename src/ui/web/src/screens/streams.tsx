@@ -1,0 +1,308 @@
+// All streams: the server searches, filters, sorts and pages; here are only the rows in view.
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
+import { get } from '../api';
+import { FILTERS, MOVING_FIELDS, streamsQuery, type StreamFilters } from '../filters';
+import * as f from '../format';
+import { url } from '../json';
+import { onEvents } from '../live';
+import type { Page, StreamEntity } from '../model';
+import { usePages, type PagedRows } from '../pages';
+import { Choice, Failure, Labels, Mark, Name, shortHost, StreamerLink, Time } from '../parts';
+import { go, href, type ScreenProps } from '../router';
+import { Table, useNarrow, type Column } from '../table';
+import { t } from '../text';
+import { Bulk } from './bulk';
+import { runMark, runWord } from './stream_status';
+
+const REFRESH_MS = 5000;
+/** Rows that are refreshed at a time. */
+const REFRESHED_MAX = 80;
+const TYPING_MS = 200;
+
+type SetFilters = (change: StreamFilters, options?: { keep?: boolean }) => void;
+
+/** Refreshes the rows in view by their names: no row moves, whatever the filter costs. */
+function useFreshRows(pages: PagedRows<StreamEntity>) {
+  const seen = useRef<[number, number]>([0, 0]);
+  const isPointed = useRef(false);
+  const current = useRef(pages);
+  current.current = pages;
+  useEffect(() => {
+    const abort = new AbortController();
+    const refresh = async () => {
+      if (document.hidden || isPointed.current) return;
+      const [first, last] = seen.current;
+      const indices = Array.from({ length: Math.max(0, last - first) }, (_, n) => first + n);
+      const rows = indices.map((index) => current.current.row(index));
+      const names = rows.flatMap((row) => (row ? [row.name] : [])).slice(0, REFRESHED_MAX);
+      if (names.length === 0) return;
+      const query = { name: names.join(','), limit: names.length, select: MOVING_FIELDS };
+      try {
+        const path = url('/streams', query);
+        const page = await get<Page<'streams', StreamEntity>>(path, { signal: abort.signal });
+        const fresh = new Map(page.streams.map((stream) => [stream.name, stream]));
+        current.current.patch((row) => row.name, fresh);
+      } catch {
+        // The rows stay as they are until the next time.
+      }
+    };
+    const timer = setInterval(refresh, REFRESH_MS);
+    const off = onEvents((events) => {
+      const isAbout = events.some(
+        (it) => it.entity_type === 'stream' || it.event.startsWith('layouter'),
+      );
+      if (isAbout) void refresh();
+    });
+    return () => {
+      clearInterval(timer);
+      abort.abort();
+      off();
+    };
+  }, [pages.key]);
+  return { seen, isPointed };
+}
+
+/** The names of picked rows; shift picks a range. */
+function usePicked(pages: PagedRows<StreamEntity>) {
+  const [picked, set] = useState<ReadonlySet<string>>(new Set());
+  const anchor = useRef(-1);
+  const select = (row: StreamEntity, index: number, isRange: boolean) => {
+    const next = new Set(picked);
+    if (isRange && anchor.current >= 0) {
+      const [first, last] = [Math.min(index, anchor.current), Math.max(index, anchor.current)];
+      for (let at = first; at <= last; at += 1) {
+        const name = pages.row(at)?.name;
+        if (name) next.add(name);
+      }
+    } else if (!next.delete(row.name)) {
+      next.add(row.name);
+    }
+    anchor.current = index;
+    set(next);
+  };
+  return { picked, select, clear: () => set(new Set()) };
+}
+
+function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
+  return [
+    {
+      id: 'name',
+      head: t('col.stream'),
+      sort: 'name',
+      cell: (stream) => (
+        <>
+          <Mark of={runMark(stream)} label={runWord(stream)} /> <Name name={stream.name} />
+        </>
+      ),
+    },
+    {
+      id: 'title',
+      head: t('col.title'),
+      class: 'hide-m',
+      cell: (stream) => <span title={stream.title}>{stream.title}</span>,
+    },
+    {
+      id: 'status',
+      head: t('col.status'),
+      class: 'hide-m',
+      cell: (stream) => (
+        <span class={stream.stats?.status === 'error' ? 'bad' : 'muted'}>{runWord(stream)}</span>
+      ),
+    },
+    {
+      id: 'where',
+      head: t('col.where'),
+      sort: 'layout.ingest',
+      cell: ({ layout }) =>
+        isNarrow ? (
+          <span class="name muted">{layout?.ingest ? shortHost(layout.ingest) : '–'}</span>
+        ) : (
+          <StreamerLink hostname={layout?.ingest} />
+        ),
+    },
+    {
+      id: 'bitrate',
+      head: t('col.bitrate'),
+      sort: 'stats.bitrate',
+      down: true,
+      class: 'num',
+      cell: (stream) => f.rate(stream.stats?.bitrate),
+    },
+    {
+      id: 'viewers',
+      head: t('col.viewers'),
+      sort: 'stats.online_clients',
+      down: true,
+      class: 'num',
+      cell: (stream) => f.count(stream.stats?.online_clients),
+    },
+    {
+      id: 'labels',
+      head: t('col.labels'),
+      class: 'hide-m',
+      cell: (stream) => <Labels labels={stream.labels} most={2} />,
+    },
+    {
+      id: 'changed',
+      head: t('col.changed'),
+      sort: 'updated_at',
+      down: true,
+      class: 'num hide-m',
+      cell: (stream) => <Time at={stream.updated_at} />,
+    },
+  ];
+}
+
+/** A text of a filter that is typed: the address follows when typing pauses. */
+function Typed(props: { label: string; value: string; onType: (text: string) => void }) {
+  const { label, value, onType } = props;
+  const [text, setText] = useState(value);
+  const timer = useRef(0);
+  const box = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    if (document.activeElement !== box.current) setText(value);
+  }, [value]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const type = (next: string) => {
+    setText(next);
+    clearTimeout(timer.current);
+    timer.current = window.setTimeout(() => onType(next), TYPING_MS);
+  };
+  return (
+    <input
+      ref={box}
+      type="search"
+      class="filter"
+      placeholder={label}
+      aria-label={label}
+      value={text}
+      onInput={(event) => type(event.currentTarget.value)}
+    />
+  );
+}
+
+function Filters({ query, set }: { query: StreamFilters; set: SetFilters }) {
+  const yesNo: [string, string][] = [
+    ['yes', t('filter.yes')],
+    ['no', t('filter.no')],
+  ];
+  const statuses = (['running', 'waiting', 'error', 'none'] as const).map(
+    (status): [string, string] => [status, t(`run.${status}`)],
+  );
+  const any = t('filter.any');
+  return (
+    <div class="chips">
+      <Choice
+        label={t('filter.status')}
+        value={query.status}
+        none={any}
+        of={statuses}
+        onPick={(status) => set({ status })}
+      />
+      <Choice
+        label={t('filter.enabled')}
+        value={query.enabled}
+        none={any}
+        of={yesNo}
+        onPick={(enabled) => set({ enabled })}
+      />
+      <Choice
+        label={t('filter.placed')}
+        value={query.placed}
+        none={any}
+        of={yesNo}
+        onPick={(placed) => set({ placed })}
+      />
+      <Typed
+        label={t('filter.label')}
+        value={query.label ?? ''}
+        onType={(label) => set({ label }, { keep: true })}
+      />
+      {query.streamer && (
+        <button class="chip" aria-pressed={true} onClick={() => set({ streamer: '' })}>
+          {t('filter.streamer')}: {shortHost(query.streamer)} <span aria-hidden="true">✕</span>
+          <span class="hidden">{t('filter.remove')}</span>
+        </button>
+      )}
+      {FILTERS.some((name) => query[name]) && (
+        <a class="button quiet" href={href('streams')}>
+          {t('filter.clear')}
+        </a>
+      )}
+    </div>
+  );
+}
+
+function FirstStream() {
+  return (
+    <>
+      <p>{t('streams.first')}</p>
+      <pre class="json">
+        {'weir import channels.m3u8\nPUT /streams/NAME {"inputs":[{"url":"..."}]}'}
+      </pre>
+    </>
+  );
+}
+
+export function Streams({ route, me }: ScreenProps) {
+  const filters: StreamFilters = route.query;
+  // A picked filter is a step of its own for Back; typing replaces the address.
+  const set: SetFilters = (change, { keep = false } = {}) =>
+    go(href('streams', [], { ...filters, ...change }), { replace: keep });
+  const query = useMemo(() => streamsQuery(filters), [route.query]);
+  const pages = usePages<'streams', StreamEntity>('/streams', query, 'streams');
+  const { seen, isPointed } = useFreshRows(pages);
+  const { picked, select, clear } = usePicked(pages);
+  const isNarrow = useNarrow();
+  const columns = useMemo(() => columnsFor(isNarrow), [isNarrow]);
+  const isFiltered = FILTERS.some((name) => filters[name]);
+  const done = () => {
+    clear();
+    pages.again();
+  };
+  return (
+    <>
+      <div class="bar-top">
+        <h1>
+          {t('streams.title')} <small>{f.count(pages.total)}</small>
+        </h1>
+        <Typed
+          label={t('streams.search')}
+          value={filters.q ?? ''}
+          onType={(q) => set({ q }, { keep: true })}
+        />
+        {picked.size > 0 ? (
+          <Bulk names={[...picked]} me={me} onDone={done} onClear={clear} />
+        ) : (
+          <Filters query={filters} set={set} />
+        )}
+      </div>
+      <Failure error={pages.error} again={pages.again} />
+      <div
+        class="fill"
+        onPointerEnter={() => (isPointed.current = true)}
+        onPointerLeave={() => (isPointed.current = false)}
+      >
+        <Table
+          kind="streams"
+          label={t('streams.title')}
+          columns={columns}
+          source={pages}
+          narrowHeight={54}
+          keyOf={(stream) => stream.name}
+          onOpen={(stream) => go(href('streams', [stream.name]))}
+          selected={picked}
+          onSelect={select}
+          sort={filters.sort ?? ''}
+          onSort={(sort) => set({ sort }, { keep: true })}
+          isBusy={pages.isLoading && pages.length === 0}
+          empty={isFiltered ? t('streams.empty') : <FirstStream />}
+          onVisible={(first, last) => (seen.current = [first, last])}
+        />
+      </div>
+      <p class="foot muted" role="status">
+        {pages.total !== null && t('streams.loaded', { n: pages.length, total: pages.total })}
+      </p>
+    </>
+  );
+}

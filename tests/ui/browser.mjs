@@ -1,0 +1,424 @@
+// The interface in a real browser, against a running server with a fixture.
+//
+//   node browser.mjs URL KEY
+//
+// Prints one line per check and fails with the first one that does not hold. `RESTART` on stdout
+// requests a restart of the server from whoever started this, who answers with a line.
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import puppeteer from 'puppeteer-core';
+
+const [base, key] = process.argv.slice(2);
+const API = new URL('/central/api/v3', base).href;
+const WAIT = { timeout: 60_000 };
+const ELEMENTS_MAX = 2000;
+const FIRST_SCREEN = { requests: 24, fileBytes: 60 * 1024, apiBytes: 12 * 1024 };
+const SIZES = {
+  wide: { width: 1440, height: 900 },
+  narrow: { width: 390, height: 844, isMobile: true, hasTouch: true },
+};
+const SCREENS = {
+  overview: '#/overview',
+  streamers: '#/streamers',
+  grid: '#/streamers?view=grid&group=site',
+  streamer: '#/streamers/edge-1.example.com',
+  streams: '#/streams',
+  stream: '#/streams/cam%2Fgraz%2Fgate-1',
+  events: '#/events',
+};
+const RULES = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+const axe = readFileSync(
+  fileURLToPath(import.meta.resolve('axe-core')).replace(/axe\.js$/, 'axe.min.js'),
+  'utf8',
+);
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+async function restartServer() {
+  console.log('RESTART');
+  const { value } = await lines.next();
+  assert.equal(value, 'restarted');
+}
+
+/** A request to the API beside the page. */
+async function call(method, path, body) {
+  const response = await fetch(API + path, {
+    method,
+    headers: { Authorization: `Bearer ${key}`, 'Content-Type': 'application/json' },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  assert.ok(response.ok, `${method} ${path}: ${response.status}`);
+  return response.status === 204 ? null : response.json();
+}
+
+/** A page in a context of its own, and what its console reported. */
+async function open(browser, { size = 'wide', theme = 'light', hash = '' } = {}) {
+  const context = await browser.createBrowserContext();
+  const page = await context.newPage();
+  page.setDefaultTimeout(WAIT.timeout);
+  await page.setViewport(SIZES[size]);
+  await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: theme }]);
+  const reports = [];
+  page.on('console', (message) => {
+    if (['error', 'warn', 'warning'].includes(message.type())) {
+      reports.push(`${message.type()}: ${message.text()}`);
+    }
+  });
+  page.on('pageerror', (error) => reports.push(`exception: ${error.message}`));
+  await page.goto(new URL(hash, base).href, { waitUntil: 'domcontentloaded' });
+  return { page, context, reports };
+}
+
+async function logIn(page, credential = key) {
+  await page.waitForSelector('input[name=key]', WAIT);
+  await page.type('input[name=key]', credential);
+  await page.click('form button.primary');
+}
+
+/** A logged-in page; what the console reported of the login is forgotten. */
+async function loggedIn(browser, options) {
+  const opened = await open(browser, options);
+  await logIn(opened.page, options?.credential);
+  await opened.page.waitForSelector('.rail', WAIT);
+  opened.reports.length = 0;
+  return opened;
+}
+
+const go = (page, hash) => page.evaluate((to) => void (location.hash = to), hash);
+const textOf = (page, selector) =>
+  page.$eval(selector, (element) => element.textContent.replace(/\s+/g, ' ').trim());
+const waitText = (page, selector, text) =>
+  page.waitForFunction(
+    (at, part) => [...document.querySelectorAll(at)].some((it) => it.textContent.includes(part)),
+    WAIT,
+    selector,
+    text,
+  );
+const names = (page) => page.$$eval('.t-streams .tbody .name', (all) => all.map((a) => a.title));
+
+const CHECKS = {
+  async 'login: refused, then accepted, then logged out'(browser) {
+    const { page, context } = await open(browser);
+    await logIn(page, 'wrong');
+    await waitText(page, '[role=alert]', 'Invalid credentials');
+    await page.$eval('input[name=key]', (input) => void (input.value = ''));
+    await logIn(page);
+    await page.waitForSelector('.rail', WAIT);
+    const visible = await page.evaluate(() => document.cookie);
+    assert.equal(visible, '', 'the cookie is hidden from scripts');
+    const kept = await page.evaluate(() => JSON.stringify({ ...localStorage, ...sessionStorage }));
+    assert.ok(!kept.includes(key), 'the key is stored nowhere');
+    await page.reload();
+    await page.waitForSelector('.rail', WAIT);
+    await page.click('.who');
+    await page.waitForSelector('dialog[open]', WAIT);
+    await page.evaluate(() => {
+      const buttons = [...document.querySelectorAll('dialog button')];
+      buttons.find((button) => button.textContent === 'Log out').click();
+    });
+    await page.waitForSelector('input[name=key]', WAIT);
+    await page.reload();
+    await page.waitForSelector('input[name=key]', WAIT);
+    await context.close();
+  },
+
+  async 'a link leads through the login to its screen'(browser) {
+    const hash = '#/streams?q=berlin&enabled=yes';
+    const { page, context } = await open(browser, { hash });
+    await logIn(page);
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    assert.equal(await page.evaluate(() => location.hash), hash);
+    assert.ok((await names(page)).every((name) => name.includes('berlin')));
+    await context.close();
+  },
+
+  async 'search finds a streamer and a stream'(browser) {
+    const { page, context, reports } = await loggedIn(browser);
+    await page.waitForSelector('.tile', WAIT);
+    await page.keyboard.press('/');
+    await page.keyboard.type('graz/gate-1');
+    await waitText(page, '#found [role=option]', 'cam/graz/gate-1');
+    await page.keyboard.press('Enter');
+    await waitText(page, 'main h1', 'cam/graz/gate-1');
+    await page.keyboard.press('/');
+    await page.keyboard.type('edge-1');
+    await waitText(page, '#found [role=option]', 'edge-1.example.com');
+    await page.keyboard.press('Enter');
+    await waitText(page, 'main h1', 'edge-1.example.com');
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'filters are in the address, and Back removes them'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams' });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const all = await textOf(page, '.bar-top h1 small');
+    const select = '.chips .select:nth-of-type(2) select';
+    await page.select(select, 'no');
+    await page.waitForFunction(
+      (before) => {
+        const count = document.querySelector('.bar-top h1 small').textContent;
+        return !['–', before].includes(count);
+      },
+      WAIT,
+      all,
+    );
+    assert.match(await page.evaluate(() => location.hash), /enabled=no/);
+    const expected = await call('GET', '/streams?disabled=true&limit=1&select=name');
+    const shown = await textOf(page, '.bar-top h1 small');
+    assert.equal(shown, String(expected.estimated_count), 'the count is that of the API');
+    await page.goBack();
+    await page.waitForFunction(
+      (before) => document.querySelector('.bar-top h1 small').textContent === before,
+      WAIT,
+      all,
+    );
+    assert.equal(await page.$eval(select, (element) => element.value), '');
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'a long list draws the rows in view only'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams' });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const seen = new Set(await names(page));
+    for (let step = 0; step < 40 && seen.size < 300; step += 1) {
+      await page.$eval('.t-streams', (table) => table.scrollBy(0, table.clientHeight));
+      await page.waitForFunction(() => !document.querySelector('.tr.ghost'), WAIT);
+      for (const name of await names(page)) seen.add(name);
+      const elements = await page.$$eval('*', (all) => all.length);
+      assert.ok(elements <= ELEMENTS_MAX, `${elements} elements`);
+    }
+    assert.ok(seen.size >= 300, `${seen.size} rows were seen`);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'keys move through a table and open a row'(browser) {
+    const { page, context, reports } = await loggedIn(browser);
+    await page.waitForSelector('.tile', WAIT);
+    await page.keyboard.press('g');
+    await page.keyboard.press('s');
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const [, second] = await names(page);
+    await page.focus('.t-streams');
+    await page.keyboard.press('j');
+    await page.keyboard.press('ArrowDown');
+    await page.keyboard.press('x');
+    await waitText(page, '.bulk', '1 selected');
+    await page.keyboard.press('Enter');
+    await waitText(page, 'main h1', second);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'markup in a title stays text'(browser) {
+    const title = '<img src=x onerror="document.title=1"><b>x</b>';
+    await call('PUT', '/streams/markup', { title });
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/markup' });
+    await waitText(page, '.facts-line .title', title);
+    await go(page, '#/streams?q=markup');
+    await waitText(page, '.t-streams .td', title);
+    assert.equal(await page.$$eval('main .title b, main .td b, main img', (all) => all.length), 0);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'an integer of 64 bits keeps all its digits'(browser) {
+    const integer = '9007199254740993';
+    const headers = { Authorization: `Bearer ${key}`, 'Content-Type': 'application/json' };
+    const body = `{"position":${integer}}`;
+    const saved = await fetch(`${API}/streams/integers`, { method: 'PUT', headers, body });
+    assert.equal(saved.status, 200);
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/integers' });
+    await waitText(page, 'pre.json', integer);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'an edit is previewed, saved, and shown to other tabs'(browser) {
+    await call('PUT', '/streams/edited', { title: 'before' });
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/edited' });
+    await waitText(page, '.facts-line .title', 'before');
+    const other = await context.newPage();
+    other.setDefaultTimeout(WAIT.timeout);
+    await other.goto(new URL('#/streams/edited', base).href);
+    await waitText(other, '.facts-line .title', 'before');
+    await page.bringToFront();
+    await page.click('.bar-top button.primary');
+    await page.waitForSelector('dialog textarea', WAIT);
+    const type = (text) =>
+      page.$eval(
+        'dialog textarea',
+        (area, value) => {
+          area.value = value;
+          area.dispatchEvent(new Event('input', { bubbles: true }));
+        },
+        text,
+      );
+    await type('{"title": 1}');
+    await page.click('dialog footer button:nth-of-type(2)');
+    await waitText(page, 'dialog .failure', '/title');
+    await type('{"title": "after"}');
+    await page.click('dialog footer button:nth-of-type(2)');
+    await waitText(page, 'dialog .lead', 'No stream would move.');
+    await page.click('dialog footer button.primary');
+    await waitText(page, '.facts-line .title', 'after');
+    await other.bringToFront();
+    await waitText(other, '.facts-line .title', 'after');
+    // Refused requests are reported by the browser itself.
+    assert.deepEqual(
+      reports.filter((report) => !report.includes('status of 400')),
+      [],
+    );
+    await context.close();
+  },
+
+  async 'events come by themselves'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/events' });
+    await page.waitForSelector('.log .event', WAIT);
+    await waitText(page, '.live', 'Live');
+    await call('PUT', '/streams/from-elsewhere', { title: 'x' });
+    await waitText(page, '.log .line', 'from-elsewhere');
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'a token that only reads may not change anything'(browser) {
+    const permissions = [{ scopes: ['streams/*'], list: true, read: true }];
+    const { key: reader } = await call('PUT', '/api_tokens/reader', { permissions });
+    const hash = '#/streams/cam%2Fgraz%2Fgate-1';
+    const { page, context } = await loggedIn(browser, { hash, credential: reader });
+    await waitText(page, 'main h1', 'cam/graz/gate-1');
+    const states = await page.$$eval('.bar-top button', (all) => all.map((it) => it.disabled));
+    assert.deepEqual(states, [true, true]);
+    // What it may not read is refused in words; the rest stays.
+    await go(page, '#/overview');
+    await waitText(page, 'main .failure', 'permission');
+    await waitText(page, '.live', 'By the clock');
+    await context.close();
+  },
+
+  async 'the first screen takes few requests and bytes'(browser) {
+    const { page, context } = await open(browser);
+    const session = await page.createCDPSession();
+    await logIn(page);
+    await page.waitForSelector('.tile', WAIT);
+    await session.send('Network.enable');
+    const sizes = new Map();
+    const urls = new Map();
+    session.on('Network.requestWillBeSent', ({ requestId, request }) =>
+      urls.set(requestId, request.url),
+    );
+    session.on('Network.loadingFinished', ({ requestId, encodedDataLength }) =>
+      sizes.set(requestId, encodedDataLength),
+    );
+    await session.send('Network.setCacheDisabled', { cacheDisabled: true });
+    await page.reload();
+    await page.waitForSelector('.tile', WAIT);
+    await waitText(page, '.live', 'Live');
+    const bytes = { api: 0, files: 0 };
+    for (const [id, size] of sizes) {
+      bytes[urls.get(id)?.includes('/api/v3') ? 'api' : 'files'] += size;
+    }
+    console.log(`  ${urls.size} requests, ${bytes.files} bytes of files, ${bytes.api} of the API`);
+    assert.ok(urls.size <= FIRST_SCREEN.requests, `${urls.size} requests`);
+    assert.ok(bytes.files > 0 && bytes.files <= FIRST_SCREEN.fileBytes, `${bytes.files} of files`);
+    assert.ok(bytes.api > 0 && bytes.api <= FIRST_SCREEN.apiBytes, `${bytes.api} of the API`);
+    await context.close();
+  },
+
+  async 'one tab of a browser waits for all'(browser) {
+    const { page, context } = await loggedIn(browser);
+    await waitText(page, '.live', 'Live');
+    const waiting = [];
+    const tabs = [page];
+    for (let count = 0; count < 7; count += 1) {
+      const tab = await context.newPage();
+      tab.on('request', (request) => {
+        if (request.url().includes('poll_timeout')) waiting.push(request.url());
+      });
+      await tab.goto(base);
+      await waitText(tab, '.live', 'Live');
+      await tab.waitForSelector('.tile', WAIT);
+      tabs.push(tab);
+    }
+    assert.deepEqual(waiting, [], 'only the first tab waits');
+    // When it is closed, another one takes over.
+    await page.close();
+    const next = tabs[1];
+    await next.bringToFront();
+    await call('PUT', '/streams/taken-over', { title: 'x' });
+    await go(next, '#/events');
+    await call('PUT', '/streams/taken-over', { title: 'y' });
+    await waitText(next, '.log .line', 'taken-over');
+    await context.close();
+  },
+
+  async 'a restarted server leads to the login, and back to the screen'(browser) {
+    const hash = '#/streams?q=graz';
+    const { page, context } = await loggedIn(browser, { hash });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    await restartServer();
+    await page.waitForSelector('input[name=key]', WAIT);
+    await logIn(page);
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    assert.equal(await page.evaluate(() => location.hash), hash);
+    await context.close();
+  },
+};
+
+/** All screens in one appearance and size: accessible, within the window, without a report. */
+async function checkScreens(browser, theme, size) {
+  const { page, context, reports } = await loggedIn(browser, { theme, size });
+  for (const [name, hash] of Object.entries(SCREENS)) {
+    await go(page, hash);
+    const selector = name === 'overview' ? '.tile' : '.tbody .name, .cell, .event, .json';
+    await page.waitForSelector(selector, WAIT);
+    await page.evaluate(axe);
+    const result = await page.evaluate((runOnly) => globalThis.axe.run(document, { runOnly }), RULES);
+    const found = result.violations.map(
+      (it) => `${it.id}: ${it.nodes.map((node) => node.target).join(', ')}`,
+    );
+    const [wide, elements] = await page.evaluate(() => [
+      document.documentElement.scrollWidth - innerWidth,
+      document.querySelectorAll('*').length,
+    ]);
+    const at = `${name} ${theme} ${size}`;
+    assert.deepEqual(found, [], at);
+    assert.ok(wide <= 0, `${at}: ${wide} pixels wider than the window`);
+    assert.ok(elements <= ELEMENTS_MAX, `${at}: ${elements} elements`);
+    assert.deepEqual(reports, [], at);
+  }
+  await context.close();
+}
+
+for (const theme of ['light', 'dark']) {
+  for (const size of Object.keys(SIZES)) {
+    CHECKS[`all screens, ${theme}, ${size}`] = (browser) => checkScreens(browser, theme, size);
+  }
+}
+
+const browser = await puppeteer.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
+  protocolTimeout: 120_000,
+});
+try {
+  const only = process.env.ONLY;
+  for (const [name, check] of Object.entries(CHECKS)) {
+    if (only && !name.includes(only)) continue;
+    try {
+      await check(browser);
+    } catch (error) {
+      throw new Error(`${name}: ${error.message}`, { cause: error });
+    }
+    console.log(`ok ${name}`);
+  }
+  console.log('done');
+} finally {
+  await browser.close();
+}
+process.exit(0);

@@ -1,0 +1,174 @@
+// Unit tests of the interface: what needs no browser. Bundled, then run by `node --test`.
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { streamsQuery } from './src/filters';
+import { folded } from './src/folding';
+import * as f from './src/format';
+import { exact, parse, streamPath, url } from './src/json';
+import type { EventRecord } from './src/model';
+import { hashOf, readRoute } from './src/router';
+import { filtered, fullest, type StreamerRow } from './src/streamer_rows';
+import { code, t, TEXTS } from './src/text';
+
+test('integers of 64 bits are kept as text', () => {
+  const kept = (source: string) => exact('id', Number(source), { source });
+  assert.equal(kept('9007199254740993'), '9007199254740993');
+  assert.equal(kept('-9223372036854775808'), '-9223372036854775808');
+  assert.equal(kept('9007199254740991'), 9007199254740991);
+  assert.equal(kept('1e3'), 1000);
+  assert.equal(kept('1.5'), 1.5);
+  assert.equal(exact('name', 'text'), 'text');
+  assert.deepEqual(parse('{"n":42,"list":[null,"a"]}'), { n: 42, list: [null, 'a'] });
+  assert.equal(parse(''), null);
+});
+
+test('addresses leave out what is empty and escape the rest', () => {
+  assert.equal(url('/streams'), '/streams');
+  const query = { q: 'a b&c', cursor: '', sort: undefined, limit: 0 };
+  assert.equal(url('/streams', query), '/streams?q=a%20b%26c&limit=0');
+  assert.equal(streamPath('cam/a b'), '/streams/cam%2Fa%20b');
+});
+
+test('a route survives its hash', () => {
+  const name = 'tv/ä ö?#%/%2F';
+  const route = readRoute(hashOf('streams', [name], { q: 'a=b&c', sort: '' }));
+  assert.deepEqual(route, { screen: 'streams', rest: [name], query: { q: 'a=b&c' } });
+  assert.deepEqual(readRoute(''), { screen: 'overview', rest: [], query: {} });
+  assert.deepEqual(readRoute('#/streams/%E0%A4%A').rest, ['%E0%A4%A']);
+});
+
+test('numbers are written in the unit that fits', () => {
+  assert.equal(f.rate(999), '999 kbit/s');
+  assert.equal(f.rate(3900), '3.9 Mbit/s');
+  assert.equal(f.rate(3_200_000), '3.2 Gbit/s');
+  assert.equal(f.rate(320_400_000), '320 Gbit/s');
+  assert.equal(f.rate(1_234_000_000), '1.23 Tbit/s');
+  assert.equal(f.rate(undefined), '–');
+  assert.equal(f.count(100_003), '100,003');
+  assert.equal(f.short(12_345), '12.3 k');
+  assert.equal(f.percent(49.6), '50 %');
+  assert.equal(f.duration(93_784), '1 d 2 h');
+  assert.equal(f.duration(61), '1 min 1 s');
+});
+
+test('times name their zone', () => {
+  const at = Date.UTC(2026, 10, 28, 18, 34, 27);
+  f.zone.utc = true;
+  assert.equal(f.time(at), '2026-11-28 18:34:27Z');
+  assert.equal(f.clock(at), '18:34:27');
+  assert.match(f.times(at), /2026-11-28T18:34:27\.000Z$/);
+  assert.equal(f.ago(at, at + 2000), 'now');
+  assert.match(f.ago(at, at + 7 * 60_000), /7 min/);
+});
+
+test('filters of the address become parameters of the API', () => {
+  const { select: _select, ...query } = streamsQuery({
+    q: 'berlin',
+    status: 'none',
+    enabled: 'no',
+    placed: 'no',
+    label: 'required.site=fra=1',
+    streamer: 'edge-1',
+  });
+  assert.deepEqual(query, {
+    q: 'berlin',
+    sort: undefined,
+    'layout.ingest': 'edge-1',
+    'stats.status_is': 'null',
+    'labels.required.site': 'fra=1',
+    disabled: 'true',
+    'layout.ingest_is': 'null',
+  });
+  assert.equal(streamsQuery({ enabled: 'yes' }).disabled_ne, 'true');
+  assert.equal(streamsQuery({ label: 'site' })['labels.site_is_not'], 'null');
+});
+
+const event = (over: Partial<EventRecord>): EventRecord => ({
+  event_id: 1,
+  event: 'layouter_processing_result',
+  utc_ms: 0,
+  ...over,
+});
+
+test('runs of the layouter that follow each other are one line', () => {
+  const lines = folded([
+    event({ relayouts_count: 2, relayouts_why: { restore: 2 } }),
+    event({ relayouts_count: 3, relayouts_why: { restore: 1, rebalance: 2 } }),
+    event({ event: 'api_call' }),
+    event({ event: 'api_call' }),
+  ]);
+  assert.equal(lines.length, 3);
+  assert.equal(lines[0]?.runs, 2);
+  assert.equal(lines[0]?.relayouts_count, 5);
+  assert.deepEqual(lines[0]?.relayouts_why, { restore: 3, rebalance: 2 });
+});
+
+test('streamers that change alike within a minute are one line', () => {
+  const down = (id: string, utc_ms: number) =>
+    event({ event: 'layouter_streamer_state', state: 'down', entity_id: id, utc_ms });
+  const lines = folded([down('a', 0), down('b', 59_000), down('c', 200_000)]);
+  assert.deepEqual(
+    lines.map((line) => line.hosts),
+    [['a', 'b'], ['c']],
+  );
+});
+
+const row = (over: Partial<StreamerRow>): StreamerRow => ({
+  hostname: 'edge-1',
+  labels: {},
+  state: 'up',
+  health: 'operational',
+  assigned: 0,
+  limit: 10,
+  errors: 0,
+  ...over,
+});
+
+test('streamers are filtered by all words and sorted with gaps last', () => {
+  const rows = [
+    row({ hostname: 'a', labels: { site: 'fra' }, cpu: 10 }),
+    row({ hostname: 'b', labels: { site: 'fra' }, cpu: 70 }),
+    row({ hostname: 'c', labels: { site: 'ams' } }),
+    row({ hostname: 'd', labels: { site: 'fra' }, state: 'offline' }),
+  ];
+  const names = (filter: Record<string, string>) => filtered(rows, filter).map((it) => it.hostname);
+  assert.deepEqual(names({ q: 'site=fra', sort: '-cpu' }), ['b', 'a', 'd']);
+  assert.deepEqual(names({ q: 'fra b' }), ['b']);
+  assert.deepEqual(names({ state: 'offline' }), ['d']);
+  assert.equal(fullest([{ usage: 3 }, {}, { usage: 9 }]), 9);
+  assert.equal(fullest(undefined), undefined);
+});
+
+test('texts have plurals, places and fallbacks', () => {
+  assert.equal(t('head.placed', { n: 1 }), '1 stream is placed');
+  assert.equal(t('head.placed', { n: 98514 }), '98,514 streams are placed');
+  assert.equal(t('stream.returns', { host: 'edge-1' }), 'will return to edge-1');
+  assert.equal(code('reason', 'not_distributed'), 'it had no place yet');
+  assert.equal(code('reason', 'reason_of_later'), 'reason of later');
+});
+
+function sources(folder: string): string {
+  const entries = readdirSync(folder, { withFileTypes: true });
+  const texts = entries.map((entry) => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return sources(path);
+    return entry.name === 'text.ts' ? '' : readFileSync(path, 'utf8');
+  });
+  return texts.join('\n');
+}
+
+test('every text is used', () => {
+  // The compiler holds the other direction: a key that is used exists.
+  const all = sources(process.env.SOURCES ?? '');
+  assert.ok(all.length > 10_000, 'the sources are found');
+  const built = ['status.', 'state.', 'run.', 'live.', 'nav.', 'bottleneck.', 'theme.', 'verb.'];
+  const byCode = ['reason.', 'cause.'];
+  const unused = Object.keys(TEXTS).filter((key) => {
+    const isBuilt = built.some((prefix) => key.startsWith(prefix) && all.includes(`\`${prefix}$`));
+    const isCode = byCode.some((prefix) => key.startsWith(prefix));
+    return !isBuilt && !isCode && !all.includes(`'${key}'`);
+  });
+  assert.deepEqual(unused, []);
+});
