@@ -151,20 +151,20 @@ impl Faults {
     }
 }
 
-/// What followed from one line of a story. Times are milliseconds from it.
+/// What followed from the lines of one moment of a story. Times are milliseconds from it.
 #[derive(Clone, Debug, Serialize)]
 pub struct StoryIncident {
     pub text: String,
     pub streamers: u64,
-    /// Streamers whose loss the server did not notice before the next line.
+    /// Streamers whose loss the server did not notice before the next moment.
     pub unnoticed: u64,
     /// When it noticed the last one.
     pub noticed_last_ms: Option<u64>,
-    /// When every stream had a streamer that knew of it. `None`: not before the next line.
+    /// When every stream had a streamer that knew of it. `None`: not before the next moment.
     pub mended_ms: Option<u64>,
     /// Copies of streams on lost streamers: as many must move.
     pub lost: u64,
-    /// Copies that came to streamers before the next line.
+    /// Copies that came to streamers before the next moment.
     pub came: u64,
     pub missing_max: u64,
     pub doubled_max: u64,
@@ -356,7 +356,7 @@ impl Report {
         }
     }
 
-    /// One row per line of a story, and the seconds in which something was missing or doubled.
+    /// One row per moment of a story, and the seconds in which something was missing or doubled.
     fn write_story(&self, out: &mut String) {
         if self.incidents.is_empty() {
             return;
@@ -364,7 +364,7 @@ impl Report {
         let _ = writeln!(
             out,
             "\n  {:<34}{:>9} {:>11} {:>10} {:>8} {:>8} {:>9} {:>9}",
-            "line of the story",
+            "lines of the story",
             "streamers",
             "noticed ms",
             "mended ms",

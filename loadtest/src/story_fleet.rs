@@ -50,18 +50,19 @@ enum Phase {
     Done,
 }
 
-/// What followed from one line.
+/// What followed from the lines of one moment.
 struct Incident {
     text: String,
     at: Nanos,
     at_ms: u64,
-    hosts: Vec<usize>,
-    is_loss: bool,
+    /// Streamers that the lines changed.
+    hosts: u64,
+    lost_hosts: Vec<usize>,
     /// Copies of streams that were lost with it.
     lost: u64,
-    /// Copies that came to streamers, until the next line.
+    /// Copies that came to streamers, until the next moment.
     came: u64,
-    /// When no stream lacked a streamer for the first time, and stayed so until the next line.
+    /// Since when no stream lacked a streamer, until the next moment.
     mended_at: Option<Nanos>,
     missing_max: u64,
     doubled_max: u64,
@@ -162,32 +163,40 @@ impl StoryFleet<'_> {
         }
     }
 
-    fn play(&mut self, net: &mut Net, step: &StoryStep, now: Nanos) {
-        let living: BTreeSet<usize> = self.polled.living().into_iter().collect();
-        let mut hosts = self.hosts_of(&step.target);
-        match step.verb {
-            Verb::Return => hosts.retain(|at| {
-                let manner = self.queried.with(*at, |streamer| streamer.manner);
-                manner != Manner::Right || !living.contains(at)
-            }),
-            _ => hosts.retain(|at| living.contains(at)),
-        }
-        let mut lost = 0;
-        for at in &hosts {
-            lost += self.change(net, *at, step.verb, now);
-        }
-        self.incidents.push(Incident {
-            text: step.text.clone(),
+    /// Plays the lines of one moment.
+    fn play(&mut self, net: &mut Net, steps: &[StoryStep], now: Nanos) {
+        let texts: Vec<&str> = steps.iter().map(|step| &*step.text).collect();
+        let mut incident = Incident {
+            text: texts.join("; "),
             at: now,
             at_ms: unix_ms(),
-            is_loss: step.verb.loses(),
-            hosts,
-            lost,
+            hosts: 0,
+            lost_hosts: Vec::new(),
+            lost: 0,
             came: 0,
             mended_at: None,
             missing_max: 0,
             doubled_max: 0,
-        });
+        };
+        for step in steps {
+            let living: BTreeSet<usize> = self.polled.living().into_iter().collect();
+            let mut hosts = self.hosts_of(&step.target);
+            match step.verb {
+                Verb::Return => hosts.retain(|at| {
+                    let manner = self.queried.with(*at, |streamer| streamer.manner);
+                    manner != Manner::Right || !living.contains(at)
+                }),
+                _ => hosts.retain(|at| living.contains(at)),
+            }
+            incident.hosts += hosts.len() as u64;
+            for at in &hosts {
+                incident.lost += self.change(net, *at, step.verb, now);
+            }
+            if step.verb.loses() {
+                incident.lost_hosts.extend(hosts);
+            }
+        }
+        self.incidents.push(incident);
     }
 
     /// One streamer's part of a line. Returns the copies that are lost with it.
@@ -243,12 +252,12 @@ impl StoryFleet<'_> {
                 }
             }
             Phase::Playing(began) => {
-                while let Some(step) = self.story.get(self.next_step)
-                    && began + step.at <= now
-                {
-                    let step = step.clone();
-                    self.next_step += 1;
-                    self.play(net, &step, now);
+                let due = self.story[self.next_step..].iter();
+                let due = due.take_while(|step| began + step.at <= now);
+                let due: Vec<StoryStep> = due.cloned().collect();
+                self.next_step += due.len();
+                for moment in due.chunk_by(|one, next| one.at == next.at) {
+                    self.play(net, moment, now);
                 }
                 // The story is no part of the time that a phase may take.
                 self.moments.since = now;
@@ -538,7 +547,7 @@ fn add_incidents(
     for (incident, end_ms) in std::mem::take(&mut fleet.incidents).into_iter().zip(ends) {
         let mut detection = Latency::default();
         let (mut unnoticed, mut last_ms) = (0, incident.at_ms);
-        for at in incident.hosts.iter().filter(|_| incident.is_loss) {
+        for at in &incident.lost_hosts {
             let noticed = losses.get(&fleet.polled.hosts[*at]).and_then(|times| {
                 let mut times = times.iter();
                 times
@@ -560,7 +569,7 @@ fn add_incidents(
         let mended_ms = incident.mended_at.map(|at| (at - incident.at) / 1_000_000);
         report.incidents.push(StoryIncident {
             text: incident.text,
-            streamers: incident.hosts.len() as u64,
+            streamers: incident.hosts,
             unnoticed,
             noticed_last_ms: (detection.count() > 0).then(|| last_ms - incident.at_ms),
             mended_ms,

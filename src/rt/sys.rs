@@ -176,8 +176,8 @@ pub fn raise_priority() {
     }
 }
 
-/// Lets this process have pages of the usual size only. The allocator requests huge ones, of which a
-/// small process has more than it uses. A system that cannot keeps them.
+/// Lets this process have pages of the usual size only. The allocator requests huge ones, of which
+/// a small process has more than it uses. A system that cannot keeps them.
 pub fn use_small_pages() {
     // Failure only means more memory.
     let _ = disable_transparent_huge_pages(true);

@@ -5,17 +5,16 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use base64::Engine as _;
 
 use crate::environment::{install_packages, made_once, run};
+use weir_testkit::fake::unused_address;
 
 /// What [`picture`] finds at every camera.
 pub const PICTURE: &str = "h264,160,120";
@@ -27,23 +26,9 @@ const PAYLOAD_TYPE: u8 = 0x60;
 /// Of the timestamps of video.
 const CLOCK_RATE: u32 = 90_000;
 
-/// Ports below those that outgoing connections get, so that none takes one while its server is
-/// away.
-const PORTS: Range<u16> = 20_000..30_000;
-
-/// A free port that no outgoing connection takes.
+/// A free port that no outgoing connection and no fake takes while its server is away.
 pub fn fixed_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Other processes of this test begin elsewhere.
-    let first = (std::process::id() % 1000) as u16 * 10;
-    for _ in PORTS {
-        let step = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = PORTS.start + step % (PORTS.end - PORTS.start);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port in {PORTS:?} is free");
+    unused_address().port()
 }
 
 /// Codec, width and height of the pictures at a URL, or why there are none.

@@ -187,3 +187,46 @@ fn streams_of_a_lost_streamer_reach_the_others() {
     let moved = &report["counters"]["copies of streams on lost streamers"];
     assert!(moved.as_u64() > Some(0), "{report}");
 }
+
+#[test]
+fn queried_fleet_lives_through_a_story() {
+    let Some(tool) = tool() else { return };
+    let server = TestServer::with(&[
+        "--layouter-enabled",
+        "--streamer-dead-timeout",
+        "5s",
+        "--streamer-queries",
+        "--outbound-loopback",
+    ]);
+    let story = server.data_dir().join("story");
+    // Bad answers take no streamer away: they go on polling.
+    let text = "1s lose region=r3\n1s hang s00004.lt.example\n1s trickle s00001.lt.example\n\
+                1s flood s00002.lt.example\n20s return all\n";
+    std::fs::write(&story, text).expect("the file can be written");
+    let arguments = [
+        "fleet",
+        "--story",
+        story.to_str().expect("UTF-8"),
+        "--streamers",
+        "24",
+        "--streams",
+        "480",
+        "--warm-up",
+        "1s",
+    ];
+    let report = passes(&server, &tool, &arguments);
+    let incidents = report["incidents"].as_array().expect("one per moment");
+    let number = |name: &str| incidents[0][name].as_u64();
+    assert_eq!(number("streamers"), Some(6), "{report}");
+    assert_eq!(number("unnoticed"), Some(0), "{report}");
+    assert!(number("lost") > Some(0), "{report}");
+    assert!(number("came") >= number("lost"), "{report}");
+    assert!(number("missing_max") >= number("lost"), "{report}");
+    assert!(number("mended_ms").is_some(), "{report}");
+    let queries = &report["counters"]["queries of stats"];
+    assert!(queries.as_u64() > Some(0), "{report}");
+    assert_eq!(
+        report["counters"]["queries that were refused"], 0,
+        "{report}"
+    );
+}
