@@ -262,7 +262,7 @@ pub struct Fleet {
     /// Edits per second
     #[arg(long, default_value_t = 0.0)]
     pub edits: f64,
-    /// Moves of streams between streamers per second
+    /// Moves of streams between streamers per second (server with --layouter-handover 0)
     #[arg(long, default_value_t = 0.0)]
     pub moves: f64,
     /// Instead: create a cluster whose streamers park polls and answer the server's queries, and let
@@ -294,7 +294,7 @@ pub struct Longpoll {
     /// Edits per second
     #[arg(long, default_value_t = 100.0)]
     pub edits: f64,
-    /// Moves of streams between streamers per second
+    /// Moves of streams between streamers per second (server with --layouter-handover 0)
     #[arg(long, default_value_t = 0.0)]
     pub moves: f64,
 }
@@ -369,7 +369,7 @@ pub struct Mixed {
     /// Edits per second
     #[arg(long, default_value_t = 50.0)]
     pub edits: f64,
-    /// Moves of streams between streamers per second
+    /// Moves of streams between streamers per second (server with --layouter-handover 0)
     #[arg(long, default_value_t = 5.0)]
     pub moves: f64,
     /// Reads of single streams per second

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Bound;
 
+use rkyv::string::ArchivedString;
+
 use super::tagged::BodySource;
 use crate::agents::registry::Registry;
 use crate::agents::streampoint;
@@ -351,9 +353,9 @@ pub fn render_layout(
         }
         out.push(b']');
     }
-    let failover_from = layout.failover_from.as_ref().map(|host| host.as_str());
-    let inference = layout.inference.as_ref().map(|host| host.as_str());
-    let ingest = layout.ingest.as_ref().map(|host| host.as_str());
+    let failover_from = layout.failover_from.as_ref().map(ArchivedString::as_str);
+    let inference = layout.inference.as_ref().map(ArchivedString::as_str);
+    let ingest = layout.ingest.as_ref().map(ArchivedString::as_str);
     for (field, host) in [
         ("failover_from", failover_from),
         ("handover_from", handover_from),

@@ -253,14 +253,7 @@ fn send_commands(
     }
     let now_ms = uptime_ms();
     while let Some((id, items)) = controller.next_batch(now_ms) {
-        let sent = context.commands.send(Envelope {
-            command: Command::Place { items }.into(),
-            reply_to: ReplyTo::Thread {
-                replies: replies.clone(),
-                id,
-            },
-        });
-        if let Err(error) = sent {
+        if let Err(error) = send_batch(context, Command::Place { items }, id, replies) {
             controller.on_reply(id, &Err(error), now_ms);
         }
     }
@@ -274,15 +267,22 @@ fn send_handover_ends(
 ) {
     let now_ms = uptime_ms();
     while let Some((id, items)) = controller.next_handover_ends(now_ms) {
-        let sent = context.commands.send(Envelope {
-            command: Command::EndHandovers { items }.into(),
-            reply_to: ReplyTo::Thread {
-                replies: replies.clone(),
-                id,
-            },
-        });
-        if let Err(error) = sent {
+        if let Err(error) = send_batch(context, Command::EndHandovers { items }, id, replies) {
             controller.on_handover_reply(id, &Err(error), now_ms);
         }
     }
+}
+
+/// Sends a numbered batch to the writer, whose reply goes to `replies`.
+fn send_batch(
+    context: &LayouterContext,
+    command: Command,
+    id: u64,
+    replies: &Sender<BatchReply>,
+) -> Result<(), ApiError> {
+    let replies = replies.clone();
+    context.commands.send(Envelope {
+        command: command.into(),
+        reply_to: ReplyTo::Thread { replies, id },
+    })
 }
