@@ -21,6 +21,9 @@ pub const PICTURE: &str = "h264,160,120";
 /// Below the build directory.
 const PLACE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/pictures");
 const PICTURES_PER_SECOND: u32 = 5;
+/// A picture that arrives together with the answer to PLAY ends node-media-server 4.4.3, or leaves
+/// it without what decoders need; on a busy machine it reads late.
+const FIRST_PICTURE_AFTER: Duration = Duration::from_millis(1500);
 /// Of the packets, as the description has it: 96.
 const PAYLOAD_TYPE: u8 = 0x60;
 /// Of the timestamps of video.
@@ -229,6 +232,7 @@ fn describe(film: &Film) -> String {
 /// Sends the pictures, until the client leaves.
 fn play(mut socket: &TcpStream, film: &Film) -> io::Result<()> {
     let (mut sequence, mut timestamp) = (0_u16, 0_u32);
+    thread::sleep(FIRST_PICTURE_AFTER);
     loop {
         for picture in &film.pictures {
             thread::sleep(Duration::from_secs(1) / PICTURES_PER_SECOND);

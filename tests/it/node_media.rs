@@ -70,10 +70,11 @@ impl Drop for Part {
 /// A node-media-server with a store of its own.
 pub struct NodeMedia {
     pub name: String,
-    directory: TempDir,
     http: u16,
     rtmp: u16,
+    /// Before its directory: its end reads the log there.
     part: Option<Part>,
+    directory: TempDir,
     token: Option<String>,
 }
 
