@@ -119,10 +119,14 @@ fn answers_are_shown_like_reports() {
         stats["running_on"] == json!(["s1"])
     });
     assert_eq!(streamer.kind().refused, 0);
-    // One after the other on one connection, unless it was slow.
-    let timeouts = queries(&server, "timed_out") as usize;
     assert!(streamer.kind().lists >= 2);
-    assert!(streamer.connection_count() <= 1 + timeouts);
+    // One after the other on one connection; on a busy machine some end late, and with them it.
+    let connections = streamer.connection_count() as u64;
+    let late = queries(&server, "timed_out") + queries(&server, "partial");
+    assert!(
+        connections <= 1 + late,
+        "{connections} connections, {late} late"
+    );
 }
 
 #[test]
@@ -205,7 +209,11 @@ fn check_after_failures(
     let threshold = ["--streamer-healthcheck-fails-threshold", threshold];
     let server = server(&[arguments, threshold].concat());
     let streamer = fake();
-    save(&server, "s1", &streamer.url());
+    // So long that a busy machine makes no failures of its own.
+    let body = json!({
+        "role": "streamer", "cluster_key": KEY, "api_url": streamer.url(), "fetch_timeout": 1500,
+    });
+    server.put("/streamers/s1", body).expect(200);
     let ok = |stats: &Value| stats["healthcheck_status"]["status"] == "ok";
     until_stats(&server, "/streamers/s1", ok);
     streamer.set_fault(Some(FakeFault::Status(500)));
@@ -237,7 +245,7 @@ fn too_many_failed_queries_make_a_streamer_unhealthy() {
     assert_eq!(check["checks"]["reachable"], false, "{check}");
     assert!(check["status_changed_at"].as_u64() > Some(1_700_000_000_000));
     // More failures make no further line of the log.
-    until_queries(&server, "status", 2);
+    until_queries(&server, "status", 1);
     streamer.set_fault(None);
     let answers = |stats: &Value| stats["healthcheck_status"]["checks"]["reachable"] == true;
     let stats = until_stats(&server, "/streamers/s1", answers);
