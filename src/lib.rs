@@ -80,6 +80,7 @@
 //! move, evacuation        a slot changes its node; all slots leave a node
 //! fail-over, fail-back    to another node after a loss; back when the node returns
 //! handover                a planned move: the old node keeps the stream until the new one runs it
+//! maintenance, cordon     work on a node; it keeps its streams and takes no new ones
 //! flapping, back-off      losing and regaining a node repeatedly; trusting it later each time
 //! preview, explain        what would change if; why a stream is where it is
 //! activity, health        last signs of life of a node; what follows from them

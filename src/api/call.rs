@@ -226,7 +226,9 @@ impl Call<'_> {
             Command::SaveStream { name, .. } | Command::DeleteStream { name } => {
                 AuditSubject::Entity(EntityType::Stream, Box::from(name.as_str()))
             }
-            Command::SaveStreamer { hostname, .. } | Command::DeleteStreamer { hostname } => {
+            Command::SaveStreamer { hostname, .. }
+            | Command::DeleteStreamer { hostname }
+            | Command::SetMaintenance { hostname, .. } => {
                 AuditSubject::Entity(EntityType::Streamer, Box::from(hostname.as_str()))
             }
             Command::SaveEntity(EntitySave { kind, .. })

@@ -23,7 +23,7 @@ use crate::rt::utc_ms_of;
 use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
-use crate::state::command::{Command, streamer_items, streamer_patch};
+use crate::state::command::{Command, MaintenanceRequest, streamer_items, streamer_patch};
 use crate::state::name::Hostname;
 use crate::state::record::StreamerRecord;
 use crate::state::tag::{EntityName, Versioned as _, take_item_conditions};
@@ -98,6 +98,13 @@ impl<'a> StreamerDoc<'a> {
             }
         };
         time(&mut text, "hold_until", hold_until_ms);
+        if let Some(cordon) = self.streamer.cordon.as_ref() {
+            text.push_str(",\"maintenance\":{\"mode\":\"cordon\",\"reason\":");
+            let mut reason = Vec::new();
+            write_string(&mut reason, &cordon.reason);
+            text.push_str(&String::from_utf8_lossy(&reason));
+            let _ = write!(text, ",\"since\":{}}}", cordon.since.to_native());
+        }
         let _ = write!(text, ",\"name\":\"{name}\"");
         time(&mut text, "seen_at", seen_ms);
         time(&mut text, "since", since_ms);
@@ -263,6 +270,14 @@ pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {
 pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Command(Command::DeleteStreamer {
         hostname: call.hostname()?,
+    }))
+}
+
+/// `PUT /streamers/{hostname}/maintenance`.
+pub fn save_maintenance(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    Ok(Outcome::Command(Command::SetMaintenance {
+        hostname: call.hostname()?,
+        wanted: MaintenanceRequest::from_body(call.json()?)?,
     }))
 }
 

@@ -1051,7 +1051,9 @@ mod tests {
 
     use super::*;
     use crate::json;
-    use crate::state::command::{Command, LayoutPatch, StreamPatch, streamer_patch};
+    use crate::state::command::{
+        Command, LayoutPatch, MaintenanceRequest, StreamPatch, streamer_patch,
+    };
     use crate::state::node::RenderSettings;
     use crate::writer::{NoStorage, StateMachine};
 
@@ -1433,6 +1435,29 @@ mod tests {
         assert_eq!(world.on("s1"), 0, "held first");
         world.live(&["s1", "s2"], 35);
         assert!(own.iter().all(|name| world.ingest(name) == Some("s1")));
+        assert_eq!((world.on("s1"), world.on("s2")), (3, 3));
+    }
+
+    #[test]
+    fn cordoned_node_gets_its_streams_back_afterwards() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
+        for i in 0..6 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        world.write();
+        let maintain = |world: &mut ControllerTest, wanted: MaintenanceRequest| {
+            let hostname = Hostname::trusted("s1");
+            world.commit(Command::SetMaintenance { hostname, wanted });
+        };
+        let reason = String::new();
+        maintain(&mut world, MaintenanceRequest::Cordon { reason });
+        world.live(&["s1", "s2"], 120);
+        assert_eq!((world.on("s1"), world.on("s2")), (3, 3), "it keeps them");
+        world.live(&["s2"], 100);
+        world.live(&["s1", "s2"], 300);
+        assert_eq!((world.on("s1"), world.on("s2")), (0, 6), "it takes none");
+        maintain(&mut world, MaintenanceRequest::End);
+        world.live(&["s1", "s2"], 60);
         assert_eq!((world.on("s1"), world.on("s2")), (3, 3));
     }
 

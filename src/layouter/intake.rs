@@ -114,6 +114,7 @@ pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: Node
             .and_then(|stats| stats.disk_bytes)
             .is_none_or(|bytes| bytes > 0),
         settling: false,
+        cordoned: record.cordon.is_some(),
         state,
     }
 }

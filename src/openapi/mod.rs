@@ -867,6 +867,7 @@ mod tests {
                 "streamer_delete",
                 "streamer_dynamic_streams_list",
                 "streamer_get",
+                "streamer_maintenance_save",
                 "streamer_save",
                 "streamer_stats_report",
                 "streamer_streams_list",

@@ -95,6 +95,8 @@ roots! {
     layout_change: "central_stream_layout_list_item", ["name"];
     /// A changed load in a preview.
     load_change: "central_streamer_layout_prediction_item", ["hostname", "role"];
+    /// The wanted maintenance of a streamer.
+    streamer_maintenance: "streamer_maintenance", [];
     /// Assumed events of a layout preview.
     cluster_preview_request: "cluster_preview_request", [];
 }
@@ -115,6 +117,7 @@ pub fn of_body(name: &str) -> Option<&'static Schema> {
         "vision_person" => person(),
         "central_config" => config(),
         "cluster_preview_request" => cluster_preview_request(),
+        "streamer_maintenance" => streamer_maintenance(),
         _ => return None,
     })
 }

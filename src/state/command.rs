@@ -50,6 +50,11 @@ pub enum Command {
     DeleteStreamer {
         hostname: Hostname,
     },
+    /// Begin or end the maintenance of one streamer.
+    SetMaintenance {
+        hostname: Hostname,
+        wanted: MaintenanceRequest,
+    },
     /// Carry out a plan of the layouter. A row is skipped if its stream changed since the decision;
     /// [`Done::Placed`](super::changes::Done) lists those.
     Place {
@@ -113,9 +118,9 @@ impl Command {
             Self::SaveStream { name, .. } | Self::DeleteStream { name } => {
                 Some(EntityName::Stream(name.clone()))
             }
-            Self::SaveStreamer { hostname, .. } | Self::DeleteStreamer { hostname } => {
-                Some(EntityName::Streamer(hostname.clone()))
-            }
+            Self::SaveStreamer { hostname, .. }
+            | Self::DeleteStreamer { hostname }
+            | Self::SetMaintenance { hostname, .. } => Some(EntityName::Streamer(hostname.clone())),
             Self::SaveEntity(save) | Self::SaveAgent { save, .. } => {
                 Some(EntityName::Entity(save.kind, save.key.clone()))
             }
@@ -218,6 +223,36 @@ pub struct LayoutPatch {
     pub force: bool,
     /// The move is planned: the old ingest node may keep the stream until the new one runs it.
     pub hands_over: bool,
+}
+
+/// The wanted maintenance of one streamer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MaintenanceRequest {
+    /// It takes no new streams.
+    Cordon { reason: String },
+    /// It takes streams again.
+    End,
+}
+
+impl MaintenanceRequest {
+    /// Reads the body of `PUT /streamers/{hostname}/maintenance`.
+    pub fn from_body(body: Value) -> Result<Self, ApiError> {
+        let mut body = body;
+        let schema = schema::streamer_maintenance();
+        schema.prune(&mut body);
+        if let Value::Object(object) = &mut body {
+            object.retain(|_, value| !value.is_null());
+        }
+        let checked = schema.check(&body);
+        checked.map_err(|violations| invalid(violations, ""))?;
+        let text = |field: &str| body.get(field).and_then(Value::as_str);
+        Ok(match text("mode") {
+            Some("none") => Self::End,
+            _ => Self::Cordon {
+                reason: text("reason").unwrap_or_default().to_owned(),
+            },
+        })
+    }
 }
 
 /// The end of a handover.

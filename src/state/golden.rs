@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use super::entity::KINDS;
 use super::event_streams::stream_digest;
 use super::record::{
-    EVENT_VERSION, Entity, EntityRecord, EventChunk, EventChunkRecord, EventStream, Facts, Layout,
-    NodeMark, NodeMarkRecord, NodeRole, Publication, RecordError, SCHEMA_VERSION, STREAM_VERSION,
-    Stream, StreamRecord, Streamer, StreamerRecord,
+    Cordon, EVENT_VERSION, Entity, EntityRecord, EventChunk, EventChunkRecord, EventStream, Facts,
+    Layout, NodeMark, NodeMarkRecord, NodeRole, Publication, RecordError, SCHEMA_VERSION,
+    STREAM_VERSION, STREAMER_VERSION, Stream, StreamRecord, Streamer, StreamerRecord,
 };
 
 fn folder(version: u8) -> PathBuf {
@@ -55,7 +55,12 @@ macro_rules! golden {
 
 /// One record of every kind, with every field set; a second one where a kind has optional parts.
 fn all() -> Vec<Golden> {
-    let mut all = nodes();
+    let mut all = marks_and_events();
+    let cordon = Cordon {
+        reason: "new disks".into(),
+        since: 1_795_000_000_204,
+    };
+    all.extend(streamers(Some(&cordon), STREAMER_VERSION));
     all.extend(streams(Some("s1.example.com"), STREAM_VERSION));
     all.extend(entities());
     all
@@ -125,8 +130,10 @@ fn streams(handover_from: Option<&str>, version: u8) -> [Golden; 2] {
     goldens.map(|golden| Golden { version, ..golden })
 }
 
-fn nodes() -> Vec<Golden> {
-    vec![
+/// Streamers as they are after an upgrade from version 1, which had no `cordon`.
+fn streamers(cordon: Option<&Cordon>, version: u8) -> [Golden; 3] {
+    let streamer = |role| streamer(role, cordon.cloned());
+    let goldens = [
         golden!(StreamerRecord, "streamer.bin", streamer(NodeRole::Streamer)),
         golden!(
             StreamerRecord,
@@ -138,6 +145,12 @@ fn nodes() -> Vec<Golden> {
             "streamer_identification.bin",
             streamer(NodeRole::Identification)
         ),
+    ];
+    goldens.map(|golden| Golden { version, ..golden })
+}
+
+fn marks_and_events() -> Vec<Golden> {
+    vec![
         golden!(
             NodeMarkRecord,
             "node.bin",
@@ -200,7 +213,7 @@ fn events_v1() -> Golden {
     }
 }
 
-fn streamer(role: NodeRole) -> Streamer {
+fn streamer(role: NodeRole, cordon: Option<Cordon>) -> Streamer {
     Streamer {
         hostname: "s1.example.com".into(),
         revision: 4714,
@@ -212,6 +225,7 @@ fn streamer(role: NodeRole) -> Streamer {
         is_restreamer: true,
         has_secrets: true,
         namespace: Some("north".into()),
+        cordon,
         config: r#"{"api_url":"https://10.0.0.2:8080","cluster_key":"cluster-key"}"#.into(),
         filled: vec![(1, 2), (3, 4)],
     }
@@ -281,6 +295,7 @@ fn entities() -> Vec<Golden> {
 fn golden_records_of_every_version_read_back_whole() {
     let mut goldens = all();
     goldens.extend(streams(None, 1));
+    goldens.extend(streamers(None, 1));
     goldens.push(events_v1());
     for version in 1..=EVENT_VERSION.max(STREAM_VERSION) {
         let mut files: BTreeSet<String> = fs::read_dir(folder(version))

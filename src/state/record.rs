@@ -19,10 +19,12 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::event_streams::streams_of_text;
 
-/// First byte of every record written by this version, except those of streams and of events.
+/// First byte of the records of entities and of marks.
 pub const SCHEMA_VERSION: u8 = 1;
 /// First byte of the records of streams. Version 1 did not have `handover_from`.
 pub const STREAM_VERSION: u8 = 2;
+/// First byte of the records of streamers. Version 1 did not have `cordon`.
+pub const STREAMER_VERSION: u8 = 2;
 /// First byte of the records of events. Version 1 did not have their streams.
 pub const EVENT_VERSION: u8 = 2;
 
@@ -152,8 +154,37 @@ pub struct Streamer {
     pub is_restreamer: bool,
     pub has_secrets: bool,
     pub namespace: Option<String>,
+    /// Present while the node takes no new streams.
+    pub cordon: Option<Cordon>,
     pub config: String,
     pub filled: Vec<(u32, u32)>,
+}
+
+/// Maintenance of a node that takes no new streams meanwhile.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
+pub struct Cordon {
+    /// As the operator gave it; may be empty.
+    pub reason: String,
+    /// Stamp of its begin, UTC ms.
+    pub since: u64,
+}
+
+/// A [`Streamer`] of version 1.
+#[derive(Archive, Serialize, Deserialize)]
+struct StreamerV1 {
+    hostname: String,
+    revision: u64,
+    updated_at: u64,
+    role: NodeRole,
+    cluster_key: String,
+    pull_authority: String,
+    pull_tls: bool,
+    is_restreamer: bool,
+    has_secrets: bool,
+    namespace: Option<String>,
+    config: String,
+    filled: Vec<(u32, u32)>,
 }
 
 /// An entity that is neither a stream nor a streamer; see [`super::entity`].
@@ -372,8 +403,8 @@ view!(
     StreamerRecord,
     Streamer,
     ArchivedStreamer,
-    SCHEMA_VERSION,
-    no_upgrade
+    STREAMER_VERSION,
+    upgraded_streamer
 );
 view!(
     NodeMarkRecord,
@@ -416,6 +447,32 @@ fn stream_of_version_1(archive: &[u8]) -> Result<Stream, RecordError> {
         namespace: old.namespace,
         layouts: old.layouts,
         handover_from: None,
+        config: old.config,
+        filled: old.filled,
+    })
+}
+
+fn upgraded_streamer(found: u8, archive: &[u8]) -> Option<Result<Streamer, RecordError>> {
+    (found == 1).then(|| streamer_of_version_1(archive))
+}
+
+/// No streamer was cordoned when version 1 was written.
+fn streamer_of_version_1(archive: &[u8]) -> Result<Streamer, RecordError> {
+    let old = rkyv::access::<ArchivedStreamerV1, RkyvError>(archive)
+        .and_then(rkyv::deserialize::<StreamerV1, RkyvError>)
+        .map_err(|_| RecordError::Damaged)?;
+    Ok(Streamer {
+        hostname: old.hostname,
+        revision: old.revision,
+        updated_at: old.updated_at,
+        role: old.role,
+        cluster_key: old.cluster_key,
+        pull_authority: old.pull_authority,
+        pull_tls: old.pull_tls,
+        is_restreamer: old.is_restreamer,
+        has_secrets: old.has_secrets,
+        namespace: old.namespace,
+        cordon: None,
         config: old.config,
         filled: old.filled,
     })

@@ -83,7 +83,7 @@ impl ChangeRights {
                 let items = items.iter();
                 items.for_each(|(hostname, patch)| streamer(to, hostname, patch));
             }
-            Command::DeleteStreamer { hostname } => {
+            Command::DeleteStreamer { hostname } | Command::SetMaintenance { hostname, .. } => {
                 to.require(Action::Write, "streamers", hostname);
             }
             Command::SaveEntity(save) | Command::SaveAgent { save, .. } => {

@@ -50,7 +50,10 @@ enum AuthRule {
 fn rule(path: &str) -> AuthRule {
     if path.starts_with("/monitoring/") || path.starts_with("/lb/") {
         AuthRule::Anybody
-    } else if path.starts_with("/streamers/{hostname}/") && !path.ends_with("_change") {
+    } else if path.starts_with("/streamers/{hostname}/")
+        && !path.ends_with("_change")
+        && !path.ends_with("/maintenance")
+    {
         AuthRule::AdministratorOrOwnStreamer
     } else {
         AuthRule::Administrator

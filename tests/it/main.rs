@@ -83,6 +83,7 @@ mod layouter_storm;
 mod lists;
 mod loadtest;
 mod long_poll;
+mod maintenance;
 mod memory;
 mod paging;
 mod permission;

@@ -75,6 +75,8 @@ pub struct NodeSpec {
     /// Its streams have not been measured since the start: none leaves it for bandwidth or disk
     /// until then. New slots must fit all the same.
     pub settling: bool,
+    /// In maintenance: keeps its slots and takes no new ones.
+    pub cordoned: bool,
     /// Used when the node is new to the engine; afterwards only [`Event::NodeStates`] changes it.
     pub state: NodeState,
 }
@@ -94,6 +96,7 @@ impl NodeSpec {
             transcoder: false,
             dvr: true,
             settling: false,
+            cordoned: false,
             state: NodeState::Up,
         }
     }

@@ -30,7 +30,8 @@ pub struct NodeReport<'a> {
     pub hostname: &'a Hostname,
     pub role: PlacementRole,
     pub state: NodeState,
-    pub pressed: bool,
+    /// It may take new slots, if it is running.
+    pub is_open: bool,
 }
 
 /// How many more streams of a kind fit.
@@ -183,9 +184,7 @@ impl Engine {
             }
             if !here {
                 reasons |= node.lacks(if part_here { &rest } else { &need });
-                if node.pressed {
-                    reasons |= Reasons::CPU;
-                }
+                reasons |= node.closure.reasons();
             }
             if siblings.contains(&i) {
                 reasons |= Reasons::SIBLING;
@@ -231,7 +230,7 @@ impl Engine {
                 hostname: &node.hostname,
                 role: node.full.role,
                 state: node.state,
-                pressed: node.pressed,
+                is_open: node.closure.is_open(),
             })
     }
 
@@ -357,9 +356,7 @@ impl Engine {
             if !node.is_reachable() {
                 reasons |= Reasons::OFFLINE;
             }
-            if node.pressed {
-                reasons |= Reasons::CPU;
-            }
+            reasons |= node.closure.reasons();
             shared &= reasons.0;
         }
         if shared == u16::MAX {

@@ -50,7 +50,7 @@ impl Engine {
     }
 
     /// All reasons against a slot on a node. `there`: it is there already, or its row has it there;
-    /// then CPU pressure is no reason.
+    /// then neither CPU pressure nor maintenance is a reason.
     pub(super) fn reasons_on(&self, s: u32, n: u32, there: bool, siblings: &[u32]) -> Reasons {
         let slot = self.slot(s);
         let node = self.node(n);
@@ -61,8 +61,8 @@ impl Engine {
         if !node.is_running() || !there && !node.is_reachable() {
             reasons |= Reasons::OFFLINE;
         }
-        if node.pressed && !there {
-            reasons |= Reasons::CPU;
+        if !there {
+            reasons |= node.closure.reasons();
         }
         if slot.node != n {
             let mut need = slot.need();

@@ -35,7 +35,7 @@ pub struct SlotNode {
     pub held: Need,
     pub tie: u32,
     pub state: NodeState,
-    pub pressed: bool,
+    pub closure: NodeClosure,
     /// Keeps its slots, even above its limits of bandwidth and disk.
     pub settling: bool,
     /// False: deleted. While no streamer is running it keeps its slots.
@@ -44,6 +44,34 @@ pub struct SlotNode {
     pub displaced: DisplacedSlots,
     /// Its share of the totals as last counted.
     pub counted: NodeShare,
+}
+
+/// Why a running node takes no new slots.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeClosure {
+    /// Its CPU is under pressure.
+    pub pressed: bool,
+    /// It is in maintenance.
+    pub cordoned: bool,
+}
+
+impl NodeClosure {
+    #[inline]
+    pub fn is_open(self) -> bool {
+        !self.pressed && !self.cordoned
+    }
+
+    #[inline]
+    pub fn reasons(self) -> Reasons {
+        let mut reasons = Reasons::NONE;
+        if self.pressed {
+            reasons |= Reasons::CPU;
+        }
+        if self.cordoned {
+            reasons |= Reasons::CORDONED;
+        }
+        reasons
+    }
 }
 
 /// What limits a node: bandwidth and disk as configured or measured, of which a share is usable.
@@ -140,7 +168,7 @@ impl SlotNode {
     /// May take new slots.
     #[inline]
     pub fn is_open(&self) -> bool {
-        self.is_reachable() && !self.pressed
+        self.is_reachable() && self.closure.is_open()
     }
 
     /// Known to be running.

@@ -11,7 +11,9 @@ use super::Engine;
 use super::class::{LabelId, NONE, NodeClass};
 use super::cow::FixedHash;
 use super::event::{EngineSettings, MoveReason, NodeSpec, NodeState, SlotKind};
-use super::node::{DisplacedSlots, NodeCapacity, NodeShare, SlotNode, UsedCapacity, tie_of};
+use super::node::{
+    DisplacedSlots, NodeCapacity, NodeClosure, NodeShare, SlotNode, UsedCapacity, tie_of,
+};
 use super::slot::{DISK_UNIT_BYTES, LIVE, MEMBER, PENDING, WAITING};
 use super::tree::{Need, UNLIMITED};
 use crate::state::label::parse;
@@ -30,7 +32,7 @@ impl Engine {
             held: Need::default(),
             tie: 0,
             state: NodeState::Down,
-            pressed: false,
+            closure: NodeClosure::default(),
             settling: false,
             live: false,
             buckets: Vec::new(),
@@ -95,6 +97,7 @@ impl Engine {
         let node = self.node_mut(n);
         node.live = true;
         node.settling = spec.settling;
+        node.closure.cordoned = spec.cordoned;
         node.capacity.channels_stated = spec.channel_limit_stated;
         node.capacity.bandwidth_kbps = spec.bandwidth_kbps;
         node.capacity.disk_bytes = spec.disk_bytes;
@@ -102,7 +105,7 @@ impl Engine {
         node.tie = tie_of(&spec.hostname, spec.channel_limit);
         if !was_live {
             node.state = spec.state;
-            node.pressed = false;
+            node.closure.pressed = false;
         }
         self.index.is_stale = true;
         self.cluster.changed.insert(n);
@@ -288,8 +291,8 @@ impl Engine {
         let Some(n) = self.cluster.by_hostname.get(hostname).copied() else {
             return;
         };
-        if self.node(n).live && self.node(n).pressed != pressed {
-            self.node_mut(n).pressed = pressed;
+        if self.node(n).live && self.node(n).closure.pressed != pressed {
+            self.node_mut(n).closure.pressed = pressed;
             self.progress.epoch += 1;
             self.refresh_tree();
             self.touch(n);

@@ -47,8 +47,9 @@ impl Engine {
     }
 
     /// The node that can take an ingest or a unit in exchange for its own backups there. CPU
-    /// pressure rules a node out only if not `pressed_too`: the node already carries the stream.
-    pub(super) fn promotable(&self, s: u32, pressed_too: bool) -> Option<u32> {
+    /// pressure and maintenance rule a node out only if not `closed_too`: it already carries the
+    /// stream.
+    pub(super) fn promotable(&self, s: u32, closed_too: bool) -> Option<u32> {
         let slot = self.slot(s);
         if slot.kind() != SlotKind::Ingest || slot.sibling == s && !slot.has(UNIT) {
             return None;
@@ -64,13 +65,13 @@ impl Engine {
         let candidates = leaving.into_iter().filter(|(n, leaving)| {
             let node = self.node(*n);
             node.is_reachable()
-                && (pressed_too || !node.pressed)
+                && (closed_too || node.closure.is_open())
                 && self.static_reasons_on(slot.class, *n).is_empty()
                 && node.fits_instead(leaving, &need)
         });
         let best = candidates.min_by_key(|(n, _)| {
             let node = self.node(*n);
-            let held_back = (node.state == NodeState::Probation, node.pressed);
+            let held_back = (node.state == NodeState::Probation, !node.closure.is_open());
             let score = std::cmp::Reverse(self.score_on(slot.class, *n));
             (held_back, score, node.load(balance), node.tie)
         });
@@ -79,8 +80,8 @@ impl Engine {
 
     /// Places an ingest or a unit that is in no list, in exchange for its own backups on a node;
     /// these are placed again at the end of the event. Returns whether it is placed.
-    pub(super) fn promote(&mut self, s: u32, pressed_too: bool, copies: MoveReason) -> bool {
-        let Some(n) = self.promotable(s, pressed_too) else {
+    pub(super) fn promote(&mut self, s: u32, closed_too: bool, copies: MoveReason) -> bool {
+        let Some(n) = self.promotable(s, closed_too) else {
             return false;
         };
         self.evict_own_copies(s, n, copies);

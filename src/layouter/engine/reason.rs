@@ -124,8 +124,10 @@ impl Reasons {
     pub const ROLE: Self = Self(1 << 9);
     /// The node has another slot of the same stream.
     pub const SIBLING: Self = Self(1 << 10);
+    /// The node is in maintenance.
+    pub const CORDONED: Self = Self(1 << 11);
 
-    const NAMES: [(Self, &'static str, bool); 11] = [
+    const NAMES: [(Self, &'static str, bool); 12] = [
         (
             Self::STREAM_MISSES_LABELS,
             "stream_misses_node_required_labels",
@@ -149,6 +151,7 @@ impl Reasons {
         (Self::CPU, "node_cpu_pressure", true),
         (Self::ROLE, "node_role", true),
         (Self::SIBLING, "holds_another_copy", true),
+        (Self::CORDONED, "node_cordoned", true),
     ];
 
     pub fn is_empty(self) -> bool {

@@ -124,7 +124,9 @@ impl Engine {
             self.origins.restorable.remove(&n);
             return false;
         }
-        if self.node(n).pressed || self.node(n).displaced.tried_epoch == self.queue.gain_epoch {
+        if !self.node(n).closure.is_open()
+            || self.node(n).displaced.tried_epoch == self.queue.gain_epoch
+        {
             return false;
         }
         let displaced = std::mem::take(&mut self.node_mut(n).displaced.slots);

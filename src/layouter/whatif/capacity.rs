@@ -88,7 +88,7 @@ fn without_demands(snapshot: &WhatIfSnapshot) -> Value {
     let engine = &snapshot.engine;
     let capacity = engine.capacity(&StreamSpec::new(""));
     let nodes = engine.nodes().filter(|node| {
-        node.role == PlacementRole::Streamer && node.state != NodeState::Down && !node.pressed
+        node.role == PlacementRole::Streamer && node.state != NodeState::Down && node.is_open
     });
     let nodes = nodes.count();
     let mut class = Object::default();

@@ -133,6 +133,42 @@ pub const STREAMER_DELETE: OperationDoc = OperationDoc {
     ..OPERATION
 };
 
+pub const STREAMER_MAINTENANCE_SAVE: OperationDoc = OperationDoc {
+    tag: "streamer",
+    summary: "Begin or end the maintenance of a node",
+    description: "With `cordon` the layouter places nothing new on the node and moves nothing to \
+         it; the streams that are there stay, and what is lost elsewhere goes to other nodes. A \
+         layout that is set through the API is still possible. With `none` the node takes streams \
+         again. The mode is kept over restarts and shown in `state.maintenance` of the node. \
+         Nothing that the node is sent changes.",
+    parameters: &[HOSTNAME],
+    request: Some(BodyDoc {
+        shape: Shape::One("streamer_maintenance"),
+        description: "The mode, and why.",
+        example: r#"{"mode":"cordon","reason":"new disks"}"#,
+        partial: false,
+    }),
+    responses: &[
+        json(
+            200,
+            "Saved and on disk. The node.",
+            Shape::One("streamer_config"),
+            STREAMER_EXAMPLE,
+        ),
+        refuse(
+            "The body is not JSON, or a field is invalid. Nothing was changed.",
+            error::UNKNOWN_ENUM_OPTION,
+        ),
+        UNAUTHORIZED,
+        NOT_PERMITTED,
+        NO_STREAMER,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
 pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
     tag: "streamer",
     summary: "Report the statistics of a node",

@@ -41,6 +41,8 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         C::SaveStreamer { hostname, patch } => streamer::save_one(state, &hostname, patch, to)?,
         C::SaveStreamers { items } => streamer::save_all(state, items, to)?,
         C::DeleteStreamer { hostname } => streamer::delete(state, hostname, to)?,
+        C::SetMaintenance { hostname, wanted } =>
+            streamer::set_maintenance(state, &hostname, wanted, to)?,
         C::SaveEntity(save) => entity::save_one(state, save, None, to)?,
         C::SaveAgent { save, layout } => entity::save_one(state, save, layout.as_ref(), to)?,
         C::SetAgentLayouts { items } => entity::set_agent_layouts(state, items, to)?,

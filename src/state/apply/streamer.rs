@@ -9,10 +9,11 @@ use crate::json::{Object, Value};
 use crate::schema;
 use crate::state::batch::BatchItems;
 use crate::state::changes::Done;
+use crate::state::command::MaintenanceRequest;
 use crate::state::name::Hostname;
 use crate::state::node::{holders, render};
 use crate::state::pull::{PullSource, check_templates, kind_of_record, pull_authority};
-use crate::state::record::{NodeRole, Streamer, StreamerRecord};
+use crate::state::record::{Cordon, NodeRole, Streamer, StreamerRecord};
 use crate::state::{SHARDS, State};
 
 pub(super) fn save_one(
@@ -57,6 +58,36 @@ pub(super) fn delete(
     });
     move_addresses(state, changes);
     Ok(Done::Nothing)
+}
+
+/// Begins or ends the maintenance of a streamer. What it is sent stays the same.
+pub(super) fn set_maintenance(
+    state: &State,
+    hostname: &Hostname,
+    wanted: MaintenanceRequest,
+    changes: &mut Changes,
+) -> Result<Done, ApiError> {
+    let old = state.streamer(hostname).ok_or_else(streamer_not_found)?;
+    let mut streamer = old.to_owned();
+    let since = streamer.cordon.map(|cordon| cordon.since);
+    streamer.cordon = match wanted {
+        MaintenanceRequest::End => None,
+        MaintenanceRequest::Cordon { reason } => Some(Cordon {
+            reason,
+            since: since.unwrap_or(changes.stamp_ms),
+        }),
+    };
+    if **old == streamer {
+        return Ok(Done::Streamer(old.clone()));
+    }
+    streamer.revision = changes.revision;
+    streamer.updated_at = changes.stamp_ms;
+    let new = StreamerRecord::new(&streamer);
+    changes.streamers.push(StreamerChange {
+        hostname: hostname.clone(),
+        new: Some(new.clone()),
+    });
+    Ok(Done::Streamer(new))
 }
 
 /// The streamer that a body names as a node, if it has the role.

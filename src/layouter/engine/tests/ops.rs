@@ -67,7 +67,7 @@ pub fn node(random: &mut Random) -> NodeSpec {
         labels.push(pair("own", n));
     }
     let inference = random.once_in(7);
-    NodeSpec {
+    let spec = NodeSpec {
         hostname: host(n),
         role: match (inference, random.once_in(20)) {
             (true, _) => PlacementRole::Inference,
@@ -85,12 +85,17 @@ pub fn node(random: &mut Random) -> NodeSpec {
         transcoder: random.below(2) == 0,
         dvr: !random.once_in(5),
         settling: random.once_in(8),
+        cordoned: false,
         state: *random.pick(&[
             NodeState::Up,
             NodeState::Up,
             NodeState::Unsure,
             NodeState::Probation,
         ]),
+    };
+    NodeSpec {
+        cordoned: spec.channel_limit == 5,
+        ..spec
     }
 }
 
@@ -723,8 +728,10 @@ impl TestCluster {
                 let (state, pressed) = self.states[host];
                 let is_copy = copies.contains(host);
                 let runs = matches!(state, NodeState::Up | NodeState::Probation);
-                // A node under pressure takes nothing new; the room on disks is not modelled.
-                if !runs || pressed && !is_copy || !may_be_on(row, node) {
+                // A node under pressure or in maintenance takes nothing new; the room on disks is
+                // not modelled.
+                let is_closed = pressed || node.cordoned;
+                if !runs || is_closed && !is_copy || !may_be_on(row, node) {
                     continue;
                 }
                 if row.dvr.is_some() && (node.disk_bytes.is_some() || !node.dvr) {
