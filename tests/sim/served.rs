@@ -449,7 +449,9 @@ fn binary_matches_the_model_through_kills() {
     let seed = super::number("WEIR_SIM_SEED").unwrap_or(1);
     let ops = super::number("WEIR_SIM_OPS").unwrap_or(1500);
     let failing = super::Failing(seed);
-    let server = TestServer::with(&["--episodes-buffer-delay", "0"]);
+    // The model has no time, so a moved stream leaves its old streamer at once.
+    let at_once = ["--episodes-buffer-delay", "0", "--layouter-handover", "0"];
+    let server = TestServer::with(&at_once);
     let mut world = ServedWorld {
         client: server.connect(),
         server,
