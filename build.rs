@@ -65,7 +65,9 @@ fn built(web: &Path, out: &Path) -> Result<PathBuf, String> {
     let is_installed = copied.map_err(|error| format!("its sources cannot be copied: {error}"))?;
     if !is_installed {
         // Without scripts of packages: the one for this processor has the program itself.
-        let arguments = "ci --omit=dev --ignore-scripts --no-audit --no-fund";
+        let arguments = "ci --omit=dev --ignore-scripts --no-audit --no-fund --prefer-offline \
+                         --fetch-retries=2 --fetch-retry-mintimeout=1000 \
+                         --fetch-retry-maxtimeout=5000";
         run(Command::new("npm").args(arguments.split(' ')), &copy)?;
         let lock = fs::copy(copy.join("package-lock.json"), copy.join(INSTALLED));
         lock.map_err(|error| format!("OUT_DIR cannot be written: {error}"))?;
@@ -146,19 +148,21 @@ fn embedded(built: &Path) -> Result<String, String> {
     let mut text = format!("pub const HASH: &str = {hash:?};\npub const MISSING: &str = \"\";\n");
     text.push_str("pub static FILES: &[EmbeddedFile] = &[\n");
     for (name, media_type) in FILES {
-        let path = |suffix: &str| built.join(format!("{name}{suffix}"));
-        if !path("").exists() {
-            return Err(format!("{} has no {name}", built.display()));
-        }
-        let coded = |suffix: &str| match path(suffix) {
-            path if path.exists() => format!("Some(include_bytes!({path:?}))"),
-            _ => "None".to_owned(),
+        let included = |suffix: &str| {
+            let path = built.join(format!("{name}{suffix}"));
+            let path = path.to_str().filter(|_| path.exists())?;
+            Some(format!("include_bytes!({path:?})"))
         };
-        let (plain, gzip, brotli) = (path(""), coded(".gz"), coded(".br"));
+        let coded = |suffix: &str| {
+            included(suffix).map_or_else(|| "None".to_owned(), |path| format!("Some({path})"))
+        };
+        let missing = || format!("{} has no {name}", built.display());
+        let plain = included("").ok_or_else(missing)?;
+        let (gzip, brotli) = (coded(".gz"), coded(".br"));
         let written = writeln!(
             text,
             "EmbeddedFile {{ name: {name:?}, media_type: {media_type:?}, \
-             plain: include_bytes!({plain:?}), gzip: {gzip}, brotli: {brotli} }},"
+             plain: {plain}, gzip: {gzip}, brotli: {brotli} }},"
         );
         written.expect("a string takes everything");
     }

@@ -15,9 +15,17 @@ const PLACE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/node");
 
 /// A directory with the packages in `node_modules`.
 pub fn packages() -> PathBuf {
-    let lock = Path::new(SOURCES).join("package-lock.json");
-    let lock = fs::read_to_string(lock).expect("the lock file can be read");
-    made_once(Path::new(PLACE), &lock, make)
+    packages_of(SOURCES, PLACE)
+}
+
+/// The same for the lock file in another folder, below `place`.
+pub fn packages_of(sources: &str, place: &str) -> PathBuf {
+    let sources = Path::new(sources);
+    let lock = fs::read_to_string(sources.join("package-lock.json"));
+    let lock = lock.expect("the lock file can be read");
+    made_once(Path::new(place), &lock, |directory| {
+        make(sources, directory)
+    })
 }
 
 /// Path of a file in `tests/node`.
@@ -25,7 +33,7 @@ pub fn source(name: &str) -> PathBuf {
     Path::new(SOURCES).join(name)
 }
 
-fn make(directory: &Path) {
+fn make(sources: &Path, directory: &Path) {
     let version = |name| run(Command::new(name).arg("--version"));
     if let Err(first) = version("node").and_then(|_| version("npm")) {
         install_packages(&["nodejs", "npm"]).unwrap_or_else(|error| {
@@ -37,7 +45,7 @@ fn make(directory: &Path) {
     }
     fs::create_dir_all(directory).expect("the build directory can be written");
     for name in ["package.json", "package-lock.json"] {
-        fs::copy(source(name), directory.join(name)).expect("the file can be copied");
+        fs::copy(sources.join(name), directory.join(name)).expect("the file can be copied");
     }
     let mut install = Command::new("npm");
     install

@@ -9,10 +9,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use weir_testkit::{Response, TestServer, run as run_weir};
 
 use crate::environment::{install_packages, made_once, run};
+use crate::node;
 
 /// All files of the interface together, compressed with gzip, bytes.
 const GZIP_BYTES_MAX: usize = 90 * 1024;
@@ -220,28 +221,8 @@ const WEB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ui/web");
 const PLACE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/ui");
 
 /// A directory with the packages of the tests in `node_modules`.
-pub fn packages() -> PathBuf {
-    let lock = Path::new(SOURCES).join("package-lock.json");
-    let lock = fs::read_to_string(lock).expect("the lock file can be read");
-    made_once(Path::new(PLACE), &lock, |directory| {
-        let version = |name| run(Command::new(name).arg("--version"));
-        if let Err(first) = version("node").and_then(|_| version("npm")) {
-            install_packages(&["nodejs", "npm"])
-                .unwrap_or_else(|error| panic!("this test needs Node.js:\n{first}\n{error}"));
-        }
-        fs::create_dir_all(directory).expect("the build directory can be written");
-        for name in ["package.json", "package-lock.json"] {
-            let from = Path::new(SOURCES).join(name);
-            fs::copy(from, directory.join(name)).expect("the file can be copied");
-        }
-        let mut install = Command::new("npm");
-        install
-            .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
-            .current_dir(directory);
-        run(&mut install).unwrap_or_else(|error| {
-            panic!("the packages could not be installed; is the package index reachable?\n{error}")
-        });
-    })
+fn packages() -> PathBuf {
+    node::packages_of(SOURCES, PLACE)
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -342,6 +323,35 @@ fn server_with_fixture() -> (TestServer, String) {
     });
     let batch = server.put("/streams/batch", streams.collect());
     batch.expect(204);
+    let placed = (1..300).map(|number| (number, number % 5 + 1));
+    let city = |number: usize| ["berlin", "graz", "porto"][number % 3];
+    let layouts = placed.clone().map(|(number, node)| {
+        let name = format!("cam/{}/gate-{number}", city(number));
+        json!({"name": name, "ingest": format!("edge-{node}.example.com")})
+    });
+    let layouts: Value = layouts.collect();
+    let body = json!({"layouts": layouts});
+    server.post("/streams/layouts", body).expect(204);
+    for node in 1..=5 {
+        let mine = placed.clone().filter(|(_, on)| *on == node);
+        let streams = mine.map(|(number, _)| {
+            let status = if number % 40 == 0 { "error" } else { "running" };
+            json!({
+                "name": format!("cam/{}/gate-{number}", city(number)), "status": status,
+                "alive": true, "bitrate": 2500 + number, "online_clients": number % 9,
+            })
+        });
+        let streams: Value = streams.collect();
+        let stats = json!({
+            "cpu_usage": 20 + node * 14, "memory_usage": 40, "input_kbit": 100_000 * node,
+            "output_kbit": 4_000_000, "total_clients": node * 10, "uptime": 100_000,
+            "server_version": "26.9", "partitions": [{"usage": 50 + node * 9}],
+        });
+        let path = format!("/streamers/edge-{node}.example.com/stats");
+        server
+            .put(&path, json!({"stats": stats, "streams": streams}))
+            .expect(204);
+    }
     // Two reads with another credential are a sign of life.
     for number in 1..=5 {
         for _ in 0..2 {

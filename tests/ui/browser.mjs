@@ -96,7 +96,8 @@ const waitText = (page, selector, text) =>
     selector,
     text,
   );
-const names = (page) => page.$$eval('.t-streams .tbody .name', (all) => all.map((a) => a.title));
+const names = (page) =>
+  page.$$eval('.t-streams .tbody [data-col=name] .name', (all) => all.map((a) => a.title));
 
 const CHECKS = {
   async 'login: refused, then accepted, then logged out'(browser) {
@@ -131,6 +132,25 @@ const CHECKS = {
     await page.waitForSelector('.t-streams .tbody .name', WAIT);
     assert.equal(await page.evaluate(() => location.hash), hash);
     assert.ok((await names(page)).every((name) => name.includes('berlin')));
+    await context.close();
+  },
+
+  async 'a number on the overview is the count of the list behind it'(browser) {
+    const { page, context, reports } = await loggedIn(browser);
+    await page.waitForSelector('.needs li a', WAIT);
+    const tiles = await page.$$eval('a.tile', (all) =>
+      all.map((tile) => [tile.href, tile.querySelector('.big').textContent]),
+    );
+    const needs = await page.$$eval('.needs li > a[href*="placed"]', (all) =>
+      all.map((need) => [need.href, need.textContent.split(' ')[0]]),
+    );
+    assert.equal(tiles.length, 2);
+    for (const [to, number] of [...tiles, ...needs]) {
+      await go(page, new URL(to).hash);
+      await waitText(page, '.bar-top h1 small', number);
+      assert.equal(await textOf(page, '.bar-top h1 small'), number, to);
+    }
+    assert.deepEqual(reports, []);
     await context.close();
   },
 
@@ -294,6 +314,8 @@ const CHECKS = {
     await waitText(page, 'main h1', 'cam/graz/gate-1');
     const states = await page.$$eval('.bar-top button', (all) => all.map((it) => it.disabled));
     assert.deepEqual(states, [true, true]);
+    const screens = await page.$$eval('.rail a span', (all) => all.map((it) => it.textContent));
+    assert.deepEqual(screens, ['Streams'], 'others are not in the menu');
     // What it may not read is refused in words; the rest stays.
     await go(page, '#/overview');
     await waitText(page, 'main .failure', 'permission');
@@ -378,7 +400,10 @@ async function checkScreens(browser, theme, size) {
     const selector = name === 'overview' ? '.tile' : '.tbody .name, .cell, .event, .json';
     await page.waitForSelector(selector, WAIT);
     await page.evaluate(axe);
-    const result = await page.evaluate((runOnly) => globalThis.axe.run(document, { runOnly }), RULES);
+    const result = await page.evaluate(
+      (runOnly) => globalThis.axe.run(document, { runOnly }),
+      RULES,
+    );
     const found = result.violations.map(
       (it) => `${it.id}: ${it.nodes.map((node) => node.target).join(', ')}`,
     );

@@ -7,7 +7,8 @@ import { streamsQuery } from './src/filters';
 import { folded } from './src/folding';
 import * as f from './src/format';
 import { exact, parse, streamPath, url } from './src/json';
-import type { EventRecord } from './src/model';
+import type { EventRecord, Session } from './src/model';
+import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
 import { filtered, fullest, type StreamerRow } from './src/streamer_rows';
 import { code, t, TEXTS } from './src/text';
@@ -35,7 +36,7 @@ test('a route survives its hash', () => {
   const name = 'tv/ä ö?#%/%2F';
   const route = readRoute(hashOf('streams', [name], { q: 'a=b&c', sort: '' }));
   assert.deepEqual(route, { screen: 'streams', rest: [name], query: { q: 'a=b&c' } });
-  assert.deepEqual(readRoute(''), { screen: 'overview', rest: [], query: {} });
+  assert.deepEqual(readRoute(''), { screen: '', rest: [], query: {} });
   assert.deepEqual(readRoute('#/streams/%E0%A4%A').rest, ['%E0%A4%A']);
 });
 
@@ -139,6 +140,22 @@ test('streamers are filtered by all words and sorted with gaps last', () => {
   assert.deepEqual(names({ state: 'offline' }), ['d']);
   assert.equal(fullest([{ usage: 3 }, {}, { usage: 9 }]), 9);
   assert.equal(fullest(undefined), undefined);
+});
+
+test('a session is shown the screens that it may read', () => {
+  const session = (scopes: string[], may: Partial<Session['may']>): Session => ({
+    user: 'api_token:t',
+    may: { read: false, write: false, execute: false, admin: false, ...may },
+    scopes,
+    expires_at: null,
+    server: { version: '0', started_at: 0 },
+    features: [],
+  });
+  const all = ['overview', 'streamers', 'streams', 'events'];
+  assert.deepEqual(permittedScreens(session(['*'], { admin: true })), all);
+  assert.deepEqual(permittedScreens(session(['*'], { read: true })), all);
+  assert.deepEqual(permittedScreens(session(['streams/a%2F*'], { read: true })), ['streams']);
+  assert.deepEqual(permittedScreens(session(['*'], { write: true })), []);
 });
 
 test('texts have plurals, places and fallbacks', () => {

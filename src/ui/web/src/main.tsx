@@ -7,6 +7,7 @@ import { Login } from './login';
 import { Menu } from './menu';
 import type { Session } from './model';
 import { Live } from './parts';
+import { permittedScreens, SCREENS, type ScreenName } from './permitted';
 import { forgetAnswers } from './query';
 import { go, href, useRoute, type Route, type ScreenProps } from './router';
 import { Events } from './screens/events';
@@ -18,8 +19,6 @@ import { Streams } from './screens/streams';
 import { Search } from './search';
 import { t } from './text';
 import { showTheme, theme } from './theme';
-
-type ScreenName = 'overview' | 'streamers' | 'streams' | 'events';
 
 const LISTS: Record<ScreenName, ComponentType<ScreenProps>> = {
   overview: Overview,
@@ -38,7 +37,6 @@ const ICONS: Record<ScreenName, string> = {
   streams: 'M4 6h16M4 12h16M4 18h10',
   events: 'M12 7v5l3 2M12 3a9 9 0 1 0 9 9',
 };
-const NAMES = Object.keys(ICONS) as ScreenName[];
 /** The letter after `g` that leads to a screen. */
 const LETTERS: Record<string, ScreenName> = {
   o: 'overview',
@@ -48,23 +46,24 @@ const LETTERS: Record<string, ScreenName> = {
 };
 const LETTER_WITHIN_MS = 1200;
 
-const screenOf = (route: Route): ScreenName =>
-  NAMES.find((name) => name === route.screen) ?? 'overview';
+/** The screen of a route; without one, the first that the session may read. */
+const screenOf = (route: Route, me: Session): ScreenName =>
+  SCREENS.find((name) => name === route.screen) ?? permittedScreens(me)[0] ?? 'overview';
 
 function Screen({ route, me }: ScreenProps) {
-  const name = screenOf(route);
+  const name = screenOf(route, me);
   const View = (route.rest.length > 0 ? ENTITIES[name] : undefined) ?? LISTS[name];
   return <View key={[name, ...route.rest].join('/')} route={route} me={me} />;
 }
 
-function Rail({ at }: { at: ScreenName }) {
+function Rail({ at, me }: { at: ScreenName; me: Session }) {
   return (
     <nav class="rail" aria-label={t('nav.main')}>
-      <a class="brand" href={href('overview')}>
+      <a class="brand" href={location.pathname + '#/'}>
         <img src="icon.svg" width="24" height="24" alt="" />
         <b>Weir</b>
       </a>
-      {NAMES.map((name) => (
+      {permittedScreens(me).map((name) => (
         <a href={href(name)} aria-current={at === name ? 'page' : undefined}>
           <svg viewBox="0 0 24 24" width="20" height="20" aria-hidden="true">
             <path d={ICONS[name]} />
@@ -119,10 +118,11 @@ function useSession() {
 function App() {
   const route = useRoute();
   const { me, set, end } = useSession();
-  const at = screenOf(route);
   useLetters();
+  const at = me ? screenOf(route, me) : null;
   useEffect(() => {
-    document.title = [...route.rest, t(`nav.${at}`), 'Weir'].join(' · ');
+    const screen = at ? [...route.rest, t(`nav.${at}`)] : [];
+    document.title = [...screen, 'Weir'].join(' · ');
   }, [route, at]);
   if (me === undefined) return <p class="boot">{t('loading')}</p>;
   if (me === null) return <Login onDone={set} />;
@@ -132,7 +132,7 @@ function App() {
       <a class="skip" href="#content" onClick={toContent}>
         {t('nav.skip')}
       </a>
-      <Rail at={at} />
+      <Rail at={screenOf(route, me)} me={me} />
       <header class="top">
         <Search />
         <Live />

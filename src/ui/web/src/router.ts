@@ -28,7 +28,7 @@ export function readRoute(hash: string): Route {
   const [path = '', query = ''] = hash.replace(/^#/, '').split(/\?(.*)/s);
   const parts = path.split('/').filter(Boolean).map(decode);
   return {
-    screen: parts[0] ?? 'overview',
+    screen: parts[0] ?? '',
     rest: parts.slice(1),
     query: Object.fromEntries(new URLSearchParams(query)),
   };

@@ -112,6 +112,7 @@ export function Search() {
   const [text, setText] = useState('');
   const [at, setAt] = useState(0);
   const [isOpen, setOpen] = useState(false);
+  const closing = useRef(0);
   const found = useFound(text);
   useEffect(() => setAt(0), [found]);
   useEffect(() => {
@@ -124,6 +125,15 @@ export function Search() {
     addEventListener('keydown', focus);
     return () => removeEventListener('keydown', focus);
   }, []);
+  // A click on a result comes after the blur.
+  const enter = () => {
+    clearTimeout(closing.current);
+    setOpen(true);
+  };
+  const closeSoon = () => {
+    clearTimeout(closing.current);
+    closing.current = window.setTimeout(() => setOpen(false), 150);
+  };
   const leave = () => {
     setOpen(false);
     box.current?.blur();
@@ -144,7 +154,7 @@ export function Search() {
   };
   const isShown = isOpen && found !== null;
   return (
-    <div class="search" onFocusIn={() => setOpen(true)}>
+    <div class="search" onFocusIn={enter}>
       <input
         ref={box}
         type="search"
@@ -158,7 +168,7 @@ export function Search() {
         value={text}
         onInput={(event) => setText(event.currentTarget.value)}
         onKeyDown={keys}
-        onBlur={() => setTimeout(() => setOpen(false), 150)}
+        onBlur={closeSoon}
         autocomplete="off"
         spellcheck={false}
       />

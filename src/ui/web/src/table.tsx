@@ -27,6 +27,8 @@ export interface Column<Row> {
   head: string;
   cell: (row: Row) => ComponentChildren;
   class?: string;
+  /** What the number is, on narrow pages, where the head is hidden. */
+  unit?: string;
   /** The value of `sort` for this column. */
   sort?: string;
   /** The first click sorts from the largest. */
@@ -144,7 +146,13 @@ function TableRow<Row>({ table, row, index, isAt, height, onAt }: RowProps<Row>)
         </span>
       )}
       {table.columns.map((column) => (
-        <span class={`td ${column.class ?? ''}`} role="cell" data-col={column.id} key={column.id}>
+        <span
+          class={`td ${column.class ?? ''}`}
+          role="cell"
+          data-col={column.id}
+          data-unit={column.unit}
+          key={column.id}
+        >
           {column.cell(row)}
         </span>
       ))}

@@ -47,7 +47,9 @@ function Where({ stream: { layout, stats } }: { stream: StreamEntity }) {
         <Time at={layout.created_at} />{' '}
         <span class="muted">
           {reason(layout.change_reason)}
-          {layout.originator !== 'layouter' && `, ${t('stream.by_hand')}`}
+          {layout.originator !== 'layouter' &&
+            layout.change_reason !== 'relayout_by_api' &&
+            `, ${t('stream.by_hand')}`}
         </span>
       </dd>
       <dt>{t('stream.report')}</dt>

@@ -7,45 +7,16 @@ import * as f from '../format';
 import { streamerPath } from '../json';
 import type { EventRecord, Page, StreamEntity, StreamerEntity, StreamerReport } from '../model';
 import { usePages } from '../pages';
-import { Bar, Copy, Failure, JsonText, Labels, Mark, Name, Panel, Time } from '../parts';
+import { Bar, Copy, Failure, JsonText, Labels, Mark, Panel, Time } from '../parts';
 import { useQuery } from '../query';
 import { go, href, type ScreenProps } from '../router';
 import { CHANNELS_USUAL, fullest } from '../streamer_rows';
-import { Table, type Column } from '../table';
+import { Table } from '../table';
 import { code, t } from '../text';
 import { EventLines } from './event_line';
-import { runMark, runWord } from './stream_status';
+import { BITRATE, NAME, VIEWERS } from './stream_columns';
 
 const SELECT = 'name,disabled,layout.ingest,stats.status,stats.bitrate,stats.online_clients';
-
-const COLUMNS: Column<StreamEntity>[] = [
-  {
-    id: 'name',
-    head: t('col.stream'),
-    sort: 'name',
-    cell: (stream) => (
-      <>
-        <Mark of={runMark(stream)} label={runWord(stream)} /> <Name name={stream.name} />
-      </>
-    ),
-  },
-  {
-    id: 'bitrate',
-    head: t('col.bitrate'),
-    sort: 'stats.bitrate',
-    down: true,
-    class: 'num',
-    cell: (stream) => f.rate(stream.stats?.bitrate),
-  },
-  {
-    id: 'viewers',
-    head: t('col.viewers'),
-    sort: 'stats.online_clients',
-    down: true,
-    class: 'num',
-    cell: (stream) => f.count(stream.stats?.online_clients),
-  },
-];
 
 interface MeterProps {
   title: string;
@@ -181,7 +152,7 @@ export function Streamer({ route }: ScreenProps) {
           <Table
             kind="on-streamer"
             label={t('streamer.streams', { host: hostname })}
-            columns={COLUMNS}
+            columns={[NAME, BITRATE, VIEWERS]}
             source={pages}
             keyOf={(stream) => stream.name}
             onOpen={(stream) => go(href('streams', [stream.name]))}

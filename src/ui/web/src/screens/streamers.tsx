@@ -109,6 +109,7 @@ const COLUMNS: Column<StreamerRow>[] = [
     sort: 'errors',
     down: true,
     class: 'num',
+    unit: t('col.in_outage'),
     cell: (row) =>
       row.errors ? (
         <a class="bad" href={href('streams', [], { streamer: row.hostname })}>

@@ -7,12 +7,13 @@ import { url } from '../json';
 import { onEvents } from '../live';
 import type { Page, StreamEntity } from '../model';
 import { usePages, type PagedRows } from '../pages';
-import { Choice, Failure, Labels, Mark, Name, shortHost, StreamerLink, Time } from '../parts';
+import { Choice, Failure, Labels, shortHost, StreamerLink, Time } from '../parts';
 import { go, href, type ScreenProps } from '../router';
 import { Table, useNarrow, type Column } from '../table';
 import { t } from '../text';
 import { Bulk } from './bulk';
-import { runMark, runWord } from './stream_status';
+import { BITRATE, NAME, VIEWERS } from './stream_columns';
+import { runWord } from './stream_status';
 
 const REFRESH_MS = 5000;
 /** Rows that are refreshed at a time. */
@@ -85,16 +86,7 @@ function usePicked(pages: PagedRows<StreamEntity>) {
 
 function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
   return [
-    {
-      id: 'name',
-      head: t('col.stream'),
-      sort: 'name',
-      cell: (stream) => (
-        <>
-          <Mark of={runMark(stream)} label={runWord(stream)} /> <Name name={stream.name} />
-        </>
-      ),
-    },
+    NAME,
     {
       id: 'title',
       head: t('col.title'),
@@ -120,22 +112,8 @@ function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
           <StreamerLink hostname={layout?.ingest} />
         ),
     },
-    {
-      id: 'bitrate',
-      head: t('col.bitrate'),
-      sort: 'stats.bitrate',
-      down: true,
-      class: 'num',
-      cell: (stream) => f.rate(stream.stats?.bitrate),
-    },
-    {
-      id: 'viewers',
-      head: t('col.viewers'),
-      sort: 'stats.online_clients',
-      down: true,
-      class: 'num',
-      cell: (stream) => f.count(stream.stats?.online_clients),
-    },
+    BITRATE,
+    VIEWERS,
     {
       id: 'labels',
       head: t('col.labels'),

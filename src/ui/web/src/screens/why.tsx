@@ -11,7 +11,7 @@ const UNFOLDED_MAX = 400;
 /** The score counts a label as this much. */
 const SCORE_PER_LABEL = 1000;
 
-const fullOf = (node: ExplainNode) => Number(/([\d.]+) % full/.exec(node.summary)?.[1] ?? 0);
+const loadOf = (node: ExplainNode) => Number(/load ([\d.]+) %/.exec(node.summary)?.[1] ?? 0);
 
 function Candidates({ nodes }: { nodes: ExplainNode[] }) {
   const [isWhole, setWhole] = useState(false);
@@ -35,7 +35,7 @@ function Candidates({ nodes }: { nodes: ExplainNode[] }) {
                 <Mark of={node.current ? 'up' : 'none'} /> <StreamerLink hostname={node.hostname} />
               </td>
               <td class="num">{f.count(Math.floor((node.score ?? 0) / SCORE_PER_LABEL))}</td>
-              <td class="num">{fullOf(node)} %</td>
+              <td class="num">{loadOf(node)} %</td>
               <td>{node.current && <b>{t('why.here')}</b>}</td>
             </tr>
           ))}
@@ -56,7 +56,7 @@ function reasonOf(node: ExplainNode): string {
   if (node.reasons.length > 0) {
     return node.reasons.map((reason) => code('reason', reason)).join(', ');
   }
-  return node.summary.replace(/^Cannot take it: /, '').replace(/; [\d.]+ % full\.$/, '');
+  return node.summary.replace(/^Cannot take the stream: /, '').replace(/; load [\d.]+ %\.$/, '');
 }
 
 function grouped(nodes: ExplainNode[]): [string, ExplainNode[]][] {
