@@ -140,8 +140,8 @@ pub fn is_same_site(headers: &Headers<'_>) -> bool {
 
 /// The cookie of a session, if it counts for the request. `Authorization` beats it.
 pub fn cookie_of<'a>(headers: &Headers<'a>) -> Option<&'a [u8]> {
-    if headers.get(PAGE_HEADER)?.trim_ascii() != b"1"
-        || headers.authorization().is_some()
+    if headers.authorization().is_some()
+        || headers.get(PAGE_HEADER)?.trim_ascii() != b"1"
         || !is_same_site(headers)
     {
         return None;
@@ -180,7 +180,7 @@ mod tests {
         let (cookie, opened) = sessions.open(KEY, now, 1_000).expect("randomness");
         assert_eq!(cookie.len(), 43);
         assert_eq!(opened.expires_at_ms, 1_000 + 43_200_000);
-        let last = now + SESSION_TIME - Duration::from_secs(1);
+        let last = now + Duration::from_secs(12 * 3600 - 1);
         assert_eq!(sessions.find(cookie.as_bytes(), last), Some(opened));
         assert_eq!(sessions.find(cookie.as_bytes(), now + SESSION_TIME), None);
         assert_eq!(sessions.find(b"another", now), None);
@@ -214,7 +214,7 @@ mod tests {
         }
         assert_eq!(sessions.blocked_seconds(a, now), Some(61));
         assert_eq!(sessions.blocked_seconds(b, now), None);
-        let later = now + Duration::from_secs(60);
+        let later = now + Duration::from_mins(1);
         assert_eq!(sessions.blocked_seconds(a, later), None);
     }
 }

@@ -83,7 +83,9 @@ impl HeldRequests {
     }
 
     pub fn note_manner(&mut self, ticket: Ticket, manner: RequestManner) {
-        self.manners.insert(ticket, manner);
+        if manner.is_strict || manner.is_page {
+            self.manners.insert(ticket, manner);
+        }
     }
 
     pub fn manner(&self, ticket: Ticket) -> RequestManner {

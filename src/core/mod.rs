@@ -627,12 +627,12 @@ impl Service for Core {
             let route = endpoint.map(|endpoint| &endpoint.route);
             self.log.spans.begin(traces, &self.local, request, route);
         }
-        let is_page = is_of_page(&request.headers);
         let answer = self.answer(request, admitted, ticket);
         let answer = answer.unwrap_or_else(|error| {
             let has_credentials = request.headers.authorization().is_some();
             let delayed = self.too_many_failures(&error, has_credentials, request.peer);
             let response = delayed.unwrap_or_else(|| Response::from(error));
+            let is_page = is_of_page(&request.headers);
             self.reply(ticket, without_challenge(response, is_page))
         });
         let answer = match answer {
@@ -640,7 +640,8 @@ impl Service for Core {
             other => other,
         };
         let is_strict = strict::is_preferred(request);
-        if (is_strict || is_page) && matches!(answer, Answer::Wait { .. }) {
+        if matches!(answer, Answer::Wait { .. }) {
+            let is_page = is_of_page(&request.headers);
             let manner = RequestManner { is_strict, is_page };
             self.held.borrow_mut().note_manner(ticket, manner);
         }

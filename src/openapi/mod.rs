@@ -83,7 +83,8 @@ and sends each server its configuration.
 **Prefixes.** Every operation is served under `/central/api/v3` and under `/streamer/api/v3`.
 
 **Credentials.** `Authorization: Bearer API_KEY`, or Basic with the editor's login. A node may \
-read its own configuration with its cluster key.
+read its own configuration with its cluster key. A browser that opened a session (`/session`) \
+sends its cookie together with `X-Weir-UI: 1` instead.
 
 **Saving.** A `PUT` is a JSON Merge Patch (RFC 7386): absent fields keep their values, objects are \
 merged, arrays are replaced as a whole, `null` removes a field. An object with `\"$reset\": true` \
@@ -779,7 +780,8 @@ mod tests {
             assert!(statuses.is_sorted() && succeeds, "{id}: {statuses:?}");
             assert_eq!(
                 statuses.contains(&401),
-                served.permission.security != Security::Open,
+                // A session is opened with the credential in the body.
+                served.permission.security != Security::Open || id == "session_open",
                 "{id}"
             );
             // A command needs no body.
@@ -857,6 +859,9 @@ mod tests {
                 "preview_layout_change_for_stream_config",
                 "preview_layout_change_for_streamer_config",
                 "readiness_probe",
+                "session_close",
+                "session_get",
+                "session_open",
                 "srt_port_resolve",
                 "stream_delete",
                 "stream_get",

@@ -117,8 +117,7 @@ fn expected(rule: &Rule, caller: &CallerKind) -> u16 {
         )
         | (_, CallerKind::Stranger) => 401,
         (_, CallerKind::Session) | (Rule::Valid, CallerKind::Token(..)) => 0,
-        (Rule::Valid, CallerKind::Streamer(_)) => 403,
-        (Rule::Administrator, _) => 403,
+        (Rule::Administrator, _) | (Rule::Valid, CallerKind::Streamer(_)) => 403,
         (Rule::Token { own_streamer, .. }, CallerKind::Streamer(own)) => {
             if *own_streamer && *own {
                 0

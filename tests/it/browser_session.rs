@@ -292,16 +292,14 @@ fn session_sees_and_changes_what_its_token_may() {
 fn session_ends_with_its_token() {
     let server = TestServer::new();
     let all = json!([{"scopes": ["*"], "list": true, "read": true}]);
-    let ends: [fn(&TestServer); 2] = [
-        |server| drop(server.delete("/api_tokens/t").expect(204)),
-        |server| {
-            drop(
-                server
-                    .put("/api_tokens/t", json!({"key": "another-key-0001"}))
-                    .expect(200),
-            )
-        },
-    ];
+    let delete = |server: &TestServer| {
+        server.delete("/api_tokens/t").expect(204);
+    };
+    let replace = |server: &TestServer| {
+        let key = json!({"key": "another-key-0001"});
+        server.put("/api_tokens/t", key).expect(200);
+    };
+    let ends: [fn(&TestServer); 2] = [delete, replace];
     for end in ends {
         let key = token(&server, "t", &all);
         let cookie = log_in(&server, &json!({"key": key}));

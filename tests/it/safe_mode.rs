@@ -102,6 +102,10 @@ fn unreadable_store_is_served_to_nobody() {
         refused(server.call_as("GET", "/streams", None));
         refused(server.put("/streams/c", json!({})));
         refused(server.delete("/streams/b"));
+        // The page is there, and shows what the server refuses.
+        let page = server.connect().request("GET", "/ui/", &[], b"");
+        assert!(page.expect(200).text().contains("app.js"));
+        refused(server.post("/session", json!({"key": API_KEY})));
         assert!(server.terminate().success());
         assert!(files(&server.data_dir()) == before, "nothing was written");
     }

@@ -88,7 +88,6 @@ pub const SESSION_OPEN: OperationDoc = OperationDoc {
     ],
     errors: &[error::NO_RANDOMNESS],
     extension: true,
-    ..OPERATION
 };
 
 pub const SESSION_CLOSE: OperationDoc = OperationDoc {
