@@ -24,7 +24,7 @@ pub fn packages_of(sources: &str, place: &str) -> PathBuf {
     let lock = fs::read_to_string(sources.join("package-lock.json"));
     let lock = lock.expect("the lock file can be read");
     made_once(Path::new(place), &lock, |directory| {
-        make(sources, directory)
+        make(sources, directory);
     })
 }
 
