@@ -39,6 +39,21 @@ pub fn limit_files(process: u32, bytes: Option<u64>) {
     weir_testkit::sys::limit_file_size(process, bytes).expect("the process is ours");
 }
 
+/// Waits until the store has nothing of its own to write: a write of it that fails would be the
+/// first one.
+fn wait_until_applied(server: &TestServer) {
+    wait_until(
+        "all that is saved is in the tables",
+        || {
+            let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+            let metrics = Metrics::read(&answer);
+            let value = |name: &str| metrics.value(name, &[]) as u64;
+            (value("weir_store_applied_revision"), value("weir_revision"))
+        },
+        |(applied, saved)| applied == saved,
+    );
+}
+
 #[test]
 fn full_disk_refuses_writes_only_until_space_is_free() {
     let mut server = TestServer::with(&["--io-threads", "2"]);
@@ -359,6 +374,7 @@ fn offloaded_batch_on_a_full_disk_is_refused_and_later_saved() {
     for has_failed in [false, true] {
         let server = TestServer::with(&["--io-threads", "2"]);
         server.put("/streams/first", json!({})).expect(200);
+        wait_until_applied(&server);
         let used = std::fs::metadata(server.data_dir().join("weir.redb"));
         let used = used.expect("the store is a file").len();
         let offloaded = || {
@@ -436,6 +452,7 @@ fn full_disk_refuses_a_save_that_waited_for_its_check() {
         let server = TestServer::with(&["--outbound-loopback"]);
         // Behind the events of the start, whose write would be the first that fails.
         server.put("/streams/first", json!({})).expect(200);
+        wait_until_applied(&server);
         let node = Stub::new(StubResponse::Hold);
         let body = json!({"role": "streamer", "cluster_key": "k", "api_url": node.url("")});
         let mut client = pending_save(&server, "/streamers/checked", &body, &node);
