@@ -11,8 +11,8 @@ use crate::control::{Control, Target};
 use crate::copy::FaultKind;
 use crate::net::{self, Clock, Completion, Driver, Net};
 use crate::polled::{Placement, PolledStreamers};
-use crate::prepare::{self, Spread};
-use crate::report::{Fault, Faults, Latency, Proof, Report};
+use crate::prepare;
+use crate::report::{Fault, Faults, Latency, Report};
 use crate::schedule::{Nanos, SECOND};
 use crate::seed::{Key, Random};
 use serde_json::Value;
@@ -270,17 +270,8 @@ fn noticed(control: &mut Control, host: &str) -> Result<(u64, u64), String> {
 
 /// The cluster that is prepared: streamers first, streams once all of them poll.
 fn cluster(common: &Common, options: &cli::Failover) -> prepare::ClusterOptions {
-    prepare::ClusterOptions {
-        streamers: options.streamers,
-        streams: options.streams,
-        spread: Spread::None,
-        backups: options.backups,
-        labels: 10,
-        padding: 0,
-        batch: 2000,
-        seed: common.seed,
-        query_port: None,
-    }
+    let (streamers, streams) = (options.streamers, options.streams);
+    prepare::ClusterOptions::unplaced(streamers, streams, options.backups, common.seed)
 }
 
 impl<'a> FailoverFleet<'a> {
@@ -291,14 +282,10 @@ impl<'a> FailoverFleet<'a> {
         signals: &'a Signals,
     ) -> Self {
         let cluster = cluster(common, options);
-        let streams = (0..options.streams).map(|n| {
-            let wanted = 1 + u32::from(prepare::has_backup(n, &cluster));
-            (prepare::stream_name(n), wanted)
-        });
         let hosts = (0..options.streamers).map(prepare::hostname).collect();
         FailoverFleet {
             polled: PolledStreamers::new(target, hosts, common.timeout),
-            placement: Placement::new(streams),
+            placement: Placement::new(cluster.copies()),
             placed_at: 0,
             phase: Phase::Loading,
             moments: Moments {
@@ -368,22 +355,12 @@ pub fn run(common: &Common, options: &cli::Failover, target: &Target) -> Result<
     if let Some(what) = fleet.failed.take() {
         return Err(what);
     }
-    let mut report = Report {
-        scenario: format!(
-            "failover ({} streams, {} streamers, {} lost one after another)",
-            options.streams, options.streamers, options.losses
-        ),
-        seconds: clock.now() as f64 / 1e9,
-        cpu_user: busy.0.saturating_sub(cpu.0).as_secs_f64(),
-        cpu_system: busy.1.saturating_sub(cpu.1).as_secs_f64(),
-        proof: Some(Proof {
-            streamers: options.streamers,
-            streams: options.streams,
-            answers: fleet.polled.polls.statuses.values().sum(),
-            ..Proof::default()
-        }),
-        ..Report::default()
-    };
+    let scenario = format!(
+        "failover ({} streams, {} streamers, {} lost one after another)",
+        options.streams, options.streamers, options.losses
+    );
+    let size = (options.streams, clock.now());
+    let mut report = fleet.polled.report(scenario, size, (cpu, busy));
     add_losses(&mut report, &fleet, &mut control, started_ms)?;
     report.faults = fleet.faults;
     report.series.insert("long poll".into(), fleet.polled.polls);

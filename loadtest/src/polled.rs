@@ -5,10 +5,11 @@
 use crate::answer;
 use crate::control::Target;
 use crate::net::{Completion, ConnId, Net};
-use crate::report::Series;
+use crate::report::{Proof, Report, Series};
 use crate::schedule::{Nanos, SECOND};
 use crate::seed::Key;
 use std::collections::HashMap;
+use std::time::Duration;
 use weir_testkit::request;
 
 /// How long polls are parked.
@@ -24,6 +25,9 @@ struct PolledStreamer {
     /// When to poll next.
     poll_at: Option<Nanos>,
 }
+
+/// Of a process, in its own code and in the kernel.
+type CpuTimes = (Duration, Duration);
 
 /// A stream came to a streamer, or left it.
 #[derive(Clone, Copy, Debug)]
@@ -229,6 +233,29 @@ impl<'a> PolledStreamers<'a> {
         streamer.is_lost = false;
         streamer.etag = None;
         streamer.poll_at = Some(now);
+    }
+
+    /// The report of a run that began at the zero of its clock and used `busy` since it had used
+    /// `cpu`.
+    pub fn report(
+        &self,
+        scenario: String,
+        (streams, nanos): (u64, Nanos),
+        (cpu, busy): (CpuTimes, CpuTimes),
+    ) -> Report {
+        Report {
+            scenario,
+            seconds: nanos as f64 / 1e9,
+            cpu_user: busy.0.saturating_sub(cpu.0).as_secs_f64(),
+            cpu_system: busy.1.saturating_sub(cpu.1).as_secs_f64(),
+            proof: Some(Proof {
+                streamers: self.hosts.len() as u64,
+                streams,
+                answers: self.polls.statuses.values().sum(),
+                ..Proof::default()
+            }),
+            ..Report::default()
+        }
     }
 
     pub fn close(&mut self, net: &mut Net) {

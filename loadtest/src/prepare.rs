@@ -17,6 +17,9 @@ pub enum Spread {
     None,
 }
 
+/// Different values per label of [`ClusterOptions::unplaced`].
+pub const UNPLACED_LABELS: u64 = 10;
+
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     pub streamers: u64,
@@ -32,6 +35,28 @@ pub struct ClusterOptions {
     pub seed: u64,
     /// The streamers have addresses of their own on this machine, and this port.
     pub query_port: Option<u16>,
+}
+
+impl ClusterOptions {
+    /// Of streams that the layouter places.
+    pub fn unplaced(streamers: u64, streams: u64, backups: f64, seed: u64) -> Self {
+        Self {
+            streamers,
+            streams,
+            spread: Spread::None,
+            backups,
+            labels: UNPLACED_LABELS,
+            padding: 0,
+            batch: 2000,
+            seed,
+            query_port: None,
+        }
+    }
+
+    /// Names of the streams, and how many streamers shall have each.
+    pub fn copies(&self) -> impl Iterator<Item = (String, u32)> + '_ {
+        (0..self.streams).map(|n| (stream_name(n), 1 + u32::from(has_backup(n, self))))
+    }
 }
 
 pub fn hostname(n: u64) -> String {

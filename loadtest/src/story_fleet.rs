@@ -12,9 +12,9 @@ use crate::copy::FaultKind;
 use crate::failover::{self, Signals};
 use crate::net::{self, Clock, Completion, Driver, Net};
 use crate::polled::{Placement, PolledStreamers};
-use crate::prepare::{self, ClusterOptions, Spread};
+use crate::prepare::{self, ClusterOptions, UNPLACED_LABELS};
 use crate::queried::{self, Manner, QueriedStreamers, QueryServer, unix_ms};
-use crate::report::{Fault, Faults, Latency, Proof, Report, StoryIncident, StorySample};
+use crate::report::{Fault, Faults, Latency, Report, StoryIncident, StorySample};
 use crate::schedule::{Nanos, SECOND};
 use crate::seed::Random;
 use crate::story::{self, StoryStep, StoryTarget, Verb};
@@ -31,8 +31,6 @@ const PHASE_MAX: Nanos = 300 * SECOND;
 /// How often the phases are looked at when nothing arrives.
 const LOOK_EVERY: Nanos = 20_000_000;
 const SAMPLE_EVERY: Nanos = SECOND;
-const LABELS: u64 = 10;
-const BATCH: u64 = 2000;
 /// Each streamer has a poll and a query, and the server has both ends, too, if it is limited alike.
 const DESCRIPTORS_EACH: u64 = 2;
 const DESCRIPTORS_SPARE: u64 = 64;
@@ -147,7 +145,7 @@ impl StoryFleet<'_> {
         match target {
             StoryTarget::All => all.collect(),
             StoryTarget::Region(region) => all
-                .filter(|at| *region == format!("r{}", *at as u64 % LABELS))
+                .filter(|at| *region == format!("r{}", *at as u64 % UNPLACED_LABELS))
                 .collect(),
             StoryTarget::Host(host) => all.filter(|at| self.polled.hosts[*at] == *host).collect(),
             StoryTarget::Share(share) => {
@@ -356,17 +354,8 @@ fn read(
             return Err(format!("{file}: {host} is no streamer"));
         }
     }
-    let cluster = ClusterOptions {
-        streamers,
-        streams: options.streams,
-        spread: Spread::None,
-        backups: options.backups,
-        labels: LABELS,
-        padding: 0,
-        batch: BATCH,
-        seed: common.seed,
-        query_port: None,
-    };
+    let streams = options.streams;
+    let cluster = ClusterOptions::unplaced(streamers, streams, options.backups, common.seed);
     Ok((cluster, story))
 }
 
@@ -379,14 +368,10 @@ impl<'a> StoryFleet<'a> {
         signals: &'a Signals,
     ) -> Self {
         let hosts = (0..cluster.streamers).map(prepare::hostname).collect();
-        let streams = (0..cluster.streams).map(|n| {
-            let wanted = 1 + u32::from(prepare::has_backup(n, cluster));
-            (prepare::stream_name(n), wanted)
-        });
         Self {
             polled: PolledStreamers::new(target, hosts, common.timeout),
             queried,
-            placement: Placement::new(streams),
+            placement: Placement::new(cluster.copies()),
             story,
             next_step: 0,
             phase: Phase::Loading,
@@ -443,24 +428,13 @@ pub fn run(
         known.and(served.map_err(failed))
     })?;
     let busy = sys::cpu_time();
-    let mut report = Report {
-        scenario: format!(
-            "story ({} streams, {} streamers, {} lines)",
-            cluster.streams,
-            cluster.streamers,
-            fleet.story.len()
-        ),
-        seconds: clock.now() as f64 / 1e9,
-        cpu_user: busy.0.saturating_sub(cpu.0).as_secs_f64(),
-        cpu_system: busy.1.saturating_sub(cpu.1).as_secs_f64(),
-        proof: Some(Proof {
-            streamers: cluster.streamers,
-            streams: cluster.streams,
-            answers: fleet.polled.polls.statuses.values().sum(),
-            ..Proof::default()
-        }),
-        ..Report::default()
-    };
+    let lines = fleet.story.len();
+    let scenario = format!(
+        "story ({} streams, {} streamers, {lines} lines)",
+        cluster.streams, cluster.streamers
+    );
+    let size = (cluster.streams, clock.now());
+    let mut report = fleet.polled.report(scenario, size, (cpu, busy));
     add_incidents(&mut report, &mut fleet, &mut control)?;
     for (name, count) in [
         ("queries of stats", &queried.stats_queries),
