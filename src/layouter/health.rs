@@ -780,7 +780,7 @@ impl HealthNode {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -1259,6 +1259,7 @@ mod tests {
             let mut engine = BTreeMap::<Hostname, NodeState>::new();
             let mut signs = BTreeMap::<Hostname, u64>::new();
             let mut restarted_ms = 0;
+            let mut braked = BTreeSet::<Hostname>::new();
             for op in ops {
                 match op {
                     HealthOp::Seen(node) => {
@@ -1306,7 +1307,12 @@ mod tests {
                                 prop_assert_eq!(*state, before);
                                 let down = NodeState::Down;
                                 prop_assert!(before != down || now.state != down);
-                                if now.state == NodeState::Down {
+                                // One that the brake holds was silent for long enough before it.
+                                let was_braked = braked.remove(&hostname);
+                                if now.cause == HealthCause::Braked {
+                                    braked.insert(hostname.clone());
+                                }
+                                if now.state == NodeState::Down && !was_braked {
                                     let silent_ms = now_ms - signs[&hostname].max(restarted_ms);
                                     let least_ms = settings.dead_timeout_ms / 2;
                                     prop_assert!(silent_ms > least_ms, "lost after {silent_ms} ms");
