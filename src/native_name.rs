@@ -44,6 +44,12 @@ impl MediaServerKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 
+    /// Whether a server of this kind records what it is sent to record. Bridges configure no
+    /// recordings.
+    pub fn records(self) -> bool {
+        self == Self::Flussonic
+    }
+
     /// The schemes of the URLs that a server of this kind can pull from another one.
     pub fn schemes(self) -> &'static [&'static str] {
         match self {

@@ -19,6 +19,9 @@ const NAME_BYTES_PER_QUESTION: usize = 6 << 10;
 pub struct WantedStream {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<WantedInput>,
+    /// It is to be recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dvr: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,7 @@ struct AnsweredStream {
     name: Box<str>,
     #[serde(default)]
     inputs: Vec<AnsweredInput>,
+    dvr: Option<serde::de::IgnoredAny>,
     #[serde(rename = "static")]
     is_static: Option<bool>,
 }
@@ -88,7 +92,8 @@ impl AnsweredStream {
             })
         });
         let inputs = inputs.collect();
-        (self.name, WantedStream { inputs })
+        let dvr = self.dvr.is_some();
+        (self.name, WantedStream { inputs, dvr })
     }
 }
 

@@ -105,6 +105,7 @@ pub struct Observation {
 struct Target {
     name: Box<str>,
     choice: InputChoice,
+    is_to_be_recorded: bool,
 }
 
 /// What is remembered of a stream besides what it was given.
@@ -230,8 +231,12 @@ impl Planner {
                 Some(known) if known.choice.has_inputs(&inputs) => known.choice,
                 _ => InputChoice::new(inputs),
             };
-            let name = name.clone();
-            targets.insert(native, Target { name, choice });
+            let target = Target {
+                name: name.clone(),
+                choice,
+                is_to_be_recorded: stream.dvr,
+            };
+            targets.insert(native, target);
         }
         self.tracks
             .retain(|native, _| targets.contains_key(native) || self.owned.contains_key(native));
@@ -671,6 +676,9 @@ impl Planner {
         } else if is_unreachable || track.is_unreachable {
             let text = "the source accepts no connection";
             errors.push((name.into(), "source_unreachable", text.into()));
+        } else if target.is_to_be_recorded {
+            let text = "recordings of this server are not configured";
+            errors.push((name.into(), "dvr_not_supported", text.into()));
         }
     }
 

@@ -12,6 +12,7 @@ use crate::json::{Number, scan};
 use crate::state::agent::agents_of;
 use crate::state::label;
 use crate::state::name::{Hostname, StreamName};
+use crate::state::pull::kind_of_record;
 use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
 
 /// Channel limit of a node that configures none.
@@ -110,9 +111,10 @@ pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: Node
         bandwidth_kbps: limit("total_bandwidth").filter(|kbps| *kbps > 0),
         disk_bytes: stats.and_then(|stats| stats.disk_bytes),
         transcoder: stats.and_then(|stats| stats.transcoder).unwrap_or(true),
-        dvr: stats
-            .and_then(|stats| stats.disk_bytes)
-            .is_none_or(|bytes| bytes > 0),
+        dvr: kind_of_record(record).records()
+            && stats
+                .and_then(|stats| stats.disk_bytes)
+                .is_none_or(|bytes| bytes > 0),
         settling: false,
         cordoned: record.cordon.is_some(),
         state,

@@ -66,6 +66,7 @@ fn bridge_gives_changes_and_removes_streams() {
     );
     assert_eq!(stats_of(&server, "own")["status"], "waiting");
     assert_eq!(stats_of(&server, "a")["online_clients"], 1);
+    assert!(stats_of(&server, "a")["error"].is_null());
     fake.take_changes();
 
     // What the server does not use is no change for it.
@@ -92,6 +93,13 @@ fn bridge_gives_changes_and_removes_streams() {
             (second, "rtmp://10.0.0.2/other"),
         ],
     );
+    // A recording, which no bridge configures, is an error of a stream that runs.
+    let seen = looking(
+        "the missing recording is reported",
+        || stats_of(&server, "a"),
+        |stats| stats["error"]["code"] == "dvr_not_supported",
+    );
+    assert_eq!(seen["status"], "running");
     let changes = fake.take_changes();
     assert_eq!(changes.len(), 2, "one change and one removal: {changes:?}");
     assert_eq!(fake.kind().starts["a"], 1);

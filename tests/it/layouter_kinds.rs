@@ -331,6 +331,25 @@ fn backups_follow_the_redundancy_factor_and_the_nodes() {
     );
 }
 
+#[test]
+fn backups_go_to_media_servers_that_record() {
+    let mut cluster = Cluster::new(&[]);
+    cluster.streamer("s1", json!({}));
+    cluster.streamer("s2", json!({"kind": "mediamtx"}));
+    let mut stream = recorded(2);
+    stream["layout"] = json!({"ingest": "s1"});
+    cluster.stream("r", stream);
+    cluster.until(&[("s1", &["r"]), ("s2", &[])]);
+    let expected = verdicts(&[("s1", &["holds_another_copy"]), ("s2", &["node_role"])]);
+    assert_eq!(cluster.against("r", "dvr_backup"), expected);
+    cluster.edit("s2", json!({"kind": null}));
+    cluster.until(&[("s1", &["r"]), ("s2", &["r"])]);
+    assert_eq!(backups(&cluster.layout("r")), set(&["s2"]));
+    cluster.edit("s2", json!({"kind": "go2rtc"}));
+    cluster.until(&[("s1", &["r"]), ("s2", &[])]);
+    assert_eq!(backups(&cluster.layout("r")), set(&[]));
+}
+
 // ---- inference ----
 
 fn inference(cluster: &mut Cluster, host: &str, more: &[(&str, Value)]) {

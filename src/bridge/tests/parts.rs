@@ -20,7 +20,7 @@ fn wanted(streams: &[(&str, &str)]) -> Wanted {
             source_timeout: Some(7),
         };
         let inputs = vec![input];
-        ((*name).into(), WantedStream { inputs })
+        ((*name).into(), WantedStream { inputs, dvr: false })
     });
     streams.collect()
 }

@@ -24,6 +24,7 @@ fn stream(urls: &[&str]) -> WantedStream {
         source_timeout: None,
     };
     WantedStream {
+        dvr: false,
         inputs: urls.iter().map(input).collect(),
     }
 }
