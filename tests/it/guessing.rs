@@ -36,6 +36,11 @@ fn wrong_credentials_are_answered_later_after_some() {
         ("/streams", "Bearer wrong".to_owned(), 401),
         ("/nothing", "Basic YWRtaW46d3Jvbmc=".to_owned(), 401),
         ("/streamers/h/streams", cluster("wrong", 0), 403),
+        (
+            "/streamers/h/auth?name=a&ip=10.0.0.1",
+            cluster("wrong", 0),
+            403,
+        ),
     ] {
         // Each address has its own count: a proxy on this machine names the client.
         let at_once = fail_until_delayed(&server, path, &authorization, status);
@@ -58,7 +63,7 @@ fn wrong_credentials_are_answered_later_after_some() {
         .lines()
         .find_map(|line| line.strip_prefix("weir_auth_failures_delayed_total "));
     let delayed: u64 = delayed.expect("the metric").parse().expect("a number");
-    assert!(delayed >= 3, "{delayed}");
+    assert!(delayed >= 4, "{delayed}");
 }
 
 #[test]
