@@ -291,7 +291,8 @@ impl Core {
         if self.held.borrow().manner(ticket).is_strict {
             response = response.header("Preference-Applied", strict::APPLIED);
         }
-        let held_bytes = run.execution.held_bytes();
+        // What is rendered is taken next, and counted as far as the socket does not take it.
+        let held_bytes = run.execution.position_bytes();
         let answer = self
             .connections
             .begin_chunks(ticket, response, held_bytes)?;

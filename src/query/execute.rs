@@ -165,6 +165,11 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         self.best.held_bytes + self.list.capacity()
     }
 
+    /// The part of it for the positions alone.
+    pub fn position_bytes(&self) -> usize {
+        self.best.held_bytes
+    }
+
     /// Reads up to `budget` more documents. Returns the page when all is done; it must not be
     /// called again then.
     pub fn step<S: Source>(&mut self, source: &S, budget: usize) -> Option<Page> {
