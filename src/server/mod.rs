@@ -342,6 +342,8 @@ fn start(
 /// Starts the io cores and returns at the first signal.
 fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Cores, Failure> {
     let shared = &threads.shared;
+    // From the first request on, TERM drains.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(cannot("wait for signals"))?;
     // Held until the event of the last change is logged: no settings change before.
     let journal = shared.settings.journal.lock();
     let dialer = Dialer::new(threads.egress.clone()).map_err(cannot("set up TLS"))?;
@@ -359,7 +361,7 @@ fn serve(config: &Config, recovered: &Recovered, threads: &Threads) -> Result<Co
     drop(journal);
     print_addresses(&config.settings, &cores.addresses, &recovered.key);
     notify(ServiceState::Ready);
-    wait_for_signal(shared).map_err(cannot("wait for signals"))?;
+    wait_for_signal(shared, signals).map_err(cannot("wait for signals"))?;
     Ok(cores)
 }
 
@@ -657,8 +659,7 @@ fn notify(state: ServiceState) {
 
 /// Returns at the first TERM or INT; a second signal of these ends the process at once. At HUP the
 /// configuration file is read again.
-fn wait_for_signal(shared: &Shared) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+fn wait_for_signal(shared: &Shared, mut signals: Signals) -> io::Result<()> {
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;

@@ -438,3 +438,11 @@ fn start_waits_for_an_address_that_is_in_use_for_a_moment() {
     child.kill().expect("it runs");
     child.wait().expect("it ends");
 }
+
+#[test]
+fn signal_right_after_the_greeting_stops_in_order() {
+    let mut server = TestServer::new();
+    for _ in 0..10 {
+        server.restart();
+    }
+}
