@@ -229,7 +229,8 @@ fn describe(film: &Film) -> String {
     )
 }
 
-/// Sends the pictures, until the client leaves.
+/// Sends the pictures, until the client leaves. The pauses are the rate of a camera; no test waits
+/// for them.
 fn play(mut socket: &TcpStream, film: &Film) -> io::Result<()> {
     let (mut sequence, mut timestamp) = (0_u16, 0_u32);
     thread::sleep(FIRST_PICTURE_AFTER);
