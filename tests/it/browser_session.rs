@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weir_testkit::{API_KEY, EDIT_AUTH, PREFIX, Response, TestServer, new_client_address};
 
-use crate::calls::{names, park_request};
+use crate::calls::{body_text, names, park_request};
 
 const PAGE: (&str, &str) = ("X-Weir-UI", "1");
 
@@ -16,11 +16,7 @@ fn send(
     body: &Value,
 ) -> Response {
     let fields = [&[PAGE], fields].concat();
-    let body = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
-    };
+    let body = body_text(body);
     let path = format!("{PREFIX}{path}");
     server
         .connect()

@@ -20,6 +20,14 @@ pub fn keys(list: &Value, member: &str, key: &str) -> Vec<String> {
     items.iter().map(key).collect()
 }
 
+/// The body of a request; `null` is none.
+pub fn body_text(body: &Value) -> String {
+    if body.is_null() {
+        return String::new();
+    }
+    body.to_string()
+}
+
 #[track_caller]
 pub fn etag(response: &Response) -> String {
     response.etag().expect("an ETag").to_owned()

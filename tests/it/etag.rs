@@ -5,7 +5,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::calls::{etag, get_request, lay_out, park_request, save_episodes_together, save_node};
+use crate::calls::{
+    body_text, etag, get_request, lay_out, park_request, save_episodes_together, save_node,
+};
 use crate::described::{Document, Operation};
 use crate::restricted::token;
 use crate::round_trip::{keyed, with_one_of_each};
@@ -19,11 +21,7 @@ fn send(
     fields: &[(&str, &str)],
     body: &Value,
 ) -> Response {
-    let body = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
-    };
+    let body = body_text(body);
     server.call_with(method, path, fields, body.as_bytes())
 }
 
