@@ -2,8 +2,9 @@
 //!
 //! Beyond some failures in a second, further failures of an address are answered 429 after a delay.
 //! Right credentials are accepted all the time, so that a client that guesses cannot lock out
-//! others behind the same address. Memory is bounded: above the limit, further addresses share one
-//! count.
+//! others behind the same address. Logging in is stricter: an address with too many failures may
+//! not try at all for a while. Memory is bounded: above the limit, further addresses share one
+//! count, by which none of them is kept from trying.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -71,11 +72,10 @@ impl FailedCredentials {
         }
     }
 
-    /// How long further attempts of an address are refused; `None` if they are not.
+    /// How long further attempts of an address are refused; `None` if they are not. Only failures
+    /// of the address itself count.
     pub fn blocked_for(&self, address: IpAddr, now: Instant) -> Option<Duration> {
-        let failed = self.addresses.get(&counted_address(address));
-        let is_full = self.addresses.len() >= ADDRESSES_MAX;
-        let failed = failed.or_else(|| self.others.as_ref().filter(|_| is_full))?;
+        let failed = self.addresses.get(&counted_address(address))?;
         let age = now.duration_since(failed.since);
         let is_blocked = failed.failures >= self.limit.failures_max && age < self.limit.window;
         is_blocked.then(|| self.limit.window.saturating_sub(age))
@@ -155,6 +155,9 @@ mod tests {
         assert_eq!(delayed, ADDRESSES_MAX - FAILURES_PER_SECOND_MAX as usize);
         assert!(!failed.add(address(0), start));
         assert_eq!(failed.addresses.len(), ADDRESSES_MAX);
+        // The failures of others keep no address from trying.
+        let another = address(9 * ADDRESSES_MAX);
+        assert_eq!(failed.blocked_for(another, start), None);
         // When the window is over there is room again.
         assert!(!failed.add(address(5 * ADDRESSES_MAX), start + WINDOW));
         assert_eq!(failed.addresses.len(), 1);
