@@ -260,19 +260,30 @@ impl Auth {
             .ok_or_else(lost_credentials)
     }
 
+    /// Whether a credential of an administrator is valid; tokens are not looked at.
+    pub fn is_current(&self, credential: &SessionCredential) -> bool {
+        match credential {
+            SessionCredential::ApiKey(given) => same(given, &self.keys.load().api_key),
+            SessionCredential::Login(given) => self.is_login(given),
+            SessionCredential::Token(_) => true,
+        }
+    }
+
+    /// Whether a credential is valid in a state.
+    pub fn is_valid(&self, credential: &SessionCredential, state: &State) -> bool {
+        match credential {
+            SessionCredential::Token(given) => record_of(given, state).is_some(),
+            _ => self.is_current(credential),
+        }
+    }
+
     /// The caller whose API key or token this is, and its credential.
     pub fn key_of(&self, key: &str, state: &State) -> Option<(Caller, SessionCredential)> {
         let given = digest(key.as_bytes());
         if same(&given, &self.keys.load().api_key) {
             return Some((Caller::Administrator, SessionCredential::ApiKey(given)));
         }
-        let records = state.entities(Kind::ApiToken).by_key().values();
-        let has_key = |record: &&EntityRecord| {
-            record
-                .token_digest()
-                .is_some_and(|digest| same(digest, &given))
-        };
-        let token = Token::of(records.into_iter().find(has_key)?)?;
+        let token = Token::of(record_of(&given, state)?)?;
         let credential = SessionCredential::Token(given);
         Some((Caller::Token(Arc::new(token)), credential))
     }
@@ -283,6 +294,15 @@ impl Auth {
         let is_known = self.is_login(&given);
         is_known.then_some((Caller::Administrator, SessionCredential::Login(given)))
     }
+}
+
+/// The token whose key has this digest.
+fn record_of<'s>(given: &[u8; 32], state: &'s State) -> Option<&'s EntityRecord> {
+    let mut records = state.entities(Kind::ApiToken).by_key().values();
+    records.find(|record| {
+        let digest = record.token_digest();
+        digest.is_some_and(|digest| same(digest, given))
+    })
 }
 
 /// Checks that a token has the required permission.

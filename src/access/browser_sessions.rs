@@ -1,7 +1,8 @@
 //! Sessions of browsers that use the web interface: a cookie stands for a credential.
 //!
 //! The cookie is random; its digest, and the digest of the credential, are kept in memory until the
-//! session ends: after 12 hours, by logging out, with the credential, or with the process. A cookie
+//! session ends: after 12 hours, by logging out, with the credential, or with the process. One ends
+//! with its credential before the change of that is acknowledged. A cookie
 //! counts only together with the header `X-Weir-UI: 1`, which pages of other origins cannot send,
 //! and not for requests that a page of another site makes. What it permits is decided for every
 //! request by the credential itself. Memory is bounded: above the limit the oldest session ends.
@@ -112,6 +113,17 @@ impl BrowserSessions {
     /// Ends the session of a cookie.
     pub fn close(&self, cookie: &[u8]) {
         self.table().remove(&digest(cookie));
+    }
+
+    /// Ends the sessions whose credential is not valid any more: none returns with it.
+    pub fn retain(&self, is_valid: impl Fn(&SessionCredential) -> bool) {
+        self.table()
+            .retain(|_, session| is_valid(&session.credential));
+    }
+
+    /// Whether there is no session.
+    pub fn is_empty(&self) -> bool {
+        self.table().is_empty()
     }
 
     /// Seconds until an address that sent too many wrong credentials may try again.

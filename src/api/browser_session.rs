@@ -57,6 +57,12 @@ pub fn open(call: &Call<'_>) -> Result<Outcome, ApiError> {
         browsers.close(cookie);
     }
     let (cookie, session) = browsers.open(credential, now, now_ms())?;
+    // A credential that ended meanwhile ended the sessions that were open then.
+    let newest = call.shared.published.state().load_full();
+    if !call.shared.access.auth.is_valid(&credential, &newest) {
+        browsers.close(cookie.as_bytes());
+        return Err(error::UNAUTHORIZED.error());
+    }
     let user = Auth::user(&caller, None, Some(credential));
     info!(%user, %client, "session opened");
     let body = document(call, &caller, &user, Some(&session));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ANSWER_WAIT_MAX;
 use super::call::{Context, Pending, Step};
-use super::shared::{ApiSettings, Shared};
+use super::shared::{AccessControl, ApiSettings, Shared};
 use crate::config::journal::{JournalEntry, JournalGuard};
 use crate::config::running::Saved;
 use crate::config::{SaveError, SettingChanges, changed_keys};
@@ -139,9 +139,11 @@ pub fn reload(shared: &Shared) {
     }
 }
 
-/// Ends the waiting requests of an administrator whose credentials were replaced.
+/// Ends the sessions and the waiting requests of an administrator whose credentials were replaced.
 fn end_replaced_credentials(shared: &Shared, saved: &Saved) {
     if saved.rotated {
+        let AccessControl { auth, browsers, .. } = &shared.access;
+        browsers.retain(|credential| auth.is_current(credential));
         for inbox in &shared.cores {
             inbox.push(CoreMessage::CredentialsReplaced);
         }

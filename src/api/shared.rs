@@ -76,7 +76,7 @@ pub struct AccessControl {
     /// Taken for wrong credentials only, and for metrics.
     pub failed_credentials: Mutex<FailedCredentials>,
     pub sessions: Sessions,
-    pub browsers: BrowserSessions,
+    pub browsers: Arc<BrowserSessions>,
     pub countries: Countries,
 }
 
@@ -169,7 +169,7 @@ pub(crate) mod tests {
                 auth: Auth::new("k", None),
                 failed_credentials: Mutex::default(),
                 sessions: Sessions::new(1 << 20),
-                browsers: BrowserSessions::default(),
+                browsers: Arc::default(),
                 countries: Countries::default(),
             },
             nodes: Arc::new(NodeTable::new(1 << 20)),

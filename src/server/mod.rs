@@ -287,10 +287,8 @@ fn start(
         StateMachine::new(recovered.state.clone(), store).with_events(events, &rt::sys::hostname());
     let (writer, commands, stop_writer) = Writer::new(machine, published.clone(), inboxes.clone());
     let episodes = &settings.episodes;
-    let episodes_buffer = Arc::new(BufferSettings::new(
-        episodes.buffer_delay,
-        episodes.buffer_limit,
-    ));
+    let buffer = BufferSettings::new(episodes.buffer_delay, episodes.buffer_limit);
+    let episodes_buffer = Arc::new(buffer);
     let retention = Retention {
         episodes_ms: episodes.kept.as_millis() as u64,
         ..Retention::default()
@@ -311,6 +309,7 @@ fn start(
         layouter,
         inboxes,
         egress: egress.clone(),
+        browsers: writer.browsers(),
     };
     let shared = Arc::new(shared(config, recovered, parts)?);
     follow_settings(&shared, &episodes_buffer, set_log_level);
@@ -451,6 +450,7 @@ struct Parts {
     layouter: LayouterHandle,
     inboxes: Inboxes,
     egress: Arc<EgressPolicy>,
+    browsers: Arc<BrowserSessions>,
 }
 
 fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared, Failure> {
@@ -481,7 +481,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             auth: Auth::new(key.expose(), login(settings)),
             failed_credentials: Mutex::default(),
             sessions: Sessions::new(settings.viewers.sessions_bytes),
-            browsers: BrowserSessions::default(),
+            browsers: parts.browsers,
             countries,
         },
         nodes: nodes.clone(),

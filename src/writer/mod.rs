@@ -19,6 +19,7 @@ pub mod tables;
 #[cfg(test)]
 mod golden;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -30,11 +31,13 @@ use weir_storage::{Storage, StoreError};
 use self::commands::{disk_is_full, outcome_is_unknown, store_is_down, weight};
 use self::expiry::Expiry;
 use self::insert_buffer::{BufferSettings, InsertBuffer};
+use crate::access::browser_sessions::{BrowserSessions, SessionCredential};
 use crate::core::message::CoreMessage;
 use crate::error::ApiError;
 use crate::feed::Commit;
 use crate::http::Ticket;
 use crate::rt::Inbox;
+use crate::state::State;
 use crate::state::changes::Done;
 use crate::state::command::{Command, EntitySave};
 use crate::state::entity::Kind;
@@ -74,6 +77,20 @@ pub struct Writer<S> {
     expiry: Expiry,
     unlogged: Option<StoreFailure>,
     stop: Arc<AtomicBool>,
+    browsers: Arc<BrowserSessions>,
+}
+
+/// Ends the sessions of tokens that a state does not have.
+fn end_sessions(browsers: &BrowserSessions, state: &State) {
+    if browsers.is_empty() {
+        return;
+    }
+    let tokens = state.entities(Kind::ApiToken).by_key().values();
+    let known: HashSet<&[u8; 32]> = tokens.filter_map(|token| token.token_digest()).collect();
+    browsers.retain(|credential| match credential {
+        SessionCredential::Token(digest) => known.contains(digest),
+        SessionCredential::ApiKey(_) | SessionCredential::Login(_) => true,
+    });
 }
 
 /// A failure of the store that the event log does not have yet.
@@ -108,6 +125,7 @@ impl<S: Storage> Writer<S> {
             episodes_buffer: Arc::new(BufferSettings::new(Duration::ZERO, 0)),
             unlogged: None,
             stop: stop.clone(),
+            browsers: Arc::default(),
         };
         (writer, handle, stop)
     }
@@ -117,6 +135,11 @@ impl<S: Storage> Writer<S> {
         let (sender, commits) = unbounded();
         self.followers.push(sender);
         commits
+    }
+
+    /// The sessions that end with their tokens.
+    pub fn browsers(&self) -> Arc<BrowserSessions> {
+        self.browsers.clone()
     }
 
     /// Sets how long saves of episodes wait for others. By default they do not wait.
@@ -311,10 +334,14 @@ impl<S: Storage> Writer<S> {
         self.recover(&failure);
     }
 
-    /// Publishes a commit, then wakes every core at most once, with its replies and the commit.
+    /// Publishes a commit, ends the sessions of tokens that it deleted or gave another key, then
+    /// wakes every core at most once, with its replies and the commit.
     fn send(&self, outcomes: Vec<(ReplyTo, Result<Done, ApiError>)>, commit: Option<Arc<Commit>>) {
         if let Some(commit) = &commit {
             self.published.publish(commit.state.clone());
+            if !commit.entities[Kind::ApiToken as usize].is_empty() {
+                end_sessions(&self.browsers, &commit.state);
+            }
             for follower in &self.followers {
                 // A follower that has ended needs no more commits.
                 let _ = follower.send(commit.clone());

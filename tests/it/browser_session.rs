@@ -301,13 +301,25 @@ fn session_ends_with_its_token() {
         let cookie = log_in(&server, &json!({"key": key}));
         get(&server, "/streams", &cookie).expect(200);
         end(&server);
-        assert!(is_without_challenge(&get(&server, "/streams", &cookie)));
-        // The same key again does not bring the session back.
+        // The same key again does not bring the session back, also if it was not used meanwhile.
         server
             .put("/api_tokens/t", json!({"key": key, "permissions": all}))
             .expect(200);
         assert!(is_without_challenge(&get(&server, "/streams", &cookie)));
+        // Nor does another token with that key.
+        let cookie = log_in(&server, &json!({"key": key}));
         server.delete("/api_tokens/t").expect(204);
+        server
+            .put("/api_tokens/u", json!({"key": key, "permissions": all}))
+            .expect(200);
+        assert!(is_without_challenge(&get(&server, "/streams", &cookie)));
+        // A change of its rights ends no session.
+        let cookie = log_in(&server, &json!({"key": key}));
+        server
+            .put("/api_tokens/u", json!({"permissions": all}))
+            .expect(200);
+        get(&server, "/streams", &cookie).expect(200);
+        server.delete("/api_tokens/u").expect(204);
     }
 }
 
@@ -322,8 +334,14 @@ fn session_ends_when_the_key_is_rotated() {
         &json!({"api_key": "second-key-of-the-file"}),
     );
     saved.expect(200);
-    assert!(is_without_challenge(&get(&server, "/streams", &cookie)));
-    log_in(&server, &json!({"key": "second-key-of-the-file"}));
+    // Also if the first key returns before the session is used.
+    let second = log_in(&server, &json!({"key": "second-key-of-the-file"}));
+    let first = json!({"api_key": "first-key-of-the-file"});
+    put(&server, "/config", &second, &first).expect(200);
+    for cookie in [cookie, second] {
+        assert!(is_without_challenge(&get(&server, "/streams", &cookie)));
+    }
+    log_in(&server, &json!({"key": "first-key-of-the-file"}));
 }
 
 #[test]
