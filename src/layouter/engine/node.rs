@@ -171,6 +171,12 @@ impl SlotNode {
         self.is_reachable() && self.closure.is_open()
     }
 
+    /// May take slots that belong to those it has.
+    #[inline]
+    pub fn may_be_joined(&self) -> bool {
+        self.is_reachable() && !self.closure.cordoned
+    }
+
     /// Known to be running.
     #[inline]
     pub fn is_reachable(&self) -> bool {

@@ -48,24 +48,30 @@ impl Engine {
 
     /// The node that can take an ingest or a unit in exchange for its own backups there. CPU
     /// pressure and maintenance rule a node out only if not `closed_too`: it already carries the
-    /// stream.
+    /// stream. A node in maintenance takes a unit only if it carries all of its streams.
     pub(super) fn promotable(&self, s: u32, closed_too: bool) -> Option<u32> {
         let slot = self.slot(s);
         if slot.kind() != SlotKind::Ingest || slot.sibling == s && !slot.has(UNIT) {
             return None;
         }
         let need = slot.need();
-        let mut leaving: BTreeMap<u32, Need> = BTreeMap::new();
+        let streams = if slot.has(UNIT) {
+            self.active_members(s).len()
+        } else {
+            1
+        };
+        let mut leaving: BTreeMap<u32, (usize, Need)> = BTreeMap::new();
         for (n, copy) in self.own_copies(s) {
             let copy = self.slot(copy).need();
-            let sum = leaving.entry(n).or_default();
-            *sum = sum.plus(&copy);
+            let (copies, sum) = leaving.entry(n).or_default();
+            (*copies, *sum) = (*copies + 1, sum.plus(&copy));
         }
         let balance = self.settings.balance;
-        let candidates = leaving.into_iter().filter(|(n, leaving)| {
+        let candidates = leaving.into_iter().filter(|(n, (copies, leaving))| {
             let node = self.node(*n);
             node.is_reachable()
                 && (closed_too || node.closure.is_open())
+                && (!node.closure.cordoned || *copies == streams)
                 && self.static_reasons_on(slot.class, *n).is_empty()
                 && node.fits_instead(leaving, &need)
         });

@@ -13,6 +13,7 @@ use super::Engine;
 use super::class::{NONE, SlotDemand, static_reasons};
 use super::cow::CowMap;
 use super::event::{MoveReason, PlacementRole, SlotKind};
+use super::node::SlotNode;
 use super::promote::NodeCopies;
 use super::slot::{DISABLED, LIVE, MEMBER, PENDING, UNIT, WAITING};
 use super::tree::Need;
@@ -273,8 +274,8 @@ impl Engine {
         }
     }
 
-    /// The node for a new unit: where most of its members were, or another one. If none can take
-    /// all of them, those on the first node stay there.
+    /// The node for a new unit: where most of its members were, or another one; a node that takes
+    /// nothing new comes last. If none can take all of them, those on the first node stay there.
     fn node_for_unit(&mut self, u: u32, on_node: &BTreeMap<u32, BTreeSet<u32>>) -> Option<u32> {
         let count = self.members_of(u).count();
         let balance = self.settings.balance;
@@ -289,9 +290,11 @@ impl Engine {
         nodes.sort_unstable();
         let mut siblings = Vec::new();
         self.sibling_nodes(u, &mut siblings);
-        let mut target = nodes.iter().map(|(.., n)| *n).find(|n| {
+        let mut by_choice: Vec<u32> = nodes.iter().map(|(.., n)| *n).collect();
+        by_choice.sort_by_key(|n| !self.node(*n).closure.is_open());
+        let mut target = by_choice.into_iter().find(|n| {
             let all = on_node[n].len() == count;
-            (all || self.node(*n).is_reachable())
+            (all || self.node(*n).may_be_joined())
                 && self.reasons_on(u, *n, true, &siblings).is_empty()
         });
         if target.is_none()
@@ -301,7 +304,11 @@ impl Engine {
         {
             target = Some(n);
         }
-        if target.is_none() && nodes.len() > 1 {
+        let is_split = match nodes[..] {
+            [(.., n)] => on_node[&n].len() < count && self.node(n).closure.cordoned,
+            _ => nodes.len() > 1,
+        };
+        if target.is_none() && is_split {
             target = self.find(u, &[]);
         }
         if target.is_none()
@@ -450,7 +457,7 @@ impl Engine {
     }
 
     /// The node that can take most members, and these members; a member may take the place of its
-    /// own backup. Small members first.
+    /// own backup, also on a node that takes nothing new. Small members first.
     fn best_part(&self, u: u32, own: u32) -> Option<(u32, BTreeSet<u32>)> {
         let mut members: Vec<(Need, u32, NodeCopies)> = self
             .members_of(u)
@@ -462,14 +469,20 @@ impl Engine {
             .collect();
         // A stable sort: equal members stay in the order of their names.
         members.sort_by_key(|(need, ..)| (need.channels, need.kbps, need.disk));
+        let copies = members.iter().flat_map(|(.., copies)| copies);
+        let nodes_of_copies: BTreeSet<u32> = copies.map(|(node, _)| *node).collect();
+        let may_be_joined =
+            |n: u32, node: &SlotNode| node.is_open() || n == own && node.may_be_joined();
         let mut nodes: Vec<(bool, std::cmp::Reverse<u32>, u32, u32)> = self
             .cluster
             .nodes
             .iter()
             .enumerate()
             .filter(|(i, node)| {
+                let n = *i as u32;
                 node.full.role == PlacementRole::Streamer
-                    && (node.is_open() || *i as u32 == own && node.is_reachable())
+                    && (may_be_joined(n, node)
+                        || nodes_of_copies.contains(&n) && node.is_reachable())
             })
             .map(|(i, node)| {
                 let channels = node.room().channels;
@@ -494,6 +507,9 @@ impl Engine {
                     continue;
                 }
                 let copy = copies.iter().find(|(node, _)| *node == n);
+                if copy.is_none() && !may_be_joined(n, node) {
+                    continue;
+                }
                 let with_copy = match copy {
                     Some((_, copy)) => room.plus(&self.slot(*copy).need()),
                     None => room,
@@ -545,7 +561,7 @@ impl Engine {
         let mut siblings = Vec::new();
         self.sibling_nodes(u, &mut siblings);
         let target = if own != NONE
-            && self.node(own).is_reachable()
+            && self.node(own).may_be_joined()
             && self.reasons_on(u, own, true, &siblings).is_empty()
         {
             Some(own)

@@ -138,7 +138,11 @@ pub const STREAMER_MAINTENANCE_SAVE: OperationDoc = OperationDoc {
     summary: "Begin or end the maintenance of a node",
     description: "With `cordon` the layouter places nothing new on the node and moves nothing to \
          it; the streams that are there stay, and what is lost elsewhere goes to other nodes. A \
-         layout that is set through the API is still possible. With `none` the node takes streams \
+         layout that is set through the API is still possible. If an agent sends a new stream \
+         beside some of the node, all of them move to another node; without room there the new \
+         one waits. Two things that the node runs already may still come to it when their node is \
+         lost: a stream with a DVR backup there, if no other node can take it, and a stream that \
+         is being handed over and that the node still keeps. With `none` the node takes streams \
          again. The mode is kept over restarts and shown in `state.maintenance` of the node. \
          Nothing that the node is sent changes.",
     parameters: &[HOSTNAME],

@@ -2,6 +2,7 @@
 
 mod calm;
 mod cases;
+mod cordon;
 mod exact;
 mod improving;
 mod invariants;

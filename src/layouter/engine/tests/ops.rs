@@ -456,7 +456,7 @@ impl TestCluster {
             );
         }
         self.check_changes(&changes);
-        self.check_overdue(&earlier, &event, &changes);
+        self.check_closed_nodes(&earlier, &event, &changes);
         for change in &changes {
             let layout = self
                 .engine
@@ -754,8 +754,9 @@ impl TestCluster {
         }
     }
 
-    /// Nothing is placed on a node whose state is unsure, except by its row.
-    fn check_overdue(&self, earlier: &Engine, event: &Event, changes: &[LayoutChange]) {
+    /// Nothing is placed on a node whose state is unsure, or that is in maintenance, except by its
+    /// row, and in the place of its own copy.
+    fn check_closed_nodes(&self, earlier: &Engine, event: &Event, changes: &[LayoutChange]) {
         let rows: &[StreamSpec] = match event {
             Event::Commit(rows) => &rows.streams,
             _ => &[],
@@ -776,9 +777,11 @@ impl TestCluster {
                     .any(|host| host == to)
             });
             let state = self.states.get(to).map(|(state, _)| *state);
+            let is_cordoned = self.nodes.get(to).is_some_and(|node| node.cordoned);
+            let is_closed = is_cordoned || state == Some(NodeState::Unsure);
             assert!(
-                state != Some(NodeState::Unsure) || in_row || there || !self.is_running(),
-                "{change:?} to a node that may be lost"
+                !is_closed || in_row || there || !self.is_running(),
+                "{change:?} to a node that may be lost or is in maintenance"
             );
         }
     }
