@@ -1,7 +1,9 @@
 //! Handovers in progress: when does a node that keeps a stream let go of it?
 //!
 //! A handover ends when the new node reports that the stream runs there, at a time limit, or when
-//! the old node is lost or may not have the stream any more. Its end is a command, which is
+//! the old node is lost or may not have the stream any more. A new node that restreams may run the
+//! stream before it captures it, by pulling it from the old node: its reports count only some time
+//! after it was sent the move. The end is a command, which is
 //! repeated until it is written: no stream may stay on two nodes. Which streams are handed over is
 //! read from their records, so this is rebuilt after a restart, and the time limit begins again.
 
@@ -12,6 +14,9 @@ use crate::state::command::HandoverEnd;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::record::StreamRecord;
 
+/// How long after the move was sent to a new node that may have run the stream already its reports
+/// are taken for what it captures itself. A streamer switches to another source at once.
+const CAPTURE_MS: u64 = 5000;
 /// Pause after the writer refused an end.
 const RETRY_MS: u64 = 1000;
 
@@ -65,7 +70,33 @@ struct Handover {
     since_ms: u64,
     /// The new node must have been sent this revision before its reports count.
     revision: u64,
+    /// The new node reported the stream when the handover began.
+    ran_before: bool,
+    /// When a report of the new node came after it was sent the move.
+    sent_ms: Option<u64>,
     cause: Option<HandoverCause>,
+}
+
+impl Handover {
+    /// Since when a report of the new node is one about what it captures itself.
+    fn counts_from_ms(&self, report: &HandoverReport) -> Option<u64> {
+        if self.ran_before || report.restreams {
+            let from_ms = self.sent_ms? + CAPTURE_MS;
+            return (from_ms <= report.now_ms).then_some(from_ms);
+        }
+        let is_sent = report.sent == 0 || report.sent >= self.revision;
+        is_sent.then_some(self.since_ms)
+    }
+}
+
+/// The report of a node, apart from its streams.
+pub struct HandoverReport<'a> {
+    pub hostname: &'a Hostname,
+    /// The node was sent changes up to this revision; 0 for one that pages through its list.
+    pub sent: u64,
+    /// The node may pull any stream from its ingest node.
+    pub restreams: bool,
+    pub now_ms: u64,
 }
 
 /// Ends that were sent to the writer.
@@ -82,6 +113,8 @@ pub struct Handovers {
     of_node: BTreeMap<Hostname, BTreeSet<StreamName>>,
     /// Those that have not ended, by their begin.
     by_begin: BTreeSet<(u64, StreamName)>,
+    /// Those of which is not known what their new nodes ran when they began.
+    begun: BTreeSet<StreamName>,
     /// Those whose end is to be sent.
     ending: BTreeSet<StreamName>,
     sent: Option<SentEnds>,
@@ -110,10 +143,13 @@ impl Handovers {
             streams.insert(name.clone());
         }
         self.by_begin.insert((now_ms, name.clone()));
+        self.begun.insert(name.clone());
         let handover = Handover {
             id,
             since_ms: now_ms,
             revision: record.revision.to_native(),
+            ran_before: false,
+            sent_ms: None,
             cause: None,
         };
         self.all.insert(name.clone(), handover);
@@ -124,6 +160,7 @@ impl Handovers {
             return;
         };
         self.by_begin.remove(&(old.since_ms, name.clone()));
+        self.begun.remove(name);
         self.ending.remove(name);
         for node in [&old.id.from, &old.id.to] {
             if let Some(streams) = self.of_node.get_mut(node) {
@@ -135,13 +172,31 @@ impl Handovers {
         }
     }
 
-    /// A node has reported, which was `sent` changes up to a revision; `runs` finds a stream in its
-    /// report. A node that pages through its list is sent revision 0.
-    pub fn reported(&mut self, node: &Hostname, sent: u64, runs: impl Fn(&str, u64) -> bool) {
-        self.end_of(node, HandoverCause::Running, |name, handover| {
-            handover.id.to == *node
-                && (sent == 0 || sent >= handover.revision)
-                && runs(name, handover.since_ms)
+    /// Records which new nodes ran their streams already when the handover began. `runs` finds a
+    /// stream in the last report of a node.
+    pub fn note_begun(&mut self, runs: impl Fn(&str, &Hostname) -> bool) {
+        for name in std::mem::take(&mut self.begun) {
+            if let Some(handover) = self.all.get_mut(&name) {
+                handover.ran_before = runs(&name, &handover.id.to);
+            }
+        }
+    }
+
+    /// A node has reported; `runs` finds a stream in its reports since a time.
+    pub fn reported(&mut self, report: &HandoverReport, runs: impl Fn(&str, u64) -> bool) {
+        for name in self.of_node.get(report.hostname).into_iter().flatten() {
+            if let Some(handover) = self.all.get_mut(name)
+                && handover.id.to == *report.hostname
+                && report.sent >= handover.revision
+            {
+                handover.sent_ms.get_or_insert(report.now_ms);
+            }
+        }
+        self.end_of(report.hostname, HandoverCause::Running, |name, handover| {
+            handover.id.to == *report.hostname
+                && handover
+                    .counts_from_ms(report)
+                    .is_some_and(|from_ms| runs(name, from_ms))
         });
     }
 

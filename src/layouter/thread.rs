@@ -129,6 +129,8 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
     let metrics = context.metrics.clone();
     let nodes = context.nodes.clone();
     let mut controller = Controller::new(state, nodes, settings.clone(), uptime_ms(), metrics);
+    let runs_now = |stream: &str, host: &Hostname| (context.runs_on)(stream, host, 0);
+    controller.note_begun_handovers(runs_now);
     // Some of these wait for the next slice.
     let mut commits: VecDeque<Arc<Commit>> = VecDeque::new();
     let mut reported: Vec<Hostname> = Vec::new();
@@ -167,6 +169,7 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
         let slice = slice_of(&mut commits);
         if !slice.is_empty() {
             controller.commit(&slice, now_ms);
+            controller.note_begun_handovers(runs_now);
         }
         if commits.is_empty() {
             handle_replies(&mut controller, &mut received, &mut handovers, now_ms);
@@ -216,7 +219,7 @@ fn handle_reports(
 ) {
     for hostname in reported.drain(..) {
         controller.record_bitrates(&hostname, &context.bitrate_of, now_ms);
-        controller.record_running(&hostname, |stream, since_ms| {
+        controller.record_running(&hostname, now_ms, |stream, since_ms| {
             (context.runs_on)(stream, &hostname, since_ms)
         });
         if let Some(stats) = (context.stats_of)(&hostname) {

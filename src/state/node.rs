@@ -184,7 +184,8 @@ pub fn can_restream(state: &State, streamer: &StreamerRecord, stream: &ArchivedS
         && pull_url(state, stream, &streamer.hostname).is_some()
 }
 
-fn may_restream(state: &State, streamer: &StreamerRecord) -> bool {
+/// Whether a streamer may pull any stream of its namespace from its ingest node.
+pub fn may_restream(state: &State, streamer: &StreamerRecord) -> bool {
     let is_streamer = matches!(streamer.role, ArchivedNodeRole::Streamer);
     is_streamer
         && match state.settings().restreaming {

@@ -6,11 +6,12 @@ use tracing::{info, warn};
 use super::Controller;
 use crate::error::ApiError;
 use crate::feed::Commit;
-use crate::layouter::handover::HandoverCause;
+use crate::layouter::handover::{HandoverCause, HandoverReport};
 use crate::state::changes::Done;
 use crate::state::command::HandoverEnd;
 use crate::state::handover::may_keep;
 use crate::state::name::Hostname;
+use crate::state::node::may_restream;
 
 impl Controller {
     /// Reads from the state which streams are handed over.
@@ -56,12 +57,29 @@ impl Controller {
         }
     }
 
+    /// Records which nodes ran the streams that were just handed over to them. `runs` finds a stream
+    /// in the last report of a node.
+    pub fn note_begun_handovers(&mut self, runs: impl Fn(&str, &Hostname) -> bool) {
+        self.transfers.handovers.note_begun(runs);
+    }
+
     /// Records which streams run on a node that has just reported. `runs` is called with a stream
     /// and the time since which a report of the node counts.
-    pub fn record_running(&mut self, hostname: &Hostname, runs: impl Fn(&str, u64) -> bool) {
+    pub fn record_running(
+        &mut self,
+        hostname: &Hostname,
+        now_ms: u64,
+        runs: impl Fn(&str, u64) -> bool,
+    ) {
         let node = self.nodes.find(hostname);
-        let sent = node.map_or(0, |node| node.activity.sent_revision());
-        self.transfers.handovers.reported(hostname, sent, runs);
+        let streamer = self.state.streamer(hostname);
+        let report = HandoverReport {
+            hostname,
+            sent: node.map_or(0, |node| node.activity.sent_revision()),
+            restreams: streamer.is_some_and(|it| may_restream(&self.state, it)),
+            now_ms,
+        };
+        self.transfers.handovers.reported(&report, runs);
     }
 
     /// The next handovers to end, and their number for [`Controller::on_handover_reply`].
@@ -140,7 +158,20 @@ mod tests {
         let hostname = Hostname::trusted(host);
         let node = world.nodes.get(&hostname);
         node.activity.sent(world.machine.state().revision());
-        world.controller.record_running(&hostname, |_, _| true);
+        let now_ms = world.now_ms;
+        world
+            .controller
+            .record_running(&hostname, now_ms, |_, _| true);
+        world.write();
+    }
+
+    /// The same, of a node whose last report came at this time.
+    fn report_of(world: &mut ControllerTest, host: &str, reported_ms: u64) {
+        let hostname = Hostname::trusted(host);
+        let now_ms = world.now_ms;
+        world
+            .controller
+            .record_running(&hostname, now_ms, |_, from_ms| from_ms <= reported_ms);
         world.write();
     }
 
@@ -192,17 +223,12 @@ mod tests {
             "it is sent the same as before"
         );
         // A report of the old node, one without the stream, and one from before it was sent.
-        world
-            .controller
-            .record_running(&Hostname::trusted("s1"), |_, _| true);
-        world
-            .controller
-            .record_running(&Hostname::trusted("s2"), |_, _| false);
-        let s2 = world.nodes.get(&Hostname::trusted("s2"));
-        s2.activity.sent(1);
-        world
-            .controller
-            .record_running(&Hostname::trusted("s2"), |_, _| true);
+        let (s1, s2) = (Hostname::trusted("s1"), Hostname::trusted("s2"));
+        let now_ms = world.now_ms;
+        world.controller.record_running(&s1, now_ms, |_, _| true);
+        world.controller.record_running(&s2, now_ms, |_, _| false);
+        world.nodes.get(&s2).activity.sent(1);
+        world.controller.record_running(&s2, now_ms, |_, _| true);
         world.live(&HOSTS, 10);
         assert_eq!(nodes_of(&world), ["s1", "s2"]);
         report(&mut world, "s2");
@@ -219,10 +245,63 @@ mod tests {
         plan_move(&mut world, "a", "s2");
         world.live(&HOSTS, 5);
         let s2 = Hostname::trusted("s2");
-        world.controller.record_running(&s2, |name, not_before_ms| {
-            assert_eq!((name, not_before_ms), ("a", since_ms));
-            false
-        });
+        let now_ms = world.now_ms;
+        world
+            .controller
+            .record_running(&s2, now_ms, |name, not_before_ms| {
+                assert_eq!((name, not_before_ms), ("a", since_ms));
+                false
+            });
+    }
+
+    #[test]
+    fn restreamer_must_be_sent_a_stream_before_it_captures_it() {
+        // Goal: what the new node pulls from the old one does not end the handover. Method: it runs
+        // the stream from the begin, because it restreams or was seen to.
+        for restreams in [true, false] {
+            let mut world = world("{}");
+            let flag = format!(r#"{{"is_restreamer":{restreams}}}"#);
+            world.save_streamer("s2", &flag);
+            plan_move(&mut world, "a", "s2");
+            world.controller.note_begun_handovers(|name, host| {
+                assert_eq!((name, &**host), ("a", "s2"));
+                !restreams
+            });
+            let s2 = world.nodes.get(&Hostname::trusted("s2"));
+            let at_ms = world.now_ms;
+            report_of(&mut world, "s2", at_ms);
+            world.live(&HOSTS, 3);
+            let at_ms = world.now_ms;
+            report_of(&mut world, "s2", at_ms);
+            assert_eq!(kept_by(&world), Some("s1"), "it was not sent the move");
+            s2.activity.sent(world.machine.state().revision());
+            report_of(&mut world, "s2", at_ms);
+            world.live(&HOSTS, 4);
+            let at_ms = world.now_ms;
+            report_of(&mut world, "s2", at_ms);
+            assert_eq!(kept_by(&world), Some("s1"), "it was sent the move just now");
+            world.live(&HOSTS, 4);
+            report_of(&mut world, "s2", at_ms);
+            assert_eq!(kept_by(&world), Some("s1"), "the report is an earlier one");
+            let at_ms = world.now_ms;
+            report_of(&mut world, "s2", at_ms);
+            assert_eq!(kept_by(&world), None);
+        }
+    }
+
+    #[test]
+    fn handover_to_a_restreamer_that_pages_ends_by_time() {
+        let mut world = world("{}");
+        world.save_streamer("s2", r#"{"is_restreamer":true}"#);
+        plan_move(&mut world, "a", "s2");
+        for _ in 0..19 {
+            world.live(&HOSTS, 1);
+            let at_ms = world.now_ms;
+            report_of(&mut world, "s2", at_ms);
+            assert_eq!(nodes_of(&world), ["s1", "s2"], "it may still pull");
+        }
+        world.live(&HOSTS, 1);
+        assert_eq!(nodes_of(&world), ["s2"]);
     }
 
     #[test]
@@ -411,8 +490,8 @@ mod tests {
     fn end_that_was_not_written_is_repeated() {
         let mut world = world("{}");
         plan_move(&mut world, "a", "s2");
-        let s2 = Hostname::trusted("s2");
-        world.controller.record_running(&s2, |_, _| true);
+        let (s2, now_ms) = (Hostname::trusted("s2"), world.now_ms);
+        world.controller.record_running(&s2, now_ms, |_, _| true);
         for _ in 0..3 {
             let ends = world.controller.next_handover_ends(world.now_ms);
             let (number, items) = ends.expect("the end is due");
@@ -443,9 +522,8 @@ mod tests {
         // Goal: an end that is on its way when the stream moves again changes nothing.
         let mut world = world("{}");
         plan_move(&mut world, "a", "s2");
-        world
-            .controller
-            .record_running(&Hostname::trusted("s2"), |_, _| true);
+        let (s2, now_ms) = (Hostname::trusted("s2"), world.now_ms);
+        world.controller.record_running(&s2, now_ms, |_, _| true);
         let (number, items) = world
             .controller
             .next_handover_ends(world.now_ms)
