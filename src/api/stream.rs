@@ -17,7 +17,6 @@ use crate::query::params::{
     Choice, EngineParameter, POLL_TIMEOUT, Parameter, ParameterValues as _, Text, ValueKind,
 };
 use crate::query::{Document, Execution, KeyOrder, ListField, ListKind, Raw, Source};
-use crate::rt::uptime_ms;
 use crate::state::apply::stream_not_found;
 use crate::state::command::{Command, StreamPatch, layout_items, stream_items};
 use crate::state::name::StreamName;
@@ -112,16 +111,12 @@ pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 /// Whether the ingest node of a stream may keep it after a move: moves through the API are planned,
-/// unless the node is silent, so that the stream is taken from a lost one.
+/// unless the node is lost.
 fn may_hand_over(call: &Call<'_>, name: &StreamName) -> bool {
     let config = call.shared.settings.running.config();
-    let layouter = &config.settings.layouter;
     let ingest = call.state.stream(name).and_then(|stream| stream.ingest());
     let node = ingest.and_then(|host| call.shared.nodes.find(host));
-    let seen_ms = node.and_then(|node| node.activity.last_seen_ms());
-    let silent_ms = seen_ms.map(|seen_ms| uptime_ms().saturating_sub(seen_ms));
-    let dead_ms = layouter.dead_timeout.as_millis() as u64;
-    !layouter.handover.is_zero() && silent_ms.is_some_and(|silent_ms| silent_ms < dead_ms)
+    !config.settings.layouter.handover.is_zero() && node.is_some_and(|node| node.may_run_streams())
 }
 
 fn stream_named(name: &str) -> Option<EntityName> {

@@ -45,7 +45,16 @@ impl NodeRuntime {
     pub fn set_standing(&self, standing: Option<Standing>) {
         *self.standing.lock() = standing;
     }
+
+    /// Whether it was seen and does not count as lost, so that its streams may still run there.
+    pub fn may_run_streams(&self) -> bool {
+        let is_lost = self.standing().is_some_and(|it| it.name == OFFLINE);
+        !is_lost && self.activity.last_seen_ms().is_some()
+    }
 }
+
+/// The name of a [`Standing`] of a node that is lost.
+pub const OFFLINE: &str = "offline";
 
 /// Whether a node is relied on, since when and why. Times are those of its [`Activity`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -237,6 +246,23 @@ mod tests {
         activity.sent(7);
         activity.sent(5);
         assert_eq!(activity.sent_revision(), 7);
+    }
+
+    #[test]
+    fn lost_node_runs_no_streams_even_if_it_was_just_seen() {
+        let node = NodeRuntime::default();
+        assert!(!node.may_run_streams(), "it was never seen");
+        node.activity.seen(5);
+        assert!(node.may_run_streams(), "the layouter has not looked yet");
+        for (name, expected) in [("up", true), ("unknown", true), (OFFLINE, false)] {
+            node.set_standing(Some(Standing {
+                name,
+                cause: "silent_too_often",
+                since_ms: Some(5),
+                hold_until_ms: None,
+            }));
+            assert_eq!(node.may_run_streams(), expected, "{name}");
+        }
     }
 
     /// Applies a command to a state and returns the commit of it.

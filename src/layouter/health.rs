@@ -26,7 +26,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use super::NodeState;
-use crate::feed::nodes::Standing;
+use crate::feed::nodes::{OFFLINE, Standing};
 use crate::state::name::Hostname;
 
 /// Timeouts and thresholds, all derived from one setting: see
@@ -168,7 +168,7 @@ impl NodeHealth {
                 NodeState::Up => "up",
                 NodeState::Probation => "held",
                 NodeState::Unsure => "unknown",
-                NodeState::Down => "offline",
+                NodeState::Down => OFFLINE,
             },
             cause: if is_overdue {
                 "overdue"

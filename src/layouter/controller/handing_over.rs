@@ -1,6 +1,8 @@
 //! The handovers of a controller, whether its layouter is enabled or not: commits, reports, losses
 //! and time in, ends for the writer out.
 
+use std::collections::BTreeSet;
+
 use tracing::{info, warn};
 
 use super::Controller;
@@ -41,11 +43,10 @@ impl Controller {
                 });
         }
         // The old node of a new handover may be lost already.
-        for name in &commit.streams {
-            let record = state.stream(name);
-            if let Some(from) = record.and_then(|record| record.handover_from()) {
-                self.end_handovers_of_lost(&Hostname::trusted(from));
-            }
+        let records = commit.streams.iter().filter_map(|name| state.stream(name));
+        let keepers: BTreeSet<&str> = records.filter_map(|it| it.handover_from()).collect();
+        for from in keepers {
+            self.end_handovers_of_lost(&Hostname::trusted(from));
         }
     }
 
@@ -57,8 +58,8 @@ impl Controller {
         }
     }
 
-    /// Records which nodes ran the streams that were just handed over to them. `runs` finds a stream
-    /// in the last report of a node.
+    /// Records which nodes ran the streams that were just handed over to them. `runs` finds a
+    /// stream in the last report of a node.
     pub fn note_begun_handovers(&mut self, runs: impl Fn(&str, &Hostname) -> bool) {
         self.transfers.handovers.note_begun(runs);
     }
