@@ -310,7 +310,9 @@ settings! {
         /// the API) takes a stream from a streamer, that one keeps the stream until the new one
         /// reports that it runs there, but no longer than this. `0`: the old one is stopped at
         /// once. Streams that record, push, are published, use an agent or have a template are
-        /// never kept.
+        /// never kept. A further move, or a restart of this server, begins the time again. The end
+        /// changes the stream: its `updated_at` and ETag move. Moves through the API hand over
+        /// while the layouter is off, too.
         handover("layouter_handover"): Duration = time(ZERO, HOUR),
             Default "20s", AtOnce;
         /// Streams that may move in a chain, each into the room that the next one leaves, so that

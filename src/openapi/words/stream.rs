@@ -35,7 +35,8 @@ pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
     summary: "Save several streams at once",
     description: "Creates the streams that do not exist and merges into those that do, in one \
          transaction: one invalid item fails the batch. Every item has the `name` of its stream. \
-         A token needs `write` on every stream.",
+         A token needs `write` on every stream. If an old ingest node keeps a stream for a \
+         handover, its end changes the stream again: `updated_at` and the ETag move.",
     request: Some(BodyDoc {
         shape: Shape::Batch {
             of: "central_stream_config",
@@ -67,7 +68,8 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
          is `relayout_by_api`. A node that the `required.` labels of the stream or of the node \
          forbid is refused, whether the layouter is enabled or not, unless `force` is `true`. The \
          layouter, if enabled, moves streams again whose placement breaks a rule, forced ones \
-         too. A token needs `write` on every stream.",
+         too. If an old ingest node keeps a stream for a handover, its end changes the stream \
+         again: `updated_at` and the ETag move. A token needs `write` on every stream.",
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_layout_list"),
         description: "The layouts. Every stream must exist. At most 10,000.",
@@ -118,7 +120,9 @@ pub const STREAM_SAVE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Create or change a stream",
     description: "Merges the body into the stored stream, or creates the stream if the name is \
-         new. The merged result is validated. `name`, if present, must equal that of the path.",
+         new. The merged result is validated. `name`, if present, must equal that of the path. If \
+         the old ingest node keeps the stream for a handover, its end changes the stream again: \
+         `updated_at` and the ETag move.",
     parameters: &[NAME],
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_config"),
