@@ -156,6 +156,8 @@ impl Engine {
         for (s, keeper) in &self.flights.kept {
             assert!(self.slot(*s).has(LIVE), "a live slot is handed over");
             assert!(self.node(*keeper).live, "a live node keeps a slot");
+            let held = self.flights.held.get(s).map(|held| held.node);
+            assert_eq!(held, Some(*keeper), "a node is charged for what it keeps");
         }
     }
 

@@ -249,6 +249,7 @@ impl Engine {
         let demand = scratch.intern(demand);
         let class = scratch.classes.class_of_demand(demand);
         let need = wanted.ingest.1;
+        scratch.release_unconfirmed();
         scratch.refresh_tree();
         let nodes = scratch.open_nodes_of(class);
         scratch.capacity_of(class, &nodes, need, copies)
@@ -280,6 +281,7 @@ impl Engine {
             sum.disk += u64::from(slot.disk);
         }
         let mut scratch = self.snapshot();
+        scratch.release_unconfirmed();
         scratch.refresh_tree();
         let each = sums.into_iter().filter_map(|(class, sum)| {
             let example = self.table.names.get(sum.first).as_ref()?;
@@ -512,7 +514,7 @@ fn fits(engine: &Engine, nodes: &[u32], need: Need, copies: u64) -> u64 {
     let each: Vec<u64> = nodes
         .iter()
         .map(|n| {
-            let room = engine.node(*n).room();
+            let room = engine.node(*n).free_room();
             let times = |room: u32, need: u32| {
                 if need == 0 || room == UNLIMITED {
                     u64::from(UNLIMITED)

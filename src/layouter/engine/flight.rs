@@ -63,8 +63,14 @@ impl Engine {
         self.improving.exempt.remove(&s);
     }
 
-    /// Adopts the handover in the row of an ingest; `NONE` for none.
+    /// Adopts the handover in the row of an ingest; `NONE` for none. A slot that is back on that
+    /// node is kept by none.
     pub(super) fn set_handover(&mut self, s: u32, from: u32) {
+        let from = if self.slot(s).node == from {
+            NONE
+        } else {
+            from
+        };
         let before = self.flights.kept.get(&s).copied().unwrap_or(NONE);
         if before == from {
             return;
@@ -72,6 +78,7 @@ impl Engine {
         if from == NONE {
             self.flights.kept.remove(&s);
             self.release_held(s);
+            self.queue.retry_now = true;
         } else {
             self.flights.kept.insert(s, from);
             self.hold_room(s, from);
@@ -88,8 +95,11 @@ impl Engine {
         self.sibling_nodes(s, &mut siblings);
         self.release_held(s);
         if self.reasons_on(s, keeper, true, &siblings).is_empty() {
+            self.flights.kept.remove(&s);
             self.set_flag(s, PENDING, false);
             self.assign(s, keeper);
+        } else {
+            self.hold_room(s, keeper);
         }
     }
 
@@ -126,11 +136,20 @@ impl Engine {
         self.progress.epoch += 1;
     }
 
-    pub(super) fn release_all_held(&mut self) {
-        let slots: Vec<u32> = self.flights.held.keys().copied().collect();
-        for s in slots {
-            self.release_held(s);
+    /// Releases the room of moves that are not confirmed yet; what another node still runs for a
+    /// handover stays charged to it. Returns whether there was any.
+    pub(super) fn release_unconfirmed(&mut self) -> bool {
+        let slots: Vec<u32> = self
+            .flights
+            .held
+            .keys()
+            .copied()
+            .filter(|s| !self.flights.kept.contains_key(s))
+            .collect();
+        for s in &slots {
+            self.release_held(*s);
         }
+        !slots.is_empty()
     }
 
     /// Drops moves that were not confirmed in time, held capacity, and exemptions from optional

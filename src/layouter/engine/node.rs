@@ -204,6 +204,22 @@ impl SlotNode {
         }
     }
 
+    /// The room that is not held for slots that left.
+    pub fn free_room(&self) -> Need {
+        let mut room = self.room();
+        let held = &self.held;
+        for (left, held) in [
+            (&mut room.channels, held.channels),
+            (&mut room.kbps, held.kbps),
+            (&mut room.disk, held.disk),
+        ] {
+            if *left != UNLIMITED {
+                *left = left.saturating_sub(held);
+            }
+        }
+        room
+    }
+
     /// Which limits leave no room for `need`.
     pub fn lacks(&self, need: &Need) -> Reasons {
         let room = self.room();
@@ -246,18 +262,10 @@ impl SlotNode {
         if self.state == NodeState::Probation {
             key |= LAST_RESORT;
         }
-        let mut room = self.room();
-        let held = &self.held;
-        for (left, held) in [
-            (&mut room.channels, held.channels),
-            (&mut room.kbps, held.kbps),
-            (&mut room.disk, held.disk),
-        ] {
-            if *left != UNLIMITED {
-                *left = left.saturating_sub(held);
-            }
+        Vertex {
+            key,
+            room: self.free_room(),
         }
-        Vertex { key, room }
     }
 
     pub fn bucket(&self, class: u32) -> Result<usize, usize> {

@@ -42,10 +42,8 @@ impl Engine {
         if found.is_none() {
             found = self.find_in(&pool, slot.need(), &avoid);
         }
-        if found.is_none() && !self.flights.held.is_empty() {
-            // Better to rely on moves that are not confirmed yet than to leave a stream without a
-            // node.
-            self.release_all_held();
+        // Better to rely on moves that are not confirmed yet than to leave a stream without a node.
+        if found.is_none() && self.release_unconfirmed() {
             found = self.find_in(&pool, slot.need(), &avoid);
         }
         self.index.avoid = avoid;

@@ -4,6 +4,7 @@ mod calm;
 mod cases;
 mod cordon;
 mod exact;
+mod handover;
 mod improving;
 mod invariants;
 mod small;

@@ -676,6 +676,7 @@ impl TestCluster {
             inference: false,
             measured: false,
             dvr: None,
+            handover_from: None,
             ..rows[chosen % rows.len()].clone()
         };
         let fits = self.engine.capacity(&spec).fits;
