@@ -58,6 +58,9 @@ pub const QUERY_PAGE_BYTES_MAX: usize = 512 * 1024;
 /// Most pages of one list: a report may have 100,000 streams.
 pub const QUERY_PAGES_MAX: usize = 2048;
 
+/// All pages of one list: as much as a report that a streamer sends.
+pub const QUERY_LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Longest cursor of a streamer's list.
 pub const QUERY_CURSOR_BYTES_MAX: usize = 4 * 1024;
 

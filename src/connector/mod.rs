@@ -378,9 +378,10 @@ impl Connector {
             store(&self.shared, state, hostname, report, source, received);
             return;
         }
+        let bytes = report.streams_bytes();
         let (shared, state, hostname) = (self.shared.clone(), state.clone(), hostname.clone());
         let job = move || drop(store(&shared, &state, &hostname, report, source, received));
-        if self.shared.workers.offload.run(0, job).is_err() {
+        if self.shared.workers.offload.run(bytes, job).is_err() {
             debug!("no room to store an answer; the next one replaces it");
         }
     }

@@ -1,8 +1,9 @@
 //! One query of a streamer: its stats, then the pages of its streams, as one report.
 //!
-//! What a streamer answers is untrusted: replies, pages and their number are bounded, a list that
-//! repeats a cursor is refused, and a list that could not be read to its end is not used, because a
-//! stream that is missing from a report counts as stopped.
+//! What a streamer answers is untrusted: replies, pages, their number and their sum are bounded,
+//! streams that this server does not have are dropped page by page, a list that repeats a cursor is
+//! refused, and a list that could not be read to its end is not used, because a stream that is
+//! missing from a report counts as stopped.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,8 +20,8 @@ use crate::fleet::queries::QueryOutcome;
 use crate::fleet::report::{ReportReader, StreamerReport};
 use crate::json::{self, Value};
 use crate::limits::{
-    QUERY_CURSOR_BYTES_MAX, QUERY_OFFLOADED_BYTES_MIN, QUERY_PAGE_BYTES_MAX, QUERY_PAGES_MAX,
-    QUERY_STATS_BYTES_MAX,
+    QUERY_CURSOR_BYTES_MAX, QUERY_LIST_BYTES_MAX, QUERY_OFFLOADED_BYTES_MIN, QUERY_PAGE_BYTES_MAX,
+    QUERY_PAGES_MAX, QUERY_STATS_BYTES_MAX,
 };
 use crate::outbound::connection::{CallContext, ExchangeError, PeerConnection, get_request};
 use crate::outbound::{CallDeadline, OutboundError, TargetUrl};
@@ -140,11 +141,17 @@ impl StreamerQuery<'_> {
         let mut reader = ReportReader::default();
         let mut cursors: HashSet<Box<str>> = HashSet::new();
         let mut path = STREAMS_PATH.to_owned();
+        let mut list_bytes = 0;
         for _ in 0..QUERY_PAGES_MAX {
             let (body, _) = self.get(&path, QUERY_PAGE_BYTES_MAX).await?;
             let bytes = body.len();
+            list_bytes += bytes;
+            if list_bytes > QUERY_LIST_BYTES_MAX {
+                break;
+            }
+            let state = self.shared.published.state().load_full();
             let read = move || {
-                let page = StreamsPage::parse(&body)?;
+                let page = StreamsPage::parse(&body, |name| state.stream(name).is_some())?;
                 reader.streams(page.streams).ok()?;
                 Some((reader, page.next))
             };
@@ -241,21 +248,22 @@ fn object(body: &[u8]) -> Option<Value> {
 
 /// A page of a streamer's list of streams.
 struct StreamsPage {
-    /// The streams as a report has them.
+    /// The known streams as a report has them.
     streams: Value,
     next: Option<Box<str>>,
 }
 
 impl StreamsPage {
-    fn parse(body: &[u8]) -> Option<Self> {
+    fn parse(body: &[u8], is_known: impl Fn(&str) -> bool) -> Option<Self> {
         let Value::Object(mut page) = json::parse(body).ok()? else {
             return None;
         };
-        let Some(Value::Array(mut streams)) = page.remove("streams") else {
+        let Some(Value::Array(listed)) = page.remove("streams") else {
             return None;
         };
-        for stream in &mut streams {
-            let Value::Object(item) = stream else {
+        let mut streams = Vec::new();
+        for stream in listed {
+            let Value::Object(mut item) = stream else {
                 return None;
             };
             // Without a name it could be any.
@@ -265,8 +273,10 @@ impl StreamsPage {
                 None | Some(Value::Null) => json::Object::default(),
                 Some(_) => return None,
             };
-            stats.insert("name", name);
-            *stream = Value::Object(stats);
+            if name.as_str().is_some_and(&is_known) {
+                stats.insert("name", name);
+                streams.push(Value::Object(stats));
+            }
         }
         let next: Option<Box<str>> = match page.remove("next") {
             None | Some(Value::Null) => None,
@@ -287,8 +297,9 @@ mod tests {
     #[test]
     fn page_is_read_completely_or_not_at_all() {
         let page = StreamsPage::parse(
-            br#"{"streams":[{"name":"a","stats":{"bitrate":5},"x":1},{"name":"b"}],
+            br#"{"streams":[{"name":"a","stats":{"bitrate":5},"x":1},{"name":"d"},{"name":"b"}],
                 "next":"c","estimated_count":9}"#,
+            |name| name != "d",
         );
         let page = page.expect("a page");
         assert_eq!(
@@ -301,7 +312,7 @@ mod tests {
             r#"{"streams":[],"next":null}"#,
             r#"{"streams":[],"next":""}"#,
         ] {
-            let page = StreamsPage::parse(end.as_bytes()).expect(end);
+            let page = StreamsPage::parse(end.as_bytes(), |_| true).expect(end);
             assert_eq!(page.next, None, "{end}");
         }
         for bad in [
@@ -315,7 +326,8 @@ mod tests {
             r#"{"streams":[],"next":5}"#,
             r#"{"streams":[]"#,
         ] {
-            assert!(StreamsPage::parse(bad.as_bytes()).is_none(), "{bad}");
+            let page = StreamsPage::parse(bad.as_bytes(), |_| false);
+            assert!(page.is_none(), "{bad}");
         }
     }
 }

@@ -441,6 +441,15 @@ impl StreamerReport {
         self.streams.as_ref().map_or(0, Vec::len)
     }
 
+    /// Memory of its streams.
+    pub fn streams_bytes(&self) -> usize {
+        let streams = self.streams.iter().flatten();
+        let bytes = |(name, stats): &(Box<str>, StreamStats)| {
+            size_of::<(Box<str>, StreamStats)>() + name.len() + stats.text_bytes()
+        };
+        streams.map(bytes).sum()
+    }
+
     /// Removes unknown streams.
     pub fn retain_streams(&mut self, known: impl Fn(&str) -> bool) {
         if let Some(streams) = &mut self.streams {

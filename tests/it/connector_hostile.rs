@@ -157,6 +157,41 @@ fn lists_without_an_end_do_not_replace_streams() {
 }
 
 #[test]
+fn list_of_distinct_large_streams_is_bounded() {
+    // Goal: a list costs no more than a report may have, however many pages it has, and streams
+    // that this server does not have cost nothing. Method: pages without an end of streams of 9 KiB
+    // each; first this server has none of them, then the first 50.
+    const PAGES_MAX: usize = 40;
+    let server = server(&["--streamer-dead-timeout", "600s", "--io-threads", "1"]);
+    let hostile = fake();
+    hostile.kind().pages = FakePages::Large;
+    let before = resident_bytes(&server);
+    for known in [0, 50] {
+        for i in 0..known {
+            let body = json!({"inputs": [{"url": "udp://239.0.0.1:1234"}]});
+            server.put(&format!("/streams/large-{i}"), body).expect(200);
+        }
+        // So long that a busy machine reads the list.
+        let body = json!({
+            "role": "streamer", "cluster_key": KEY, "api_url": hostile.url(), "fetch_timeout": 60000,
+        });
+        hostile.take_requests();
+        server.put("/streamers/s1", body).expect(200);
+        until_queries(&server, "partial", 1);
+        let requests = hostile.take_requests();
+        let pages = requests.iter();
+        let pages = pages.filter(|request| request.path.ends_with("/streams"));
+        let pages = pages.count();
+        assert!((2..=PAGES_MAX).contains(&pages), "{pages} pages");
+        let growth = resident_bytes(&server).saturating_sub(before);
+        assert!(growth < GROWTH_BYTES_MAX, "{known}: {growth} bytes");
+        assert_eq!(stats(&server, "/streamers/s1")["cpu_usage"], 7);
+        server.delete("/streamers/s1").expect(204);
+    }
+    assert_eq!(stats(&server, "/streams/large-0"), Value::Null);
+}
+
+#[test]
 fn forbidden_addresses_are_not_connected_to() {
     let server = weir_testkit::TestServer::with(&["--streamer-queries=true"]);
     let streamer = fake();

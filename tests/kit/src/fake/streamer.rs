@@ -14,6 +14,8 @@ use super::{FakeAnswer, FakeKind, FakeRequest};
 /// Oldest signature that is accepted.
 const SKEW_SECONDS: u64 = 300;
 const PAGE: usize = 100;
+/// Of one stream on the pages of [`FakePages::Large`].
+const LARGE_STATS_BYTES: usize = 9 * 1024;
 
 /// How the list of streams ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum FakePages {
     Broken,
     /// Every page has the same streams.
     Overlapping,
+    /// Every page has other streams, each with stats of [`LARGE_STATS_BYTES`], and leads to another.
+    Large,
 }
 
 #[derive(Debug)]
@@ -50,6 +54,18 @@ pub struct FakeStreamer {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("it is after 1970").as_millis() as u64
+}
+
+/// A page of streams that no other page has: `large-` and a number from 0 on.
+fn large_page(begin: usize, limit: usize) -> FakeAnswer {
+    let endpoint = format!("http://h/{}", "x".repeat(LARGE_STATS_BYTES));
+    let items = (begin..begin + limit).map(|i| {
+        format!(r#"{{"name":"large-{i}","stats":{{"streaming_endpoint":"{endpoint}"}}}}"#)
+    });
+    let items: Vec<String> = items.collect();
+    let next = begin + limit;
+    let body = format!(r#"{{"streams":[{}],"next":"{next}"}}"#, items.join(","));
+    FakeAnswer::text(200, &body)
 }
 
 impl FakeStreamer {
@@ -121,6 +137,7 @@ impl FakeStreamer {
             FakePages::Complete => self.lists += 1,
             FakePages::Repeated if is_last => body["next"] = json!("0"),
             FakePages::Broken if is_last => return FakeAnswer::text(500, "{}"),
+            FakePages::Large => return large_page(begin, limit),
             FakePages::Repeated | FakePages::Broken => body["next"] = json!(end.to_string()),
             FakePages::Endless | FakePages::Overlapping => {
                 self.endless += 1;
