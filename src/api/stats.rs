@@ -37,15 +37,23 @@ pub fn report(call: &Call<'_>) -> Result<Outcome, ApiError> {
         has_own_key: matches!(call.caller, Caller::Streamer(_)),
         ..ReportSource::default()
     };
-    let dropped = store(call.shared, call.state, &hostname, report, source, now);
+    let dropped = store(
+        call.shared,
+        call.state,
+        &hostname,
+        report,
+        source,
+        now,
+        || true,
+    );
     if dropped.is_empty() {
         return Ok(Outcome::Reply(Response::no_content()));
     }
     Ok(Outcome::Reply(Response::json(200, dropped.to_body())))
 }
 
-/// Stores a report, whether it was sent by its streamer or queried. Returns what could not be used
-/// of it.
+/// Stores a report, whether it was sent by its streamer or queried, if it is still wanted when no
+/// other one of the streamer is being stored. Returns what could not be used of it.
 pub fn store(
     shared: &Shared,
     state: &State,
@@ -53,13 +61,15 @@ pub fn store(
     mut report: StreamerReport,
     source: ReportSource,
     now: Instant,
+    is_wanted: impl FnOnce() -> bool,
 ) -> Dropped {
     report.date_errors(super::now_ms());
     let dropped = std::mem::take(&mut report.dropped);
     report.check_health(source, super::now_ms());
     report.retain_streams(|name| state.stream(name).is_some());
-    shared.fleet.count_dropped(dropped.count());
-    shared.fleet.report(hostname, report, now);
-    shared.reported();
+    if shared.fleet.report_if(hostname, report, now, is_wanted) {
+        shared.fleet.count_dropped(dropped.count());
+        shared.reported();
+    }
     dropped
 }

@@ -71,6 +71,8 @@ pub struct Connector {
     streamers: RefCell<HashMap<Hostname, QueriedStreamer>>,
     /// Entries whose time differs from that of the streamer are outdated.
     due: RefCell<BinaryHeap<Reverse<(u64, Hostname)>>>,
+    /// Queries started so far.
+    started: Cell<u64>,
     running: Cell<usize>,
     /// Of these, the queries of streamers that did not answer the last time.
     failing: Cell<usize>,
@@ -81,7 +83,8 @@ pub struct Connector {
 
 struct QueriedStreamer {
     due_ms: u64,
-    is_running: bool,
+    /// The number of the query that runs.
+    running: Option<u64>,
     history: QueryHistory,
     connection: Option<PeerConnection>,
     /// The revision of the streamer at its last answer.
@@ -90,10 +93,33 @@ struct QueriedStreamer {
 
 /// What a query was started with.
 struct StartedQuery {
+    /// Unique per core.
+    number: u64,
+    at_ms: u64,
     streamer: StreamerRecord,
     settings: QuerySettings,
     interval_ms: u64,
     was_failing: bool,
+}
+
+impl StartedQuery {
+    /// Whether its result is still about the streamer, and newer than what that reported itself.
+    fn wanted(
+        &self,
+        shared: &Arc<Shared>,
+        hostname: &Hostname,
+    ) -> impl Fn() -> bool + Send + 'static {
+        let (shared, hostname) = (shared.clone(), hostname.clone());
+        let (revision, at_ms) = (self.streamer.revision.to_native(), self.at_ms);
+        move || {
+            let state = shared.published.state().load_full();
+            let current = state.streamer(&hostname);
+            let node = shared.nodes.find(&hostname);
+            let reported_ms = node.and_then(|node| node.activity.last_reported_ms());
+            current.is_some_and(|current| current.revision.to_native() == revision)
+                && reported_ms.is_none_or(|reported_ms| reported_ms < at_ms)
+        }
+    }
 }
 
 impl Connector {
@@ -105,6 +131,7 @@ impl Connector {
             context: CallContext::new(dialer),
             streamers: RefCell::default(),
             due: RefCell::default(),
+            started: Cell::new(0),
             running: Cell::new(0),
             failing: Cell::new(0),
             kept: Cell::new(0),
@@ -176,7 +203,7 @@ impl Connector {
         let due_ms = now_ms + random() % history::INTERVAL_MS.min(fetch_timeout_ms(streamer));
         let new = QueriedStreamer {
             due_ms,
-            is_running: false,
+            running: None,
             history: QueryHistory::new(now_ms),
             connection: None,
             answered_revision: None,
@@ -226,7 +253,7 @@ impl Connector {
         {
             let Reverse((at_ms, hostname)) = due.pop()?;
             let known = streamers.get(&hostname);
-            if known.is_some_and(|it| it.due_ms == at_ms && !it.is_running) {
+            if known.is_some_and(|it| it.due_ms == at_ms && it.running.is_none()) {
                 return Some(hostname);
             }
         }
@@ -259,8 +286,12 @@ impl Connector {
             self.push_due(known.due_ms, hostname);
             return false;
         }
-        known.is_running = true;
+        let number = self.started.get();
+        self.started.set(number + 1);
+        known.running = Some(number);
         let started = StartedQuery {
+            number,
+            at_ms: uptime_ms(),
             streamer: streamer.clone(),
             settings,
             interval_ms,
@@ -295,7 +326,7 @@ impl Connector {
         started: StartedQuery,
         connection: Option<PeerConnection>,
     ) {
-        let until_ms = uptime_ms() + started.interval_ms;
+        let until_ms = started.at_ms + started.interval_ms;
         let mut query = StreamerQuery {
             context: &self.context,
             shared: &self.shared,
@@ -313,8 +344,8 @@ impl Connector {
         self.finish(hostname, &started, connection, result);
     }
 
-    /// Uses the result of a query, unless the streamer was changed meanwhile: then it may be of
-    /// another machine.
+    /// Uses the result of a query, unless the streamer was changed meanwhile, then it may be of
+    /// another machine, or reported itself, then it is older.
     fn finish(
         &self,
         hostname: Hostname,
@@ -323,17 +354,19 @@ impl Connector {
         result: Result<QueryAnswer, QueryError>,
     ) {
         let now_ms = uptime_ms();
-        let state = self.shared.published.state().load_full();
-        let revision = started.streamer.revision.to_native();
-        let current = state.streamer(&hostname);
-        if current.is_none_or(|current| current.revision.to_native() != revision) {
-            return;
-        }
         let mut streamers = self.streamers.borrow_mut();
-        let Some(known) = streamers.get_mut(&hostname).filter(|it| it.is_running) else {
+        let is_this = |it: &&mut QueriedStreamer| it.running == Some(started.number);
+        let Some(known) = streamers.get_mut(&hostname).filter(is_this) else {
             return;
         };
-        known.is_running = false;
+        known.running = None;
+        let is_wanted = started.wanted(&self.shared, &hostname);
+        if !is_wanted() {
+            // It is due again, if it still exists.
+            known.due_ms = now_ms + started.interval_ms;
+            self.push_due(known.due_ms, hostname);
+            return;
+        }
         known.connection = connection.filter(|_| self.kept.get() < self.kept_max);
         self.count_kept(false, known.connection.is_some());
         let mut pause_ms = None;
@@ -341,9 +374,9 @@ impl Connector {
             Ok(answer) => {
                 let change = known.history.on_answer(answer.received_ms);
                 self.log_change(&hostname, change, None);
-                known.answered_revision = Some(revision);
+                known.answered_revision = Some(started.streamer.revision.to_native());
                 let failed = known.history.too_many_failures(now_ms, &started.settings);
-                self.store(&state, &hostname, answer, failed.unwrap_or(0));
+                self.store(&hostname, answer, failed.unwrap_or(0), is_wanted);
             }
             Err(QueryError::Call(OutboundError::Busy)) => {
                 self.shared.workers.queries.count(QueryOutcome::Busy);
@@ -357,7 +390,13 @@ impl Connector {
         self.push_due(known.due_ms, hostname);
     }
 
-    fn store(&self, state: &Arc<State>, hostname: &Hostname, answer: QueryAnswer, failed: usize) {
+    fn store(
+        &self,
+        hostname: &Hostname,
+        answer: QueryAnswer,
+        failed: usize,
+        is_wanted: impl FnOnce() -> bool + Send + 'static,
+    ) {
         let outcome = match answer.streams_error {
             None => QueryOutcome::Answered,
             Some(error) => {
@@ -374,14 +413,20 @@ impl Connector {
             failed_queries: failed,
         };
         let (report, received) = (answer.report, answer.received);
-        if report.streams_count() <= STORED_HERE_MAX {
-            store(&self.shared, state, hostname, report, source, received);
-            return;
-        }
-        let bytes = report.streams_bytes();
-        let (shared, state, hostname) = (self.shared.clone(), state.clone(), hostname.clone());
-        let job = move || drop(store(&shared, &state, &hostname, report, source, received));
-        if self.shared.workers.offload.run(bytes, job).is_err() {
+        let (is_short, bytes) = (
+            report.streams_count() <= STORED_HERE_MAX,
+            report.streams_bytes(),
+        );
+        let (shared, hostname) = (self.shared.clone(), hostname.clone());
+        let job = move || {
+            let state = shared.published.state().load_full();
+            store(
+                &shared, &state, &hostname, report, source, received, is_wanted,
+            );
+        };
+        if is_short {
+            job();
+        } else if self.shared.workers.offload.run(bytes, job).is_err() {
             debug!("no room to store an answer; the next one replaces it");
         }
     }
@@ -397,9 +442,8 @@ impl Connector {
         self.shared.workers.queries.count(error.outcome());
         let change = known.history.on_failure(now_at_ms, &started.settings);
         self.log_change(hostname, change, Some(error));
-        let revision = started.streamer.revision.to_native();
         // The stats of another address, or that it sent, are not about this one.
-        if known.answered_revision != Some(revision) {
+        if known.answered_revision != Some(started.streamer.revision.to_native()) {
             return;
         }
         let too_many = known
@@ -411,7 +455,8 @@ impl Connector {
             is_unhealthy: too_many.is_some(),
             utc_ms: now_ms(),
         };
-        if self.shared.fleet.query_failed(hostname, failed) {
+        let is_wanted = started.wanted(&self.shared, hostname);
+        if self.shared.fleet.query_failed(hostname, failed, is_wanted) {
             self.shared.reported();
         }
     }

@@ -278,11 +278,26 @@ impl FleetStats {
     }
 
     /// Stores a report of a streamer.
-    pub fn report(&self, hostname: &Hostname, mut report: StreamerReport, now: Instant) {
+    pub fn report(&self, hostname: &Hostname, report: StreamerReport, now: Instant) {
+        self.report_if(hostname, report, now, || true);
+    }
+
+    /// Stores a report of a streamer if it is still wanted when no other one is being stored.
+    /// Returns whether it was.
+    pub fn report_if(
+        &self,
+        hostname: &Hostname,
+        mut report: StreamerReport,
+        now: Instant,
+        is_wanted: impl FnOnce() -> bool,
+    ) -> bool {
         let host = self.host(hostname);
         let stamp = self.stamp(now);
         {
             let _one_at_a_time = host.reporting.lock();
+            if !is_wanted() {
+                return false;
+            }
             if let Some(stats) = &mut report.stats {
                 stats.finish_health(host.facts.load().stats.as_deref());
             }
@@ -310,15 +325,25 @@ impl FleetStats {
                 Err(TrySendError::Disconnected(_))
             )
         });
+        true
     }
 
-    /// Shows in the stats of a streamer that it did not answer a query. Returns whether that is a
-    /// change. The stats expire as before.
-    pub fn query_failed(&self, hostname: &str, query: FailedQuery) -> bool {
+    /// Shows in the stats of a streamer that it did not answer a query, if that is still wanted
+    /// when no report is being stored. Returns whether that is a change. The stats expire as
+    /// before.
+    pub fn query_failed(
+        &self,
+        hostname: &str,
+        query: FailedQuery,
+        is_wanted: impl FnOnce() -> bool,
+    ) -> bool {
         let Some(host) = self.hosts.load().get(hostname).cloned() else {
             return false;
         };
         let _one_at_a_time = host.reporting.lock();
+        if !is_wanted() {
+            return false;
+        }
         let facts = host.facts.load_full();
         let changed = facts.stats.as_ref().and_then(|it| it.unanswered(query));
         let Some(stats) = changed else { return false };

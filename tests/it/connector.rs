@@ -340,3 +340,99 @@ fn queries_run_and_end_on_epoll_too() {
     until_queries(&server, "answered", 2);
     assert!(server.log().contains("epoll"), "{}", server.log());
 }
+
+const LIST: &str = "/streamer/api/v3/streams";
+const STATS: &str = "/streamer/api/v3/config/stats";
+
+/// Waits until a streamer has been sent a request for this path.
+#[track_caller]
+pub fn until_request(streamer: &FakeFleet, path: &str) {
+    let look = || streamer.take_requests();
+    wait_until(path, look, |requests| {
+        requests.iter().any(|request| request.path == path)
+    });
+}
+
+/// Waits until no query runs.
+#[track_caller]
+fn until_no_query_runs(server: &TestServer) {
+    let running = || {
+        let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+        Metrics::read(&answer).value("weir_streamer_queries_running", &[]) as u64
+    };
+    wait_until("no query runs", running, |count| *count == 0);
+}
+
+/// Saves a streamer whose queries may take a minute.
+fn save_slow(server: &TestServer, host: &str, url: &str) {
+    let body = json!({
+        "role": "streamer", "cluster_key": KEY, "api_url": url, "fetch_timeout": 60000,
+    });
+    server.put(&format!("/streamers/{host}"), body).expect(200);
+}
+
+#[test]
+fn report_during_a_query_outlives_its_result() {
+    // Goal: neither the answer to a query nor its failure replaces what the streamer reported
+    // after the query had started. Method: an answer is held while a report is sent.
+    let server = server(&["--streamer-dead-timeout", "600s", "--io-threads", "1"]);
+    let streamer = fake();
+    streamer.kind().run("a", 5);
+    streamer.hold(Some(LIST));
+    save_slow(&server, "s1", &streamer.url());
+    save_stream(&server, "a", "s1");
+    until_request(&streamer, LIST);
+    let report = json!({
+        "stats": {"cpu_usage": 91}, "streams": [{"name": "a", "bitrate": 17}],
+    });
+    server.put("/streamers/s1/stats", report.clone()).expect(204);
+    streamer.hold(None);
+    until_no_query_runs(&server);
+    assert_eq!(stats(&server, "/streamers/s1")["cpu_usage"], 91);
+    assert_eq!(stats(&server, "/streams/a")["bitrate"], 17);
+
+    let failing = fake();
+    let body = json!({
+        "role": "streamer", "cluster_key": KEY, "api_url": failing.url(), "fetch_timeout": 3000,
+    });
+    server.put("/streamers/s2", body).expect(200);
+    until_stats(&server, "/streamers/s2", Value::is_object);
+    failing.hold(Some(STATS));
+    failing.set_fault(Some(FakeFault::Status(500)));
+    failing.take_requests();
+    until_request(&failing, STATS);
+    server.put("/streamers/s2/stats", report.clone()).expect(204);
+    failing.hold(None);
+    until_no_query_runs(&server);
+    let check = stats(&server, "/streamers/s2")["healthcheck_status"].take();
+    assert_eq!(check["checks"]["reachable"], true, "{check}");
+}
+
+#[test]
+fn answer_of_a_streamer_that_is_gone_is_not_stored() {
+    // Goal: a streamer that is deleted, or moved to another address, while it answers has no stats
+    // of that answer. Method: the answer is held meanwhile.
+    let server = server(&["--streamer-dead-timeout", "600s", "--io-threads", "1"]);
+    let streamer = fake();
+    streamer.kind().run("a", 5);
+    let without_address = json!({"role": "streamer", "cluster_key": KEY, "api_url": null});
+    server.put("/streamers/s1", without_address.clone()).expect(200);
+    save_stream(&server, "a", "s1");
+    for is_deleted in [true, false] {
+        streamer.hold(Some(LIST));
+        save_slow(&server, "s1", &streamer.url());
+        until_request(&streamer, LIST);
+        if is_deleted {
+            server.delete("/streamers/s1").expect(204);
+        } else {
+            server.put("/streamers/s1", without_address.clone()).expect(200);
+        }
+        streamer.hold(None);
+        until_no_query_runs(&server);
+        server.put("/streamers/s1", without_address.clone()).expect(200);
+        assert_eq!(stats(&server, "/streamers/s1"), Value::Null, "{is_deleted}");
+        assert_eq!(stats(&server, "/streams/a"), Value::Null, "{is_deleted}");
+    }
+    save(&server, "s1", &streamer.url());
+    until_stats(&server, "/streams/a", |stats| stats["bitrate"] == 5);
+}

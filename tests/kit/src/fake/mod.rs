@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -131,6 +131,9 @@ struct FakeState<K> {
     kind: Mutex<K>,
     requests: Mutex<Vec<FakeRequest>>,
     fault: Mutex<Option<FakeFault>>,
+    /// Answers to this path are held until another is set.
+    held: Mutex<Option<&'static str>>,
+    released: Condvar,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
     is_stopped: AtomicBool,
@@ -228,6 +231,8 @@ impl<K: FakeKind> FakeServer<K> {
                 kind: Mutex::new(kind),
                 requests: Mutex::default(),
                 fault: Mutex::default(),
+                held: Mutex::default(),
+                released: Condvar::new(),
                 in_flight: AtomicUsize::new(0),
                 connections: AtomicUsize::new(0),
                 is_stopped: AtomicBool::new(false),
@@ -297,6 +302,12 @@ impl<K: FakeKind> FakeServer<K> {
     /// All answers have this fault, until another is set.
     pub fn set_fault(&self, fault: Option<FakeFault>) {
         *self.state.fault.lock().expect("no thread panics here") = fault;
+    }
+
+    /// Answers to a path are made, and sent only when another path, or none, is set.
+    pub fn hold(&self, path: Option<&'static str>) {
+        *self.state.held.lock().expect("no thread panics here") = path;
+        self.state.released.notify_all();
     }
 
     /// The control API refuses connections.
@@ -380,6 +391,12 @@ fn serve<K: FakeKind>(socket: &TcpStream, state: &FakeState<K>) {
         let (is_dead, keeps_alive) = (kind.is_dead(), kind.keeps_alive());
         drop(kind);
         state.in_flight.fetch_sub(1, Ordering::AcqRel);
+        let held = state.held.lock().expect("no thread panics here");
+        let is_held = |held: &mut Option<&str>| *held == Some(&*request.path);
+        let released = state
+            .released
+            .wait_timeout_while(held, READ_WITHIN, is_held);
+        drop(released.expect("no thread panics here"));
         let fault = *state.fault.lock().expect("no thread panics here");
         if is_dead {
             return;
