@@ -87,8 +87,8 @@ struct QueriedStreamer {
     running: Option<u64>,
     history: QueryHistory,
     connection: Option<PeerConnection>,
-    /// The revision of the streamer at its last answer.
-    answered_revision: Option<u64>,
+    /// It has answered at its address.
+    is_answered: bool,
 }
 
 /// What a query was started with.
@@ -110,13 +110,13 @@ impl StartedQuery {
         hostname: &Hostname,
     ) -> impl Fn() -> bool + Send + 'static {
         let (shared, hostname) = (shared.clone(), hostname.clone());
-        let (revision, at_ms) = (self.streamer.revision.to_native(), self.at_ms);
+        let (streamer, at_ms) = (self.streamer.clone(), self.at_ms);
         move || {
             let state = shared.published.state().load_full();
             let current = state.streamer(&hostname);
             let node = shared.nodes.find(&hostname);
             let reported_ms = node.and_then(|node| node.activity.last_reported_ms());
-            current.is_some_and(|current| current.revision.to_native() == revision)
+            current.is_some_and(|current| is_same(&streamer, current))
                 && reported_ms.is_none_or(|reported_ms| reported_ms < at_ms)
         }
     }
@@ -176,17 +176,11 @@ impl Connector {
         for change in before.diff(now) {
             match change {
                 DiffItem::Remove(hostname, _) => self.remove(hostname),
-                DiffItem::Add(hostname, streamer)
-                | DiffItem::Update {
-                    new: (hostname, streamer),
-                    ..
-                } => {
-                    if self.is_mine(hostname) && is_queried(streamer) {
-                        self.add(hostname, streamer, now_ms);
-                    } else {
-                        self.remove(hostname);
-                    }
+                DiffItem::Add(hostname, streamer) => self.replace(hostname, streamer, now_ms),
+                DiffItem::Update { old, new } if is_same(old.1, new.1) => {
+                    self.on_same(new.0, old.1, new.1, now_ms);
                 }
+                DiffItem::Update { new, .. } => self.replace(new.0, new.1, now_ms),
             }
         }
     }
@@ -196,20 +190,48 @@ impl Connector {
         xxh3_64(hostname.as_bytes()) % cores == self.core as u64
     }
 
-    fn add(&self, hostname: &Hostname, streamer: &StreamerRecord, now_ms: u64) {
+    /// Begins with a streamer, or again if it is another machine now.
+    fn replace(&self, hostname: &Hostname, streamer: &StreamerRecord, now_ms: u64) {
         self.remove(hostname);
+        if !self.is_mine(hostname) || !is_queried(streamer) {
+            return;
+        }
         self.shared.workers.queries.streamers.add(1);
-        // A part of an interval, so that streamers which were saved together spread.
-        let due_ms = now_ms + random() % history::INTERVAL_MS.min(fetch_timeout_ms(streamer));
+        let due_ms = first_due_ms(streamer, now_ms);
         let new = QueriedStreamer {
             due_ms,
             running: None,
             history: QueryHistory::new(now_ms),
             connection: None,
-            answered_revision: None,
+            is_answered: false,
         };
         self.streamers.borrow_mut().insert(hostname.clone(), new);
         self.push_due(due_ms, hostname.clone());
+    }
+
+    /// Applies a change that no request depends on: another interval at once, and a streamer that
+    /// does not answer is tried again soon. It may also have been deleted and saved again.
+    fn on_same(
+        &self,
+        hostname: &Hostname,
+        before: &StreamerRecord,
+        now: &StreamerRecord,
+        now_ms: u64,
+    ) {
+        let mut streamers = self.streamers.borrow_mut();
+        let Some(known) = streamers.get_mut(hostname) else {
+            return;
+        };
+        let is_at_once =
+            known.history.is_failing() || fetch_timeout_ms(before) != fetch_timeout_ms(now);
+        if !is_at_once || known.running.is_some() {
+            return;
+        }
+        let due_ms = first_due_ms(now, now_ms);
+        if due_ms < known.due_ms {
+            known.due_ms = due_ms;
+            self.push_due(due_ms, hostname.clone());
+        }
     }
 
     fn remove(&self, hostname: &Hostname) {
@@ -362,8 +384,8 @@ impl Connector {
         known.running = None;
         let is_wanted = started.wanted(&self.shared, &hostname);
         if !is_wanted() {
-            // It is due again, if it still exists.
-            known.due_ms = now_ms + started.interval_ms;
+            // It may be the same machine again by the time this core looks.
+            known.due_ms = first_due_ms(&started.streamer, now_ms);
             self.push_due(known.due_ms, hostname);
             return;
         }
@@ -374,7 +396,7 @@ impl Connector {
             Ok(answer) => {
                 let change = known.history.on_answer(answer.received_ms);
                 self.log_change(&hostname, change, None);
-                known.answered_revision = Some(started.streamer.revision.to_native());
+                known.is_answered = true;
                 let failed = known.history.too_many_failures(now_ms, &started.settings);
                 self.store(&hostname, answer, failed.unwrap_or(0), is_wanted);
             }
@@ -443,7 +465,7 @@ impl Connector {
         let change = known.history.on_failure(now_at_ms, &started.settings);
         self.log_change(hostname, change, Some(error));
         // The stats of another address, or that it sent, are not about this one.
-        if known.answered_revision != Some(started.streamer.revision.to_native()) {
+        if !known.is_answered {
             return;
         }
         let too_many = known
@@ -503,6 +525,17 @@ fn is_queried(streamer: &StreamerRecord) -> bool {
     matches!(streamer.role, ArchivedNodeRole::Streamer)
         && kind_of_record(streamer) == MediaServerKind::Flussonic
         && scan::member(&streamer.config, "api_url").is_some()
+}
+
+/// Whether a change of a streamer leaves its queries as they are.
+fn is_same(before: &StreamerRecord, now: &StreamerRecord) -> bool {
+    is_queried(before) == is_queried(now) && peer::is_same_peer(before, now)
+}
+
+/// The time of the first query: within an interval, so that streamers which were saved together
+/// spread.
+fn first_due_ms(streamer: &StreamerRecord, now_ms: u64) -> u64 {
+    now_ms + random() % history::INTERVAL_MS.min(fetch_timeout_ms(streamer))
 }
 
 fn fetch_timeout_ms(streamer: &StreamerRecord) -> u64 {

@@ -36,6 +36,13 @@ fn sends_key(url: &str) -> bool {
     !url.contains('@')
 }
 
+/// Whether requests to a streamer are the same before and after a change of it.
+pub fn is_same_peer(before: &ArchivedStreamer, now: &ArchivedStreamer) -> bool {
+    before.hostname == now.hostname
+        && before.cluster_key == now.cluster_key
+        && url_of(before) == url_of(now)
+}
+
 /// Where the cluster key of a streamer is sent; `None` if it is not sent.
 pub fn key_destination(streamer: &ArchivedStreamer) -> Option<Cow<'_, str>> {
     url_of(streamer).filter(|url| sends_key(url))

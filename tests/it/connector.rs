@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::calls::names;
 use crate::metrics::Metrics;
 use crate::stats::signed;
-use weir_testkit::fake::{FakeFault, FakeServer, FakeStreamer};
+use weir_testkit::fake::{FakeFault, FakeServer, FakeStreamer, unused_address};
 use weir_testkit::{PREFIX, TestServer, wait_until};
 
 pub const KEY: &str = "key-of-the-streamer";
@@ -385,7 +385,9 @@ fn report_during_a_query_outlives_its_result() {
     let report = json!({
         "stats": {"cpu_usage": 91}, "streams": [{"name": "a", "bitrate": 17}],
     });
-    server.put("/streamers/s1/stats", report.clone()).expect(204);
+    server
+        .put("/streamers/s1/stats", report.clone())
+        .expect(204);
     streamer.hold(None);
     until_no_query_runs(&server);
     assert_eq!(stats(&server, "/streamers/s1")["cpu_usage"], 91);
@@ -401,7 +403,9 @@ fn report_during_a_query_outlives_its_result() {
     failing.set_fault(Some(FakeFault::Status(500)));
     failing.take_requests();
     until_request(&failing, STATS);
-    server.put("/streamers/s2/stats", report.clone()).expect(204);
+    server
+        .put("/streamers/s2/stats", report.clone())
+        .expect(204);
     failing.hold(None);
     until_no_query_runs(&server);
     let check = stats(&server, "/streamers/s2")["healthcheck_status"].take();
@@ -416,7 +420,9 @@ fn answer_of_a_streamer_that_is_gone_is_not_stored() {
     let streamer = fake();
     streamer.kind().run("a", 5);
     let without_address = json!({"role": "streamer", "cluster_key": KEY, "api_url": null});
-    server.put("/streamers/s1", without_address.clone()).expect(200);
+    server
+        .put("/streamers/s1", without_address.clone())
+        .expect(200);
     save_stream(&server, "a", "s1");
     for is_deleted in [true, false] {
         streamer.hold(Some(LIST));
@@ -425,14 +431,59 @@ fn answer_of_a_streamer_that_is_gone_is_not_stored() {
         if is_deleted {
             server.delete("/streamers/s1").expect(204);
         } else {
-            server.put("/streamers/s1", without_address.clone()).expect(200);
+            server
+                .put("/streamers/s1", without_address.clone())
+                .expect(200);
         }
         streamer.hold(None);
         until_no_query_runs(&server);
-        server.put("/streamers/s1", without_address.clone()).expect(200);
+        server
+            .put("/streamers/s1", without_address.clone())
+            .expect(200);
         assert_eq!(stats(&server, "/streamers/s1"), Value::Null, "{is_deleted}");
         assert_eq!(stats(&server, "/streams/a"), Value::Null, "{is_deleted}");
     }
     save(&server, "s1", &streamer.url());
     until_stats(&server, "/streams/a", |stats| stats["bitrate"] == 5);
+}
+
+#[test]
+fn changes_that_no_request_depends_on_restart_nothing() {
+    // Goal: a label or a cordon of a streamer neither discards the answer that is on its way nor
+    // sends another query, and a shorter `fetch_timeout` applies at once. Method: the streamer is
+    // saved while its first answer is held; the next query would be a minute later.
+    let server = server(&["--streamer-dead-timeout", "600s", "--io-threads", "1"]);
+    let streamer = fake();
+    streamer.hold(Some(LIST));
+    save_slow(&server, "s1", &streamer.url());
+    until_request(&streamer, LIST);
+    let body = json!({"labels": {"zone": "north"}, "cluster_ingest": {"maintenance": true}});
+    server.put("/streamers/s1", body).expect(200);
+    until_follows(&server);
+    streamer.hold(None);
+    until_stats(&server, "/streamers/s1", Value::is_object);
+    let again = streamer.take_requests();
+    assert!(again.is_empty(), "{again:?}");
+    assert_eq!(queries(&server, "answered"), 1);
+    let body = json!({"fetch_timeout": 300});
+    server.put("/streamers/s1", body).expect(200);
+    until_queries(&server, "answered", 2);
+}
+
+/// Waits until the connector has seen all changes of streamers so far: it counts one that is new.
+#[track_caller]
+fn until_follows(server: &TestServer) {
+    let queried = || {
+        let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+        Metrics::read(&answer).value("weir_streamers_queried", &[]) as u64
+    };
+    let before = queried();
+    let body = json!({
+        "role": "streamer", "cluster_key": KEY, "fetch_timeout": 60000,
+        "api_url": format!("http://{}", unused_address()),
+    });
+    server.put("/streamers/followed", body).expect(200);
+    wait_until("the next streamer is queried", queried, |count| {
+        *count == before + 1
+    });
 }
