@@ -203,8 +203,8 @@ settings! {
         /// Whether this server queries its streamers for their stats and those of their streams, as
         /// if they reported them. Queried are streamers of the kind `flussonic` with an `api_url`
         /// that do not report themselves, every `fetch_timeout` of the streamer (5 s unless it has
-        /// one), with a signature made with their `cluster_key`. Off: nothing is sent to a streamer
-        /// that no request needs.
+        /// one; an eighth of `streamer_dead_timeout` at most), with a signature made with their
+        /// `cluster_key`. Off: nothing is sent to a streamer that no request needs.
         queries("streamer_queries"): bool = switch(), Default "false", AtOnce;
         /// How often a failed request of a query is repeated, after pauses that double from 0.1 s,
         /// while the time of the query (`fetch_timeout`) is not over.

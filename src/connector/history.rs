@@ -2,8 +2,10 @@
 //!
 //! Pure: time and randomness are passed in. A streamer is queried at its interval, a little earlier
 //! or later each time, so that thousands of them spread. A failed query is repeated after a pause
-//! that doubles. While the streamer answered within the dead timeout, the pause is a quarter of
-//! that at most: a few failures alone must not look like a loss.
+//! that doubles. Pauses count from the start of a query. While the streamer answered within the dead
+//! timeout, a query and a pause take an eighth of that at most: a streamer that answers at the start
+//! of one query and at the end of the next one gives four signs within a dead timeout, so
+//! that neither slow answers nor a few failures look like a loss.
 
 use std::collections::VecDeque;
 
@@ -30,12 +32,16 @@ pub struct QuerySettings {
 }
 
 impl QuerySettings {
-    /// How often a streamer is queried, and the longest wait for its answers: four times within a
-    /// dead timeout at least.
+    /// The longest query, and the longest pause between the starts of two.
+    fn most_ms(&self) -> u64 {
+        (self.dead_timeout_ms / 8).max(INTERVAL_MS_MIN)
+    }
+
+    /// How often a streamer is queried, and the longest wait for its answers.
     pub fn interval_ms(&self, fetch_timeout_ms: Option<u64>) -> u64 {
         let wanted_ms = fetch_timeout_ms.unwrap_or(INTERVAL_MS);
         let wanted_ms = wanted_ms.clamp(INTERVAL_MS_MIN, INTERVAL_MS_MAX);
-        wanted_ms.min(self.dead_timeout_ms / 4).max(INTERVAL_MS_MIN)
+        wanted_ms.min(self.most_ms())
     }
 }
 
@@ -104,7 +110,8 @@ impl QueryHistory {
         (count >= settings.fails_threshold).then_some(count)
     }
 
-    /// The pause until the next query. `random`: any number, another one each time.
+    /// The pause between the start of a query that ended now and the start of the next one.
+    /// `random`: any number, another one each time.
     pub fn pause_ms(
         &self,
         interval_ms: u64,
@@ -116,10 +123,12 @@ impl QueryHistory {
         let most_ms = if is_lost {
             PAUSE_MS_MAX
         } else {
-            settings.dead_timeout_ms / 4
+            settings.most_ms()
         };
         let doubled = interval_ms.saturating_mul(1 << self.failed_in_row.min(16));
-        jittered(doubled.min(most_ms).max(interval_ms), random)
+        // A tenth is added to this at most.
+        let longest_ms = most_ms - most_ms / 10;
+        jittered(doubled.min(longest_ms), random)
     }
 }
 
@@ -144,7 +153,7 @@ mod tests {
     };
 
     #[test]
-    fn interval_is_four_times_in_a_dead_timeout_at_least() {
+    fn interval_is_an_eighth_of_the_dead_timeout_at_most() {
         let interval = |dead_timeout_ms, wanted| {
             let settings = QuerySettings {
                 dead_timeout_ms,
@@ -154,14 +163,41 @@ mod tests {
         };
         assert_eq!(interval(60_000, None), 5_000);
         assert_eq!(interval(60_000, Some(1_000)), 1_000);
-        assert_eq!(interval(60_000, Some(u64::MAX)), 15_000);
+        assert_eq!(interval(60_000, Some(u64::MAX)), 7_500);
         assert_eq!(interval(60_000, Some(0)), 200);
-        assert_eq!(interval(4_000, None), 1_000);
+        assert_eq!(interval(8_000, None), 1_000);
         assert_eq!(interval(100, None), 200);
     }
 
     #[test]
-    fn pauses_double_up_to_a_quarter_of_the_dead_timeout() {
+    fn answers_come_four_times_in_a_dead_timeout_at_least() {
+        // Goal: the longest time between two answers is a quarter of the dead timeout, whatever a
+        // streamer does within its queries and however long its interval is. Method: it answers
+        // at the start of one query and at the end of the next one, which both take all their
+        // time, without a failure or after one.
+        for dead_timeout_ms in [4_000, 60_000, 3_600_000] {
+            let settings = QuerySettings {
+                dead_timeout_ms,
+                ..SETTINGS
+            };
+            let interval_ms = settings.interval_ms(Some(u64::MAX));
+            let mut history = QueryHistory::new(0);
+            for failures in 0..3 {
+                for random in 0..1_000 {
+                    let now_ms = interval_ms * (failures + 1);
+                    let random = random * 7_919;
+                    let pause_ms = history.pause_ms(interval_ms, now_ms, &settings, random);
+                    let next_ms = pause_ms.max(interval_ms) + interval_ms;
+                    assert!(next_ms <= dead_timeout_ms / 4, "{next_ms} {random}");
+                    assert!(pause_ms >= interval_ms * 8 / 10, "{pause_ms} {random}");
+                }
+                history.on_failure(interval_ms * (failures + 1), &settings);
+            }
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_an_eighth_of_the_dead_timeout() {
         let mut history = QueryHistory::new(0);
         let pauses = |history: &QueryHistory, now_ms| {
             [0, 1_000_000_007].map(|random| history.pause_ms(5_000, now_ms, &SETTINGS, random))
@@ -170,7 +206,7 @@ mod tests {
             let pause = history.pause_ms(5_000, 0, &SETTINGS, random);
             assert!((4_500..=5_500).contains(&pause), "{pause}");
         }
-        for (at_ms, middle) in [(5_000, 10_000), (15_000, 15_000), (30_000, 15_000)] {
+        for (at_ms, middle) in [(5_000, 6_750), (15_000, 6_750), (30_000, 6_750)] {
             history.on_failure(at_ms, &SETTINGS);
             for pause in pauses(&history, at_ms) {
                 assert!(pause.abs_diff(middle) <= middle / 10, "{at_ms}: {pause}");
@@ -179,7 +215,7 @@ mod tests {
         // It is lost: there is time.
         history.on_failure(60_000, &SETTINGS);
         for pause in pauses(&history, 60_000) {
-            assert!(pause.abs_diff(60_000) <= 6_000, "{pause}");
+            assert!(pause.abs_diff(54_000) <= 5_400, "{pause}");
         }
         history.on_answer(120_000);
         for pause in pauses(&history, 120_000) {

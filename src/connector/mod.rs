@@ -299,7 +299,7 @@ impl Connector {
         let later_ms = if self.reports_itself(&hostname, now_ms, &settings) {
             Some(interval_ms)
         } else if was_failing && self.failing.get() >= QUERIES_RUNNING_MAX / 2 {
-            Some(BUSY_PAUSE_MS)
+            Some(BUSY_PAUSE_MS.min(interval_ms))
         } else {
             None
         };
@@ -391,7 +391,7 @@ impl Connector {
         }
         known.connection = connection.filter(|_| self.kept.get() < self.kept_max);
         self.count_kept(false, known.connection.is_some());
-        let mut pause_ms = None;
+        let mut busy_until_ms = None;
         match result {
             Ok(answer) => {
                 let change = known.history.on_answer(answer.received_ms);
@@ -402,13 +402,13 @@ impl Connector {
             }
             Err(QueryError::Call(OutboundError::Busy)) => {
                 self.shared.workers.queries.count(QueryOutcome::Busy);
-                pause_ms = Some(BUSY_PAUSE_MS);
+                busy_until_ms = Some(now_ms + BUSY_PAUSE_MS.min(started.interval_ms));
             }
             Err(error) => self.on_failure(&hostname, known, started, error),
         }
         let (settings, history) = (&started.settings, &known.history);
-        let regular_ms = || history.pause_ms(started.interval_ms, now_ms, settings, random());
-        known.due_ms = now_ms + pause_ms.unwrap_or_else(regular_ms);
+        let pause_ms = history.pause_ms(started.interval_ms, now_ms, settings, random());
+        known.due_ms = busy_until_ms.unwrap_or(now_ms.max(started.at_ms + pause_ms));
         self.push_due(known.due_ms, hostname);
     }
 

@@ -341,7 +341,7 @@ fn queries_run_and_end_on_epoll_too() {
     assert!(server.log().contains("epoll"), "{}", server.log());
 }
 
-const LIST: &str = "/streamer/api/v3/streams";
+pub const LIST: &str = "/streamer/api/v3/streams";
 const STATS: &str = "/streamer/api/v3/config/stats";
 
 /// Waits until a streamer has been sent a request for this path.

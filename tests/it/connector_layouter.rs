@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::connector::{KEY, queries, until_queries};
+use crate::connector::{KEY, LIST, queries, until_queries};
 use crate::fleet::{
     Fleet, Ingests, ingests, last_event, moves, on, pass, runs, save_all, save_streamer, states,
 };
@@ -184,4 +184,23 @@ fn streamer_that_polls_is_alive_without_answers() {
         lines.matches("streamer does not answer queries").count() <= 1,
         "{lines}"
     );
+}
+
+#[test]
+fn streamer_with_a_hanging_list_is_alive() {
+    // Goal: a streamer that answers about itself at once, and never with its list of
+    // streams, is not silent too often. Method: its `fetch_timeout` is longer than any query may
+    // take, so each query takes all its time, and time passes for all silences that would count.
+    let server = server("6s");
+    let (fakes, placed) = cluster(&server);
+    let hanging = &fakes["s1"];
+    hanging.hold(Some(LIST));
+    let body = json!({"fetch_timeout": 60_000});
+    server.put("/streamers/s1", body).expect(200);
+    let mark = last_event(&server);
+    until_queries(&server, "partial", 16);
+    hanging.hold(None);
+    assert_eq!(states(&server, mark), [""; 0]);
+    assert_eq!(moves(&server, mark), []);
+    assert_eq!(ingests(&server), placed);
 }
