@@ -804,7 +804,7 @@ mod tests {
             let body = json(&format!(r#"{{"stats":{{"total_clients":{clients}}}}}"#));
             let report = StreamerReport::from_body(body, now).expect("fits");
             let fleet = &shared.fleet;
-            fleet.report(&Hostname::trusted(name), report, now);
+            fleet.report(&Hostname::trusted(name), report, now, || true);
         }
         let text = format!("GET {path} HTTP/1.1\r\nHost: t\r\n{fields}\r\n");
         let mut fields = head::fields();

@@ -855,7 +855,7 @@ mod tests {
         let body = json::parse(stats.as_bytes()).expect("JSON");
         let report = StreamerReport::from_body(body, now).expect("a report");
         let host = Hostname::trusted("s1");
-        fleet.report(&host, report, now);
+        fleet.report(&host, report, now, || true);
         StreamerHealth::of(&StreamerInputs {
             stats: fleet.streamer("s1", now),
             bandwidth_kbit,

@@ -67,7 +67,7 @@ pub fn store(
     let dropped = std::mem::take(&mut report.dropped);
     report.check_health(source, super::now_ms());
     report.retain_streams(|name| state.stream(name).is_some());
-    if shared.fleet.report_if(hostname, report, now, is_wanted) {
+    if shared.fleet.report(hostname, report, now, is_wanted) {
         shared.fleet.count_dropped(dropped.count());
         shared.reported();
     }

@@ -277,14 +277,9 @@ impl FleetStats {
             .max(1)
     }
 
-    /// Stores a report of a streamer.
-    pub fn report(&self, hostname: &Hostname, report: StreamerReport, now: Instant) {
-        self.report_if(hostname, report, now, || true);
-    }
-
     /// Stores a report of a streamer if it is still wanted when no other one is being stored.
     /// Returns whether it was.
-    pub fn report_if(
+    pub fn report(
         &self,
         hostname: &Hostname,
         mut report: StreamerReport,
@@ -767,6 +762,7 @@ mod tests {
             &host("s1"),
             report(r#"{"stats":{"cpu_usage":40,"partitions":[{"usage":7},{"usage":9}]},"dvrs":[{"name":"d"}],"streams":[{"name":"a","bitrate":5}]}"#, t),
             t,
+            || true,
         );
         let late = t + 60 * SECOND;
         let known = stats.streamer("s1", late).expect("still holds");
@@ -790,18 +786,19 @@ mod tests {
         let (stats, t) = store();
         let streams =
             r#"{"streams":[{"name":"a","status":"running"},{"name":"b","status":"running"}]}"#;
-        stats.report(&host("s1"), report(streams, t), t);
+        stats.report(&host("s1"), report(streams, t), t, || true);
         stats.report(
             &host("s1"),
             report(r#"{"stats":{"cpu_usage":1}}"#, t),
             t + SECOND,
+            || true,
         );
         assert!(
             shown(&stats, "b", None, t).is_some(),
             "the streams of the last report"
         );
         let streams = r#"{"streams":[{"name":"a","status":"waiting"}]}"#;
-        stats.report(&host("s1"), report(streams, t), t + SECOND);
+        stats.report(&host("s1"), report(streams, t), t + SECOND, || true);
         assert_eq!(shown(&stats, "b", None, t + SECOND), None);
         assert_eq!(
             shown(&stats, "a", None, t + SECOND).as_deref(),
@@ -816,7 +813,7 @@ mod tests {
             let body = format!(
                 r#"{{"streams":[{{"name":"a","alive":true,"bitrate":{bitrate},"bytes_out":7,"online_clients":{clients},"status":"running","ts_delay":5}}]}}"#
             );
-            stats.report(&host(node), report(&body, t), t);
+            stats.report(&host(node), report(&body, t), t, || true);
         }
         assert_eq!(
             shown(&stats, "a", Some("s2"), t).as_deref(),
@@ -824,7 +821,7 @@ mod tests {
                 r#"{"alive":true,"bitrate":2,"bytes_out":21,"online_clients":60,"running_on":["s1","s2","s3"],"status":"running","ts_delay":5}"#
             )
         );
-        stats.report(&host("s2"), report(r#"{"streams":[]}"#, t), t);
+        stats.report(&host("s2"), report(r#"{"streams":[]}"#, t), t, || true);
         let left = stats.view(t).stream("a", Some("s2"), |facts| {
             (facts.bitrate_kbit(), facts.online_clients())
         });
@@ -840,7 +837,7 @@ mod tests {
             let body = format!(r#"{{"streams":[{{"name":"a"{error}}}]}}"#);
             let mut report = report(&body, t);
             report.date_errors(now_ms);
-            stats.report(&host("s1"), report, t);
+            stats.report(&host("s1"), report, t, || true);
             shown(&stats, "a", None, t).expect("it is reported")
         };
         let first = r#"{"error":{"code":"no_picture","since":1700000001000}}"#;
@@ -888,7 +885,7 @@ mod tests {
             ));
         }
         body.push_str("]}");
-        stats.report(&host("gone"), report(&body, t), t);
+        stats.report(&host("gone"), report(&body, t), t, || true);
         let count = || {
             stats
                 .shards
@@ -910,13 +907,14 @@ mod tests {
                 &host("here"),
                 report(r#"{"streams":[{"name":"s1"}]}"#, now),
                 now,
+                || true,
             );
         }
         assert_eq!((count(), bytes()), (1, 2));
         assert!(stats.last_seen("gone").is_some());
         for hour in 25..25 + SHARDS as u32 {
             let now = t + hour * 3600 * SECOND;
-            stats.report(&host("here"), StreamerReport::default(), now);
+            stats.report(&host("here"), StreamerReport::default(), now, || true);
         }
         assert!(stats.last_seen("gone").is_none());
     }
@@ -925,7 +923,7 @@ mod tests {
     fn unknown_members_are_dropped_and_secrets_masked() {
         let (stats, t) = store();
         let body = r#"{"stats":{"license_txt":"canary","uptime":null,"strange":1,"cpu_usage":2.0},"dvrs":[{"name":"d","root":"s3://user:canary@host/bucket"}]}"#;
-        stats.report(&host("s1"), report(body, t), t);
+        stats.report(&host("s1"), report(body, t), t, || true);
         let view = stats.view(t);
         let (facts, known) = view.streamer("s1").expect("known");
         let known = known.expect("holds");
@@ -944,7 +942,7 @@ mod tests {
         let reports = stats.follow();
         drop(stats.follow());
         for _ in 0..=FOLLOWED_MAX {
-            stats.report(&host("s1"), StreamerReport::default(), t);
+            stats.report(&host("s1"), StreamerReport::default(), t, || true);
         }
         assert_eq!(reports.try_iter().count(), FOLLOWED_MAX);
         assert_eq!(

@@ -330,7 +330,7 @@ mod tests {
         let fleet = FleetStats::new(Duration::from_mins(1), now);
         let body = json::parse(format!(r#"{{"stats":{stats}}}"#).as_bytes()).expect("JSON");
         let report = StreamerReport::from_body(body, now).expect("a report");
-        fleet.report(&Hostname::trusted("s1"), report, now);
+        fleet.report(&Hostname::trusted("s1"), report, now, || true);
         node_stats(&fleet.streamer("s1", now).expect("it reported"))
     }
 
