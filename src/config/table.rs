@@ -93,8 +93,9 @@ settings! {
         /// `off`: no thread is pinned. Enabling the layouter later does not pin it.
         pin_threads("pin_threads"): PinThreads = PIN_THREADS, Default "auto", AtStart;
         /// Open connections of all threads together. The limit on open files of the process must be
-        /// higher. One address gets at most half of them, unless it is a trusted proxy, and the
-        /// last thirty-second part (at most 256 per thread) is reserved for probes.
+        /// more than a third higher: a quarter of it is for connections to streamers. One address
+        /// gets at most half of them, unless it is a trusted proxy, and the last thirty-second part
+        /// (at most 256 per thread) is reserved for probes.
         connections_max("connections_max"): usize =
             number(16, 10_000_000), Default "100000", AtStart;
         /// How long an open connection is kept without a request; sent as `Keep-Alive`. Longer than

@@ -89,6 +89,12 @@ impl QueryHistory {
         was_silent.then_some(QueryChange::Answers)
     }
 
+    /// The streamer reports itself and is not queried. Returns whether it was silent.
+    pub fn on_own_report(&mut self) -> bool {
+        self.failed_in_row = 0;
+        std::mem::take(&mut self.is_silent)
+    }
+
     pub fn on_failure(&mut self, now_ms: u64, settings: &QuerySettings) -> Option<QueryChange> {
         self.failed_in_row = self.failed_in_row.saturating_add(1);
         self.failed_ms.push_back(now_ms);

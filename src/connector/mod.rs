@@ -6,13 +6,14 @@
 //! sign of life; a failed query is none, and takes none away: a streamer that polls its
 //! configuration is alive whatever its own API does.
 //!
-//! Reading order: `history` decides when a streamer is queried and what failures mean, `query`
-//! makes one query, this file runs them. One task per core starts queries and ends those that are
+//! Reading order: `history` decides when a streamer is queried and what failures mean, `room` how
+//! many queries run at the same time, `query` makes one query, this file runs them. One task per core starts queries and ends those that are
 //! late; a query is a task while it runs; between queries a streamer costs an entry and its open
 //! connection.
 
 mod history;
 mod query;
+mod room;
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -29,6 +30,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::history::{QueryChange, QueryHistory, QuerySettings};
 use self::query::{QueryAnswer, QueryError, StreamerQuery};
+use self::room::QueryRoom;
 use crate::api::now_ms;
 use crate::api::shared::Shared;
 use crate::api::stats::store;
@@ -38,7 +40,6 @@ use crate::fleet::peer;
 use crate::fleet::queries::QueryOutcome;
 use crate::fleet::report::ReportSource;
 use crate::json::{Number, scan};
-use crate::limits::QUERIES_RUNNING_MAX;
 use crate::native_name::MediaServerKind;
 use crate::outbound::connection::{CallContext, PeerConnection};
 use crate::outbound::{Dialer, OutboundError};
@@ -73,12 +74,7 @@ pub struct Connector {
     due: RefCell<BinaryHeap<Reverse<(u64, Hostname)>>>,
     /// Queries started so far.
     started: Cell<u64>,
-    running: Cell<usize>,
-    /// Of these, the queries of streamers that did not answer the last time.
-    failing: Cell<usize>,
-    /// Connections that are open between queries, and the most of them.
-    kept: Cell<usize>,
-    kept_max: usize,
+    room: QueryRoom,
 }
 
 struct QueriedStreamer {
@@ -123,8 +119,13 @@ impl StartedQuery {
 }
 
 impl Connector {
-    /// `kept_max`: connections that may stay open between queries.
-    pub fn new(core: usize, shared: Arc<Shared>, dialer: Arc<Dialer>, kept_max: usize) -> Rc<Self> {
+    /// `connections_max`: connections of queries, and between them.
+    pub fn new(
+        core: usize,
+        shared: Arc<Shared>,
+        dialer: Arc<Dialer>,
+        connections_max: usize,
+    ) -> Rc<Self> {
         Rc::new(Self {
             core,
             shared,
@@ -132,10 +133,7 @@ impl Connector {
             streamers: RefCell::default(),
             due: RefCell::default(),
             started: Cell::new(0),
-            running: Cell::new(0),
-            failing: Cell::new(0),
-            kept: Cell::new(0),
-            kept_max,
+            room: QueryRoom::new(connections_max),
         })
     }
 
@@ -239,7 +237,7 @@ impl Connector {
             return;
         };
         self.shared.workers.queries.streamers.subtract(1);
-        self.count_kept(old.connection.is_some(), false);
+        self.room.close(old.connection.is_some());
         if old.history.is_silent() {
             self.shared.workers.queries.silent.subtract(1);
         }
@@ -252,7 +250,7 @@ impl Connector {
     /// Starts the queries that are due, as far as there is room.
     async fn start_due(self: &Rc<Self>, now_ms: u64, settings: QuerySettings, state: &State) {
         let mut started = 0;
-        while self.running.get() < QUERIES_RUNNING_MAX
+        while self.room.has_room()
             && let Some(hostname) = self.next_due(now_ms)
         {
             if let Some(streamer) = state.streamer(&hostname) {
@@ -297,8 +295,11 @@ impl Connector {
         };
         let was_failing = known.history.is_failing();
         let later_ms = if self.reports_itself(&hostname, now_ms, &settings) {
+            if known.history.on_own_report() {
+                self.shared.workers.queries.silent.subtract(1);
+            }
             Some(interval_ms)
-        } else if was_failing && self.failing.get() >= QUERIES_RUNNING_MAX / 2 {
+        } else if was_failing && !self.room.has_room_for_failing() {
             Some(BUSY_PAUSE_MS.min(interval_ms))
         } else {
             None
@@ -319,20 +320,11 @@ impl Connector {
             interval_ms,
             was_failing,
         };
-        self.running.set(self.running.get() + 1);
-        self.failing
-            .set(self.failing.get() + usize::from(was_failing));
-        self.shared.workers.queries.running.add(1);
         let connection = known.connection.take();
-        self.count_kept(connection.is_some(), false);
+        self.room.start(was_failing, connection.is_some());
+        self.shared.workers.queries.running.add(1);
         rt::spawn(self.clone().query(hostname, started, connection));
         true
-    }
-
-    /// A streamer had a kept connection, and has one now.
-    fn count_kept(&self, before: bool, now: bool) {
-        let kept = self.kept.get() - usize::from(before) + usize::from(now);
-        self.kept.set(kept);
     }
 
     /// Whether a streamer has sent a report within half a dead timeout.
@@ -359,9 +351,7 @@ impl Connector {
         let result = query.run(started.settings.retries).await;
         let connection = query.connection.take();
         drop(query);
-        self.running.set(self.running.get() - 1);
-        let was_failing = usize::from(started.was_failing);
-        self.failing.set(self.failing.get() - was_failing);
+        self.room.end(started.was_failing);
         self.shared.workers.queries.running.subtract(1);
         self.finish(hostname, &started, connection, result);
     }
@@ -389,8 +379,7 @@ impl Connector {
             self.push_due(known.due_ms, hostname);
             return;
         }
-        known.connection = connection.filter(|_| self.kept.get() < self.kept_max);
-        self.count_kept(false, known.connection.is_some());
+        known.connection = connection.filter(|_| self.room.keep());
         let mut busy_until_ms = None;
         match result {
             Ok(answer) => {

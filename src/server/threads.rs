@@ -206,12 +206,8 @@ pub(super) fn start_cores(
     let descriptors = rt::sys::raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED);
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let to_streamers = descriptors / STREAMERS_PART;
-    let possible = if settings.fleet.queries {
-        descriptors - to_streamers
-    } else {
-        descriptors
-    };
-    let possible = possible.max(1);
+    // Reserved while nothing is queried, too: the setting takes effect at once.
+    let possible = (descriptors - to_streamers).max(1);
     let connections_max = settings.http.connections_max.min(possible);
     let poll_wait_ms_max =
         u32::try_from(settings.http.poll_wait_max.as_millis()).unwrap_or(u32::MAX);
@@ -268,7 +264,7 @@ struct CoreThread {
     index: usize,
     shared: Arc<Shared>,
     dialer: Arc<Dialer>,
-    /// Connections to streamers that may stay open.
+    /// Most connections to streamers.
     to_streamers: usize,
     inbox: Arc<Inbox<CoreMessage>>,
     addresses: Vec<SocketAddr>,

@@ -487,3 +487,25 @@ fn until_follows(server: &TestServer) {
         *count == before + 1
     });
 }
+
+#[test]
+fn streamer_that_reports_itself_is_not_counted_as_silent() {
+    let server = server(&[
+        "--streamer-dead-timeout",
+        "600s",
+        "--streamer-healthcheck-fails-threshold",
+        "2",
+    ]);
+    save(&server, "s1", &format!("http://{}", unused_address()));
+    let silent = || {
+        let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+        Metrics::read(&answer).value("weir_streamers_silent", &[]) as u64
+    };
+    wait_until("it is silent", silent, |count| *count == 1);
+    let report = json!({"stats": {"cpu_usage": 9}});
+    server.put("/streamers/s1/stats", report).expect(204);
+    // It is due at once, and not after its back-off.
+    let body = json!({"labels": {"zone": "north"}});
+    server.put("/streamers/s1", body).expect(200);
+    wait_until("it is not silent", silent, |count| *count == 0);
+}
