@@ -207,8 +207,9 @@ settings! {
         /// one; an eighth of `streamer_dead_timeout` at most), with a signature made with their
         /// `cluster_key`. Off: nothing is sent to a streamer that no request needs.
         queries("streamer_queries"): bool = switch(), Default "false", AtOnce;
-        /// How often a failed request of a query is repeated, after pauses that double from 0.1 s,
-        /// while the time of the query (`fetch_timeout`) is not over.
+        /// How often each request of a query is repeated if the connection was refused or broken or
+        /// the status is 5xx, after pauses that double from 0.1 s, while the time of the query
+        /// (`fetch_timeout`) is not over.
         connector_retries("cluster_streamer_connector_retries"): u64 = number(0, 1000),
             Default "5", AtOnce, Count "/cluster/streamer_connector_retries";
         /// Failed queries within an hour after which the health check of a streamer is an error.

@@ -2,9 +2,9 @@
 //!
 //! Pure: time and randomness are passed in. A streamer is queried at its interval, a little earlier
 //! or later each time, so that thousands of them spread. A failed query is repeated after a pause
-//! that doubles. Pauses count from the start of a query. While the streamer answered within the dead
-//! timeout, a query and a pause take an eighth of that at most: a streamer that answers at the start
-//! of one query and at the end of the next one gives four signs within a dead timeout, so
+//! that doubles. Pauses count from the start of a query. While the streamer answered within the
+//! dead timeout, a query and a pause take an eighth of that at most: a streamer that answers at the
+//! start of one query and at the end of the next one gives four signs within a dead timeout, so
 //! that neither slow answers nor a few failures look like a loss.
 
 use std::collections::VecDeque;

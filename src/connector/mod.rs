@@ -7,9 +7,9 @@
 //! configuration is alive whatever its own API does.
 //!
 //! Reading order: `history` decides when a streamer is queried and what failures mean, `room` how
-//! many queries run at the same time, `query` makes one query, this file runs them. One task per core starts queries and ends those that are
-//! late; a query is a task while it runs; between queries a streamer costs an entry and its open
-//! connection.
+//! many queries run at the same time, `query` makes one query, this file runs them. One task per
+//! core starts queries and ends those that are late; a query is a task while it runs; between
+//! queries a streamer costs an entry and its open connection.
 
 mod history;
 mod query;
@@ -346,9 +346,10 @@ impl Connector {
             shared: &self.shared,
             streamer: &started.streamer,
             deadline: self.context.deadlines.begin(until_ms),
+            retries: started.settings.retries,
             connection,
         };
-        let result = query.run(started.settings.retries).await;
+        let result = query.run().await;
         let connection = query.connection.take();
         drop(query);
         self.room.end(started.was_failing);

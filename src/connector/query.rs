@@ -87,29 +87,14 @@ pub struct StreamerQuery<'a> {
     pub shared: &'a Arc<Shared>,
     pub streamer: &'a StreamerRecord,
     pub deadline: CallDeadline,
+    /// How often each request is repeated.
+    pub retries: u64,
     /// A connection of an earlier query; after the query one for the next.
     pub connection: Option<PeerConnection>,
 }
 
 impl StreamerQuery<'_> {
-    /// Sends the query, and again while it fails and there is time.
-    pub async fn run(&mut self, retries: u64) -> Result<QueryAnswer, QueryError> {
-        let mut attempt = 0;
-        loop {
-            let result = self.attempt().await;
-            let Err(error) = &result else { return result };
-            let random = getrandom::u64().unwrap_or_default();
-            let pause_ms = retry_pause_ms(attempt, random);
-            let has_time = self.deadline.left_ms(rt::uptime_ms()) > pause_ms;
-            if attempt >= retries || !has_time || !error.is_passing() {
-                return result;
-            }
-            attempt += 1;
-            rt::sleep(std::time::Duration::from_millis(pause_ms)).await;
-        }
-    }
-
-    async fn attempt(&mut self) -> Result<QueryAnswer, QueryError> {
+    pub async fn run(&mut self) -> Result<QueryAnswer, QueryError> {
         let (body, has_key) = self.get(STATS_PATH, QUERY_STATS_BYTES_MAX).await?;
         let (received, received_ms) = (Instant::now(), rt::uptime_ms());
         let bytes = body.len();
@@ -194,8 +179,29 @@ impl StreamerQuery<'_> {
         })
     }
 
-    /// The body of an answer with the status 200, and whether the request was signed.
+    /// The body of an answer with the status 200, and whether the request was signed. Sends it
+    /// again while it fails in a way that passes, and there is time.
     async fn get(&mut self, path: &str, bytes_max: usize) -> Result<(Vec<u8>, bool), QueryError> {
+        let mut attempt = 0;
+        loop {
+            let result = self.get_once(path, bytes_max).await;
+            let Err(error) = &result else { return result };
+            let random = getrandom::u64().unwrap_or_default();
+            let pause_ms = retry_pause_ms(attempt, random);
+            let has_time = self.deadline.left_ms(rt::uptime_ms()) > pause_ms;
+            if attempt >= self.retries || !has_time || !error.is_passing() {
+                return result;
+            }
+            attempt += 1;
+            rt::sleep(std::time::Duration::from_millis(pause_ms)).await;
+        }
+    }
+
+    async fn get_once(
+        &mut self,
+        path: &str,
+        bytes_max: usize,
+    ) -> Result<(Vec<u8>, bool), QueryError> {
         let request = peer::request(self.streamer, path, now_seconds());
         // It is of a form or has a host that is never called.
         let request = request.ok_or(OutboundError::Forbidden)?;

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::calls::names;
+use crate::faults::limit_files;
 use crate::metrics::Metrics;
 use crate::stats::signed;
 use weir_testkit::fake::{FakeFault, FakeServer, FakeStreamer, unused_address};
@@ -508,4 +509,44 @@ fn streamer_that_reports_itself_is_not_counted_as_silent() {
     let body = json!({"labels": {"zone": "north"}});
     server.put("/streamers/s1", body).expect(200);
     wait_until("it is not silent", silent, |count| *count == 0);
+}
+
+#[test]
+fn unavailable_page_is_requested_again() {
+    // Goal: each request of a query is repeated, not only the first. Method: two requests for the
+    // list are answered with 503, and the next query would be a minute later.
+    let server = server(&["--streamer-dead-timeout", "600s"]);
+    let streamer = fake();
+    streamer.kind().run("a", 5);
+    streamer.kind().unavailable = 2;
+    save_slow(&server, "s1", &streamer.url());
+    save_stream(&server, "a", "s1");
+    until_stats(&server, "/streamers/s1", Value::is_object);
+    assert_eq!(queries(&server, "answered"), 1);
+    let requests = streamer.take_requests();
+    let paths: Vec<&str> = requests.iter().map(|request| &*request.path).collect();
+    assert_eq!(paths, [STATS, LIST, LIST, LIST]);
+}
+
+#[test]
+fn poll_is_woken_by_an_answer_while_the_disk_is_full() {
+    // Goal: answers are kept in memory, so a poll of streams that waits for one is answered though
+    // nothing can be written. Method: the disk is full from before the answer on.
+    let server = server(&["--streamer-dead-timeout", "600s"]);
+    let streamer = fake();
+    save(&server, "s1", &streamer.url());
+    save_stream(&server, "a", "s1");
+    until_stats(&server, "/streamers/s1", Value::is_object);
+    limit_files(server.id(), Some(0));
+    let refused = json!({"comment": "refused"});
+    server.put("/streams/a", refused.clone()).expect(503);
+    let mut poll = crate::calls::park(&server, "/streams?stats.bitrate=4242&poll_timeout=50", "");
+    streamer.kind().run("a", 4242);
+    let list = poll.response(false).expect(200).json();
+    assert_eq!(names(&list), ["a"]);
+    server.put("/streams/a", refused.clone()).expect(503);
+    limit_files(server.id(), None);
+    let saved = || server.put("/streams/a", refused.clone()).status;
+    wait_until("space", saved, |status| *status == 200);
+    until_queries(&server, "answered", 1);
 }

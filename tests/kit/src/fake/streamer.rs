@@ -45,6 +45,8 @@ pub struct FakeStreamer {
     pub body: Option<String>,
     /// Requests that were refused because of their credentials.
     pub refused: usize,
+    /// Requests for a list that are answered with 503 from now on.
+    pub unavailable: usize,
     /// Lists that were read to their end.
     pub lists: usize,
     started_at: u64,
@@ -77,6 +79,7 @@ impl FakeStreamer {
             pages: FakePages::Complete,
             body: None,
             refused: 0,
+            unavailable: 0,
             lists: 0,
             started_at: now_ms() / 1000,
             endless: 0,
@@ -120,6 +123,10 @@ impl FakeStreamer {
     }
 
     fn list(&mut self, request: &FakeRequest) -> FakeAnswer {
+        if self.unavailable > 0 {
+            self.unavailable -= 1;
+            return FakeAnswer::text(503, r#"{"error":"unavailable"}"#);
+        }
         let cursor = request.parameter("cursor");
         let begin = cursor.parse().unwrap_or(0);
         let limit = request.parameter("limit").parse().unwrap_or(PAGE);
