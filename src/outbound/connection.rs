@@ -21,7 +21,7 @@ use super::dial::Dialer;
 use super::target::TargetUrl;
 use crate::http::reply::{ReplyError, ReplyReader, ServerReply};
 use crate::limits::{QUERY_BUFFERS_BYTES_MAX, READ_BYTES};
-use crate::rt::{self, Inbox, Socket, sys};
+use crate::rt::{self, Socket, sys};
 
 /// What the calls of one core share.
 pub struct CallContext {
@@ -63,12 +63,10 @@ impl CallContext {
         deadline: &CallDeadline,
     ) -> Result<Vec<SocketAddr>, OutboundError> {
         if let Some(known) = self.dialer.known(target) {
-            return self.dialer.allowed(&known);
+            return self.dialer.allowed(&known?);
         }
-        let found: Arc<Inbox<Option<_>>> = Arc::default();
-        let inbox = found.clone();
-        let on_found = move |found| inbox.push(Some(found));
-        self.dialer.look_up(target, Box::new(on_found));
+        let found = Arc::default();
+        self.dialer.look_up(target, &found);
         let found = deadline.receive(&found).await;
         self.dialer
             .allowed(&found.unwrap_or(Err(OutboundError::TimedOut))?)
@@ -279,11 +277,13 @@ impl From<io::Error> for ConnectionError {
     }
 }
 
+/// Connects to the first address that accepts. Each but the last one gets half of the time that is
+/// left: one that does not answer must not hide the others.
 async fn connect(
     addresses: &[SocketAddr],
     deadline: &CallDeadline,
 ) -> Result<Socket, OutboundError> {
-    for address in addresses {
+    for (index, address) in addresses.iter().enumerate() {
         let socket = match rt::begin_connect(*address) {
             Ok(socket) => socket,
             // The lack is of this server: no other address would help.
@@ -291,9 +291,15 @@ async fn connect(
             Err(_) => continue,
         };
         let number = socket.as_raw_fd();
-        deadline.wait_for(number, socket.writable()).await;
+        let has_next = index + 1 < addresses.len();
+        let part = has_next.then(|| deadline.half(rt::uptime_ms()));
+        let part = part.as_ref().unwrap_or(deadline);
+        part.wait_for(number, socket.writable()).await;
         if deadline.is_over() {
             return Err(OutboundError::TimedOut);
+        }
+        if part.is_over() {
+            continue;
         }
         if sys::connect_result(number).is_ok() {
             return Ok(socket);

@@ -99,6 +99,11 @@ impl CallDeadline {
         self.state.until_ms.get().saturating_sub(now_ms)
     }
 
+    /// Another deadline, after half of the time that is left.
+    pub fn half(&self, now_ms: u64) -> Self {
+        self.all.begin(now_ms + self.left_ms(now_ms) / 2)
+    }
+
     /// Waits for a socket: the wait ends at the deadline.
     pub async fn wait_for<T>(&self, socket: RawFd, wait: impl Future<Output = T>) -> T {
         *self.state.wait.borrow_mut() = DeadlineWait::Socket(socket);

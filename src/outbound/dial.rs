@@ -1,14 +1,15 @@
 //! Addresses and certificates of other servers, for connections that an io core makes itself.
 //!
-//! ResolvedNames are resolved on a few threads, because the system's resolver blocks; an address is
-//! connected to only after the egress policy has allowed it, so that a second, different DNS answer
-//! gains nothing. Found addresses are kept for a while, unchecked: the policy is applied at each
-//! use.
+//! Names are resolved on a few threads, because the system's resolver blocks: each name by one of
+//! them at a time, for all calls that wait for it, and not at all when none does any more. An
+//! address is connected to only after the egress policy has allowed it, so that a second, different
+//! DNS answer gains nothing. Found addresses are kept for a while, failures for a moment, both
+//! unchecked: the policy is applied at each use.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,52 +21,100 @@ use super::client::OutboundError;
 use super::policy::EgressPolicy;
 use super::target::{TargetUrl, literal_address};
 use crate::limits::{RESOLVED_ADDRESSES_MAX, RESOLVED_NAMES_MAX};
+use crate::rt::Inbox;
 
 /// How long the addresses of a name are reused.
 const NAME_CACHE_TTL: Duration = Duration::from_secs(30);
+/// How long a name that could not be resolved is not tried again.
+const FAILURE_CACHE_TTL: Duration = Duration::from_secs(1);
 /// Threads that resolve names; a name server that does not answer occupies one for seconds.
 const THREADS: usize = 8;
-/// ResolvedNames that may wait for a thread.
+/// Names that may wait for a thread.
 const WAITING_MAX: usize = 16 * 1024;
 /// The system's resolver needs about 100 KiB.
 const STACK_BYTES: usize = 512 * 1024;
 
 type Found = Result<Vec<SocketAddr>, OutboundError>;
-type OnFound = Box<dyn FnOnce(Found) + Send>;
+/// Receives the addresses of a name, once.
+type LookupInbox = Inbox<Option<Found>>;
+/// A host and a port.
+type Name = (Box<str>, u16);
+type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 /// Finds the addresses of other servers. Shared by all cores.
 pub struct Dialer {
     policy: Arc<EgressPolicy>,
     tls: Arc<ClientConfig>,
-    names: Arc<Mutex<ResolvedNames>>,
+    names: Arc<Mutex<NameLookups>>,
+    resolve: Resolve,
     /// Started by the first name.
-    threads: OnceLock<Option<Sender<Lookup>>>,
-}
-
-struct Lookup {
-    host: Box<str>,
-    port: u16,
-    on_found: OnFound,
+    threads: OnceLock<Option<Sender<Name>>>,
 }
 
 #[derive(Default)]
-struct ResolvedNames(HashMap<(Box<str>, u16), (Instant, Vec<SocketAddr>)>);
+struct NameLookups {
+    /// Until when the result is used.
+    resolved: HashMap<Name, (Instant, Found)>,
+    /// The calls that wait for a name, as long as they do.
+    waiting: HashMap<Name, Vec<Weak<LookupInbox>>>,
+}
 
-impl ResolvedNames {
-    fn find(&self, host: &str, port: u16) -> Option<Vec<SocketAddr>> {
-        let (until, known) = self.0.get(&(host.into(), port))?;
-        (*until > Instant::now()).then(|| known.clone())
+impl NameLookups {
+    fn find(&self, name: &Name) -> Option<Found> {
+        let (until, found) = self.resolved.get(name)?;
+        (*until > Instant::now()).then(|| found.clone())
     }
 
-    fn keep(&mut self, host: Box<str>, port: u16, found: Vec<SocketAddr>) {
+    /// Adds a call that waits. Returns whether it is the first one of its name.
+    fn wait(&mut self, name: &Name, inbox: &Arc<LookupInbox>) -> bool {
+        let waiting = self.waiting.get_mut(name);
+        let is_first = waiting.is_none();
+        let mut first = Vec::new();
+        let waiting = waiting.unwrap_or(&mut first);
+        if waiting.len() == waiting.capacity() {
+            waiting.retain(|inbox| inbox.strong_count() > 0);
+        }
+        waiting.push(Arc::downgrade(inbox));
+        if is_first {
+            self.waiting.insert(name.clone(), first);
+        }
+        is_first
+    }
+
+    /// Whether a call still waits for a name. If not, the next one is the first again.
+    fn is_awaited(&mut self, name: &Name) -> bool {
+        let waiting = self.waiting.get(name);
+        let is_awaited = waiting.is_some_and(|all| all.iter().any(|it| it.strong_count() > 0));
+        if !is_awaited {
+            self.waiting.remove(name);
+        }
+        is_awaited
+    }
+
+    /// Keeps the result of a name and sends it to the calls that wait for it.
+    fn finish(&mut self, name: Name, found: &Found) {
+        let waiting = self.waiting.remove(&name).unwrap_or_default();
+        for inbox in waiting.iter().filter_map(Weak::upgrade) {
+            inbox.push(Some(found.clone()));
+        }
+        let ttl = match found {
+            Ok(_) => NAME_CACHE_TTL,
+            // The lack is of this server.
+            Err(OutboundError::Busy) => return,
+            Err(_) => FAILURE_CACHE_TTL,
+        };
         let now = Instant::now();
-        if self.0.len() >= RESOLVED_NAMES_MAX {
-            self.0.retain(|_, (until, _)| *until > now);
+        if self.resolved.len() >= RESOLVED_NAMES_MAX {
+            self.resolved.retain(|_, (until, _)| *until > now);
         }
-        if self.0.len() < RESOLVED_NAMES_MAX {
-            self.0.insert((host, port), (now + NAME_CACHE_TTL, found));
+        if self.resolved.len() < RESOLVED_NAMES_MAX {
+            self.resolved.insert(name, (now + ttl, found.clone()));
         }
     }
+}
+
+fn name_of(target: &TargetUrl) -> Name {
+    (target.host().into(), target.port())
 }
 
 impl Dialer {
@@ -87,6 +136,7 @@ impl Dialer {
             policy,
             tls: Arc::new(tls),
             names: Arc::default(),
+            resolve: |host, port| (host, port).to_socket_addrs().map(Iterator::collect),
             threads: OnceLock::new(),
         })
     }
@@ -115,67 +165,56 @@ impl Dialer {
         }
     }
 
-    /// The addresses of a target if they are known without waiting.
-    pub(super) fn known(&self, target: &TargetUrl) -> Option<Vec<SocketAddr>> {
-        let (host, port) = (target.host(), target.port());
-        match literal_address(host) {
-            Some(address) => Some(vec![SocketAddr::new(address, port)]),
-            None => self.names.lock().find(host, port),
+    /// The addresses of a target if they, or that it has none, are known without waiting.
+    pub(super) fn known(&self, target: &TargetUrl) -> Option<Found> {
+        match literal_address(target.host()) {
+            Some(address) => Some(Ok(vec![SocketAddr::new(address, target.port())])),
+            None => self.names.lock().find(&name_of(target)),
         }
     }
 
-    /// Resolves the name of a target. `on_found` is called once, possibly before this returns.
-    pub(super) fn look_up(&self, target: &TargetUrl, on_found: OnFound) {
-        let lookup = Lookup {
-            host: target.host().into(),
-            port: target.port(),
-            on_found,
-        };
-        let threads = self.threads.get_or_init(|| start(&self.names).ok());
-        let lookup = match threads {
-            Some(threads) => match threads.try_send(lookup) {
-                Ok(()) => return,
-                Err(full) => full.into_inner(),
-            },
-            None => lookup,
-        };
-        (lookup.on_found)(Err(OutboundError::Busy));
+    /// Resolves the name of a target. The result is pushed once, possibly before this returns;
+    /// dropping the inbox ends the wait.
+    pub(super) fn look_up(&self, target: &TargetUrl, inbox: &Arc<LookupInbox>) {
+        let name = name_of(target);
+        let mut names = self.names.lock();
+        // It may have been found meanwhile.
+        if let Some(found) = names.find(&name) {
+            inbox.push(Some(found));
+            return;
+        }
+        if !names.wait(&name, inbox) {
+            return;
+        }
+        let threads = self.threads.get_or_init(|| self.start().ok());
+        let taken = threads
+            .as_ref()
+            .map(|threads| threads.try_send(name.clone()));
+        if !matches!(taken, Some(Ok(()))) {
+            names.finish(name, &Err(OutboundError::Busy));
+        }
+    }
+
+    fn start(&self) -> io::Result<Sender<Name>> {
+        let (sender, queue) = bounded::<Name>(WAITING_MAX);
+        for index in 0..THREADS {
+            let (names, queue, resolve) = (self.names.clone(), queue.clone(), self.resolve);
+            thread::Builder::new()
+                .name(format!("resolve-{index}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || run(&names, &queue, resolve))?;
+        }
+        Ok(sender)
     }
 }
 
-fn start(names: &Arc<Mutex<ResolvedNames>>) -> io::Result<Sender<Lookup>> {
-    let (sender, lookups) = bounded::<Lookup>(WAITING_MAX);
-    for index in 0..THREADS {
-        let (names, lookups) = (names.clone(), lookups.clone());
-        thread::Builder::new()
-            .name(format!("resolve-{index}"))
-            .stack_size(STACK_BYTES)
-            .spawn(move || run(&names, &lookups))?;
-    }
-    Ok(sender)
-}
-
-fn run(names: &Mutex<ResolvedNames>, lookups: &Receiver<Lookup>) {
-    for Lookup {
-        host,
-        port,
-        on_found,
-    } in lookups
-    {
-        // It may have been found while this one waited.
-        let known = names.lock().find(&host, port);
-        let found = match known {
-            Some(known) => Ok(known),
-            None => (&*host, port).to_socket_addrs().map(Iterator::collect),
-        };
-        on_found(match found {
-            Ok(found) => {
-                let found: Vec<SocketAddr> = found;
-                names.lock().keep(host, port, found.clone());
-                Ok(found)
-            }
-            Err(_) => Err(OutboundError::Unreachable),
-        });
+fn run(names: &Mutex<NameLookups>, queue: &Receiver<Name>, resolve: Resolve) {
+    for name in queue {
+        if !names.lock().is_awaited(&name) {
+            continue;
+        }
+        let found = resolve(&name.0, name.1).map_err(|_| OutboundError::Unreachable);
+        names.lock().finish(name, &found);
     }
 }
 
@@ -183,7 +222,77 @@ fn run(names: &Mutex<ResolvedNames>, lookups: &Receiver<Lookup>) {
 mod tests {
     use super::*;
     use crate::subnet::Subnets;
-    use std::sync::mpsc;
+
+    /// What is pushed, within a minute.
+    fn received(inbox: &LookupInbox) -> Found {
+        let until = Instant::now() + Duration::from_mins(1);
+        while Instant::now() < until {
+            if let Some(found) = inbox.try_recv() {
+                return found.expect("only addresses are pushed");
+            }
+            thread::yield_now();
+        }
+        panic!("nothing is pushed within a minute");
+    }
+
+    /// A resolver that counts and waits: names that begin with `held-` until [`HELD`] is released.
+    static RESOLVED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static HELD: Mutex<()> = Mutex::new(());
+
+    fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        RESOLVED.lock().push(host.to_owned());
+        if host.starts_with("held-") {
+            drop(HELD.lock());
+        }
+        if host.ends_with("-unknown") {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
+    }
+
+    #[test]
+    fn name_is_resolved_once_for_all_calls_that_still_wait() {
+        // Goal: calls that wait for one name share its resolution, abandoned ones cost none, and a
+        // failure is not repeated at once. Method: all threads are held by other names meanwhile.
+        let policy = Arc::new(EgressPolicy::new(true, Subnets::default()));
+        let dialer = Dialer {
+            resolve,
+            ..Dialer::new(policy).expect("a provider")
+        };
+        let target = |host: &str| TargetUrl::parse(&format!("http://{host}:81/")).expect("a URL");
+        let look_up = |host: &str| {
+            let inbox: Arc<LookupInbox> = Arc::default();
+            dialer.look_up(&target(host), &inbox);
+            inbox
+        };
+        let resolved = |host: &str| RESOLVED.lock().iter().filter(|it| *it == host).count();
+        let held = HELD.lock();
+        let holding = (0..THREADS).map(|i| look_up(&format!("held-{i}")));
+        let holding: Vec<_> = holding.collect();
+        let shared: Vec<_> = (0..3).map(|_| look_up("shared")).collect();
+        let failing: Vec<_> = (0..3).map(|_| look_up("name-unknown")).collect();
+        for _ in 0..100 {
+            drop(look_up("abandoned"));
+        }
+        // It is the last of the queue.
+        let last = look_up("last");
+        assert!(dialer.names.lock().waiting[&("abandoned".into(), 81)].len() < 10);
+        drop(held);
+        for inbox in holding.iter().chain(&shared).chain([&last]) {
+            assert_eq!(
+                received(inbox),
+                Ok(vec![SocketAddr::from(([127, 0, 0, 1], 81))])
+            );
+        }
+        for inbox in &failing {
+            assert_eq!(received(inbox), Err(OutboundError::Unreachable));
+        }
+        let counts = ["shared", "name-unknown", "abandoned", "last"].map(resolved);
+        assert_eq!(counts, [1, 1, 0, 1]);
+        let names = dialer.names.lock();
+        let kept = &names.resolved[&("name-unknown".into(), 81)].1;
+        assert_eq!(kept, &Err(OutboundError::Unreachable));
+    }
 
     #[test]
     fn policy_is_applied_to_every_notation_of_an_address() {
@@ -199,11 +308,11 @@ mod tests {
         ] {
             let target = TargetUrl::parse(&format!("http://{host}:81/")).expect(host);
             let found = dialer.known(&target).unwrap_or_else(|| {
-                let (sender, found) = mpsc::channel();
-                let on_found = move |found| sender.send(found).expect("the test receives");
-                dialer.look_up(&target, Box::new(on_found));
-                found.recv().expect("it is sent once").unwrap_or_default()
+                let inbox = Arc::default();
+                dialer.look_up(&target, &inbox);
+                received(&inbox)
             });
+            let found = found.unwrap_or_default();
             let allowed = dialer.allowed(&found);
             let is_refused = matches!(
                 allowed,

@@ -152,6 +152,47 @@ fn silence_ends_at_the_deadline_with_and_without_tls() {
     }
 }
 
+/// A listener whose queue is full: attempts to connect get no answer. With the connections in it.
+fn full_listener() -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    rustix::net::listen(&listener, 0).expect("it listens");
+    let address = listener.local_addr().expect("it is bound");
+    let within = std::time::Duration::from_millis(200);
+    let mut queued = Vec::new();
+    while let Ok(socket) = TcpStream::connect_timeout(&address, within) {
+        queued.push(socket);
+        assert!(queued.len() < 100, "the queue does not fill");
+    }
+    (listener, queued)
+}
+
+#[test]
+fn address_that_does_not_answer_hides_no_other() {
+    let (silent, _queued) = full_listener();
+    let silent = silent.local_addr().expect("it is bound");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let live = listener.local_addr().expect("it is bound");
+    let connected = rt::run(&Options::default(), async move {
+        let deadlines: Rc<Deadlines> = Rc::default();
+        let ticking = deadlines.clone();
+        rt::spawn(async move {
+            loop {
+                rt::sleep(std::time::Duration::from_millis(5)).await;
+                ticking.end_overdue(uptime_ms());
+            }
+        });
+        let deadline = deadlines.begin(uptime_ms() + 6_000);
+        let peer = connect(&[silent, silent, live], &deadline).await;
+        let peer = peer.map(|socket| sys::connect_result(socket.as_raw_fd()).is_ok());
+        let deadline = deadlines.begin(uptime_ms() + 100);
+        let none = connect(&[silent, silent], &deadline).await;
+        (peer, none.map(drop))
+    });
+    let (peer, none) = connected.expect("a runtime");
+    assert_eq!(peer, Ok(true));
+    assert_eq!(none, Err(OutboundError::TimedOut));
+}
+
 #[test]
 fn header_values_with_line_ends_are_left_out() {
     let target = TargetUrl::parse("http://u:p@h:81/a?b=c").expect("a URL");
