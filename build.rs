@@ -2,9 +2,9 @@
 //! the built files.
 //!
 //! The sources are copied below `OUT_DIR` first, so that the checkout stays as it is. A built
-//! `src/ui/web/dist` is taken without Node.js. Without either, or with `WEIR_UI=off`, the server is
-//! built without the interface, and `ui.rs` has the reason. It runs again when the sources or the
-//! packages change.
+//! `src/ui/web/dist` is taken without Node.js, with a warning, because it hides changes of the
+//! sources. Without either, or with `WEIR_UI=off`, the server is built without the interface, and
+//! `ui.rs` has the reason. It runs again when anything in `src/ui/web` changes.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -33,9 +33,9 @@ const FILES: &[(&str, &str)] = &[
 fn main() {
     println!("cargo::rerun-if-env-changed=WEIR_UI");
     println!("cargo::rerun-if-changed=build.rs");
-    for name in FOLDERS.iter().chain(SOURCES) {
-        println!("cargo::rerun-if-changed={WEB}/{name}");
-    }
+    // The whole folder: a `dist` that is missing now cannot be watched by its name, because Cargo
+    // runs a script each time whose files are missing.
+    println!("cargo::rerun-if-changed={WEB}");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("Cargo sets it"));
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("Cargo sets it"));
     let web = root.join(WEB);
@@ -56,7 +56,10 @@ fn built(web: &Path, out: &Path) -> Result<PathBuf, String> {
     }
     let dist = web.join("dist");
     if dist.join("hash").exists() {
-        println!("cargo::rerun-if-changed={WEB}/dist");
+        println!(
+            "cargo::warning=the web interface is taken from {WEB}/dist as it is: changes of its \
+             sources have no effect until {WEB}/dist is removed or built again"
+        );
         return Ok(dist);
     }
     check_node()?;
@@ -64,6 +67,9 @@ fn built(web: &Path, out: &Path) -> Result<PathBuf, String> {
     let copied = copy_sources(web, &copy);
     let is_installed = copied.map_err(|error| format!("its sources cannot be copied: {error}"))?;
     if !is_installed {
+        // npm removes the packages first. A failed installation leaves none that the file is about.
+        let unfinished = remove_if_there(&copy.join(INSTALLED));
+        unfinished.map_err(|error| format!("OUT_DIR cannot be written: {error}"))?;
         // Without scripts of packages: the one for this processor has the program itself.
         let arguments = "ci --omit=dev --ignore-scripts --no-audit --no-fund --prefer-offline \
                          --fetch-retries=2 --fetch-retry-mintimeout=1000 \
@@ -108,6 +114,13 @@ fn copy_sources(web: &Path, copy: &Path) -> io::Result<bool> {
     }
     let lock = fs::read(copy.join("package-lock.json"))?;
     Ok(fs::read(copy.join(INSTALLED)).is_ok_and(|installed| installed == lock))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {

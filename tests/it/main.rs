@@ -59,6 +59,7 @@ mod tidy;
 mod token;
 mod traces;
 mod ui;
+mod ui_build;
 
 mod bad_json;
 mod canaries;
