@@ -7,7 +7,9 @@ import { streamsQuery } from './src/filters';
 import { folded } from './src/folding';
 import * as f from './src/format';
 import { exact, parse, streamPath, url } from './src/json';
+import { LogPosition } from './src/log_position';
 import type { EventRecord, Session } from './src/model';
+import { oneAtATime } from './src/one_at_a_time';
 import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
 import { filtered, fullest, type StreamerRow } from './src/streamer_rows';
@@ -156,6 +158,54 @@ test('a session is shown the screens that it may read', () => {
   assert.deepEqual(permittedScreens(session(['*'], { read: true })), all);
   assert.deepEqual(permittedScreens(session(['streams/a%2F*'], { read: true })), ['streams']);
   assert.deepEqual(permittedScreens(session(['*'], { write: true })), []);
+});
+
+test('what is requested during a run is run once more at its end', async () => {
+  const ends: (() => void)[] = [];
+  const run = oneAtATime(() => new Promise<void>((end) => ends.push(end)));
+  const settled = () => new Promise((done) => setImmediate(done));
+  void run();
+  assert.equal(ends.length, 1);
+  void run();
+  void run();
+  assert.equal(ends.length, 1, 'one at a time');
+  ends[0]?.();
+  await settled();
+  assert.equal(ends.length, 2, 'once, however often it was requested');
+  ends[1]?.();
+  await settled();
+  assert.equal(ends.length, 2, 'nothing was requested meanwhile');
+  void run();
+  assert.equal(ends.length, 3);
+});
+
+test('a failed run does not prevent the next one', async () => {
+  let runs = 0;
+  const run = oneAtATime(async () => {
+    runs += 1;
+    if (runs === 1) throw new Error('failed');
+  });
+  await assert.rejects(run());
+  await run();
+  assert.equal(runs, 2);
+});
+
+test('events are passed on once, and the position never goes back by them', () => {
+  const position = new LogPosition();
+  const ids = (events: EventRecord[]) => events.map((it) => it.event_id);
+  const of = (...all: (number | string)[]) => all.map((event_id) => event({ event_id }));
+  assert.equal(position.last, null);
+  assert.deepEqual(ids(position.take(of(7, 9))), [7, 9]);
+  assert.equal(position.last, 9);
+  assert.deepEqual(ids(position.take(of(8, 9, 10))), [10]);
+  assert.deepEqual(ids(position.take(of(3))), []);
+  assert.equal(position.last, 10);
+  assert.deepEqual(ids(position.take([])), []);
+  const [older, newer] = ['9007199254740993', '9007199254740995'];
+  assert.deepEqual(ids(position.take(of(older, newer))), [older, newer]);
+  assert.deepEqual(ids(position.take(of(older))), [], 'beyond 2^53');
+  position.set(4);
+  assert.deepEqual(ids(position.take(of(5))), [5], 'a log that began again');
 });
 
 test('texts have plurals, places and fallbacks', () => {

@@ -5,12 +5,15 @@
 // event log and sends the events to the others; when it is closed, the next one takes over.
 import { ApiError, eventsAfter, get } from './api';
 import { url } from './json';
+import { LogPosition } from './log_position';
 import type { EventRecord, Page } from './model';
 
 export type LiveState = 'connecting' | 'live' | 'waiting' | 'stopped';
 interface LiveMessage {
   state?: LiveState;
   events?: EventRecord[];
+  /** The position of the tab that follows, for tabs that have none. */
+  last?: EventRecord['event_id'] | null;
   /** A new tab requests the state. */
   hello?: boolean;
 }
@@ -23,6 +26,8 @@ const watchers = new Set<(state: LiveState) => void>();
 const channel = new BroadcastChannel('weir.live');
 let state: LiveState = 'connecting';
 let isLeader = false;
+/** Kept by every tab: the one that takes over goes on where the closed one was. */
+const position = new LogPosition();
 
 export const liveState = () => state;
 
@@ -42,12 +47,14 @@ function deliver(message: LiveMessage): void {
     state = message.state;
     for (const watcher of watchers) watcher(state);
   }
-  if (message.events?.length) for (const listener of listeners) listener(message.events);
+  if (message.last !== undefined && position.last === null) position.set(message.last);
+  const events = position.take(message.events ?? []);
+  if (events.length) for (const listener of listeners) listener(events);
 }
 
 channel.onmessage = ({ data }: MessageEvent<LiveMessage>) => {
   if (!data.hello) deliver(data);
-  else if (isLeader) channel.postMessage({ state });
+  else if (isLeader) channel.postMessage({ state, last: position.last });
 };
 
 function broadcast(message: LiveMessage): void {
@@ -73,6 +80,8 @@ export function start(): void {
 export function stop(): void {
   running?.abort();
   running = null;
+  // The next session begins at what is newest then.
+  position.set(null);
 }
 
 const sleep = (ms: number) => new Promise((done) => setTimeout(done, ms));
@@ -85,17 +94,16 @@ async function newest(signal: AbortSignal): Promise<number | string> {
 
 async function follow(signal: AbortSignal): Promise<void> {
   isLeader = true;
-  let last: number | string | null = null;
   let pause = PAUSE_MIN_MS;
   while (!signal.aborted) {
     try {
+      let { last } = position;
       if (last === null) {
         last = await newest(signal);
-        broadcast({ state: 'live' });
+        broadcast({ state: 'live', last });
       }
       const page = await eventsAfter(last, signal);
       pause = PAUSE_MIN_MS;
-      last = page.events.at(-1)?.event_id ?? last;
       broadcast({ state: 'live', events: page.events });
     } catch (error) {
       if (signal.aborted) break;

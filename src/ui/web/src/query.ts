@@ -1,21 +1,25 @@
 // Data on a screen: read when it is shown, refreshed while it is visible.
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { get } from './api';
+import { exchange, type Answer } from './api';
 import { onEvents } from './live';
 import type { EventRecord } from './model';
+import { oneAtATime } from './one_at_a_time';
 
 /** Last answers by path, so that a screen that is shown again has data at once. */
-const cache = new Map<string, unknown>();
+const cache = new Map<string, Answer<unknown>>();
 const CACHED_MAX = 60;
 /** Events that arrive within this time cause one refresh. */
 const COALESCE_MS = 150;
 
-function remember(path: string, data: unknown): void {
+function remember(path: string, answer: Answer<unknown>): void {
   cache.delete(path);
-  cache.set(path, data);
+  cache.set(path, answer);
   const oldest = cache.keys().next();
   if (cache.size > CACHED_MAX && !oldest.done) cache.delete(oldest.value);
 }
+
+const cached = <T>(path: string | null) =>
+  path === null ? null : ((cache.get(path) as Answer<T> | undefined) ?? null);
 
 /** Forgets all answers: they belong to another session. */
 export function forgetAnswers(): void {
@@ -31,13 +35,14 @@ interface QueryOptions {
 
 interface QueryState<T> {
   path: string | null;
-  data: T | null;
+  answer: Answer<T> | null;
   error: Error | null;
-  at: number;
 }
 
 export interface QueryResult<T> {
   data: T | null;
+  /** Names the version of the entity that is shown. */
+  etag: string | null;
   error: Error | null;
   again: () => void;
 }
@@ -47,7 +52,7 @@ export function useQuery<T>(
   path: string | null,
   { every = 0, wake }: QueryOptions = {},
 ): QueryResult<T> {
-  const [state, set] = useState<QueryState<T>>({ path: null, data: null, error: null, at: 0 });
+  const [state, set] = useState<QueryState<T>>({ path: null, answer: null, error: null });
   const again = useRef<() => void>(() => {});
   const wakes = useRef(wake);
   wakes.current = wake;
@@ -56,23 +61,21 @@ export function useQuery<T>(
     const abort = new AbortController();
     let timer = 0;
     let soon = 0;
-    let isRunning = false;
-    set({ path, data: (cache.get(path) as T | undefined) ?? null, error: null, at: 0 });
-    const read = async () => {
-      if (isRunning || document.hidden) return;
-      isRunning = true;
+    set({ path, answer: cached<T>(path), error: null });
+    // A change that comes during a read may be missing from its answer: it is read once more.
+    const read = oneAtATime(async () => {
+      if (abort.signal.aborted || document.hidden) return;
       clearTimeout(timer);
       try {
-        const data = await get<T>(path, { signal: abort.signal });
-        remember(path, data);
-        set({ path, data, error: null, at: Date.now() });
+        const answer = await exchange<T>('GET', path, { signal: abort.signal });
+        remember(path, answer);
+        set({ path, answer, error: null });
       } catch (error) {
         if (abort.signal.aborted) return;
         set((old) => ({ ...old, error: error as Error }));
       }
-      isRunning = false;
       if (every) timer = window.setTimeout(read, every);
-    };
+    });
     again.current = read;
     void read();
     document.addEventListener('visibilitychange', read);
@@ -90,9 +93,10 @@ export function useQuery<T>(
     };
   }, [path, every]);
   const fits = state.path === path;
-  const cached = path === null ? null : ((cache.get(path) as T | undefined) ?? null);
+  const answer = fits ? state.answer : cached<T>(path);
   return {
-    data: fits ? state.data : cached,
+    data: answer?.data ?? null,
+    etag: answer?.etag ?? null,
     error: fits ? state.error : null,
     again: () => again.current(),
   };
