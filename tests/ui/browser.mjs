@@ -6,6 +6,7 @@
 // requests a restart of the server from whoever started this, who answers with a line.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
+import { createServer, request as httpRequest } from 'node:http';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import puppeteer from 'puppeteer-core';
@@ -53,8 +54,42 @@ async function call(method, path, body) {
   return response.status === 204 ? null : response.json();
 }
 
+/** The status of a stream, read beside the page. */
+async function statusOf(name) {
+  const headers = { Authorization: `Bearer ${key}` };
+  return (await fetch(`${API}/streams/${encodeURIComponent(name)}`, { headers })).status;
+}
+
+/** A reverse proxy that serves the server below a path, which it removes from requests. */
+async function proxyBelow(prefix) {
+  const outside = [];
+  const { hostname, port } = new URL(base);
+  const proxy = createServer((incoming, outgoing) => {
+    if (!incoming.url.startsWith(`${prefix}/`)) {
+      outside.push(incoming.url);
+      outgoing.writeHead(404).end();
+      return;
+    }
+    const { method, headers } = incoming;
+    const path = incoming.url.slice(prefix.length);
+    const forwarded = httpRequest({ hostname, port, method, path, headers }, (answer) => {
+      outgoing.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(outgoing);
+    });
+    forwarded.on('error', () => outgoing.destroy());
+    outgoing.on('close', () => forwarded.destroy());
+    incoming.pipe(forwarded);
+  });
+  await new Promise((done) => proxy.listen(0, '127.0.0.1', done));
+  const close = () => {
+    proxy.close();
+    proxy.closeAllConnections();
+  };
+  return { address: `http://127.0.0.1:${proxy.address().port}${prefix}/`, outside, close };
+}
+
 /** A page in a context of its own, and what its console reported. */
-async function open(browser, { size = 'wide', theme = 'light', hash = '' } = {}) {
+async function open(browser, { size = 'wide', theme = 'light', hash = '', at = base } = {}) {
   const context = await browser.createBrowserContext();
   const page = await context.newPage();
   page.setDefaultTimeout(WAIT.timeout);
@@ -67,7 +102,7 @@ async function open(browser, { size = 'wide', theme = 'light', hash = '' } = {})
     }
   });
   page.on('pageerror', (error) => reports.push(`exception: ${error.message}`));
-  await page.goto(new URL(hash, base).href, { waitUntil: 'domcontentloaded' });
+  await page.goto(new URL(hash, at).href, { waitUntil: 'domcontentloaded' });
   return { page, context, reports };
 }
 
@@ -89,15 +124,34 @@ async function loggedIn(browser, options) {
 const go = (page, hash) => page.evaluate((to) => void (location.hash = to), hash);
 const textOf = (page, selector) =>
   page.$eval(selector, (element) => element.textContent.replace(/\s+/g, ' ').trim());
-const waitText = (page, selector, text) =>
-  page.waitForFunction(
+async function waitText(page, selector, text) {
+  const found = page.waitForFunction(
     (at, part) => [...document.querySelectorAll(at)].some((it) => it.textContent.includes(part)),
     WAIT,
     selector,
     text,
   );
+  try {
+    await found;
+  } catch (error) {
+    const seen = await page.$$eval(selector, (all) => all.map((it) => it.textContent));
+    const alerts = await page.$$eval('[role=alert]', (all) => all.map((it) => it.textContent));
+    const saw = JSON.stringify({ seen, alerts }).slice(0, 2000);
+    throw new Error(`no "${text}" in ${selector}: ${saw}`, { cause: error });
+  }
+}
 const names = (page) =>
   page.$$eval('.t-streams .tbody [data-col=name] .name', (all) => all.map((a) => a.title));
+
+const typePatch = (page, text) =>
+  page.$eval(
+    'dialog textarea',
+    (area, value) => {
+      area.value = value;
+      area.dispatchEvent(new Event('input', { bubbles: true }));
+    },
+    text,
+  );
 
 const CHECKS = {
   async 'login: refused, then accepted, then logged out'(browser) {
@@ -258,6 +312,79 @@ const CHECKS = {
     await context.close();
   },
 
+  async 'an edit sends the integers that are typed'(browser) {
+    await call('PUT', '/streams/integers-edited', { title: 'x' });
+    const hash = '#/streams/integers-edited';
+    const { page, context, reports } = await loggedIn(browser, { hash });
+    await waitText(page, '.facts-line .title', 'x');
+    const sent = [];
+    page.on('request', (request) => {
+      if (request.postData()?.includes('position')) sent.push(request.postData());
+    });
+    await page.click('.bar-top button.primary');
+    await page.waitForSelector('dialog textarea', WAIT);
+    const patch = '{"position": 9007199254740993}';
+    await typePatch(page, patch);
+    await page.click('dialog footer button:nth-of-type(2)');
+    await waitText(page, 'dialog .lead', 'No stream would move.');
+    await page.click('dialog footer button.primary');
+    await waitText(page, 'pre.json', 'position');
+    assert.deepEqual(sent, [patch, patch], 'the preview and the save');
+    const headers = { Authorization: `Bearer ${key}` };
+    const saved = await fetch(`${API}/streams/integers-edited`, { headers });
+    assert.match(await saved.text(), /"position":9007199254740993\b/);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'a deleted stream is not made again'(browser) {
+    await call('PUT', '/streams/gone-shown', { title: 'shown' });
+    const { page, context } = await loggedIn(browser, { hash: '#/streams/gone-shown' });
+    await waitText(page, '.facts-line .title', 'shown');
+    const conditions = [];
+    page.on('request', (request) => {
+      if (request.method() === 'PUT') conditions.push(request.headers()['if-match']);
+    });
+    const toggle = '.bar-top button:not(.primary)';
+    await page.click(toggle);
+    await waitText(page, toggle, 'Enable');
+    await call('DELETE', '/streams/gone-shown');
+    await page.click(toggle);
+    await waitText(page, 'main .failure', 'was deleted meanwhile');
+    assert.equal(await statusOf('gone-shown'), 404);
+    assert.equal(conditions.length, 2);
+    for (const condition of conditions) assert.match(condition, /^"/, 'the version that is shown');
+
+    for (const name of ['gone-a', 'gone-b', 'gone-c']) {
+      await call('PUT', `/streams/${name}`, { title: 'listed' });
+    }
+    await go(page, '#/streams?q=gone-');
+    await page.waitForFunction(
+      () => document.querySelectorAll('.t-streams .tbody input[type=checkbox]').length === 3,
+      WAIT,
+    );
+    for (const [picked, name] of ['gone-a', 'gone-b', 'gone-c'].entries()) {
+      await page.click(`.t-streams .tbody input[aria-label="Select ${name}"]`);
+      await waitText(page, '.bulk', `${picked + 1} selected`);
+    }
+    await call('DELETE', '/streams/gone-b');
+    await page.click('.bulk button');
+    await page.waitForSelector('dialog[open] footer button.primary', WAIT);
+    await page.click('dialog[open] footer button.primary');
+    await waitText(page, 'dialog .failure', 'gone-b was deleted meanwhile. Nothing was changed.');
+    assert.equal(await statusOf('gone-b'), 404);
+    const { disabled } = await call('GET', '/streams/gone-a');
+    assert.ok(!disabled, 'all or none');
+    // The dialog goes on with those that exist.
+    await page.click('dialog[open] footer button.primary');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    assert.equal(await statusOf('gone-b'), 404);
+    for (const name of ['gone-a', 'gone-c']) {
+      assert.equal((await call('GET', `/streams/${name}`)).disabled, true, name);
+    }
+    await context.close();
+  },
+
   async 'an edit is previewed, saved, and shown to other tabs'(browser) {
     await call('PUT', '/streams/edited', { title: 'before' });
     const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/edited' });
@@ -269,19 +396,10 @@ const CHECKS = {
     await page.bringToFront();
     await page.click('.bar-top button.primary');
     await page.waitForSelector('dialog textarea', WAIT);
-    const type = (text) =>
-      page.$eval(
-        'dialog textarea',
-        (area, value) => {
-          area.value = value;
-          area.dispatchEvent(new Event('input', { bubbles: true }));
-        },
-        text,
-      );
-    await type('{"title": 1}');
+    await typePatch(page, '{"title": 1}');
     await page.click('dialog footer button:nth-of-type(2)');
     await waitText(page, 'dialog .failure', '/title');
-    await type('{"title": "after"}');
+    await typePatch(page, '{"title": "after"}');
     await page.click('dialog footer button:nth-of-type(2)');
     await waitText(page, 'dialog .lead', 'No stream would move.');
     await page.click('dialog footer button.primary');
@@ -321,6 +439,37 @@ const CHECKS = {
     await waitText(page, 'main .failure', 'permission');
     await waitText(page, '.live', 'By the clock');
     await context.close();
+  },
+
+  async 'a token of one folder finds its streams'(browser) {
+    const permissions = [{ scopes: ['streams/cam%2Fgraz%2F*'], list: true, read: true }];
+    const { key: folder } = await call('PUT', '/api_tokens/folder', { permissions });
+    const { page, context, reports } = await loggedIn(browser, { credential: folder });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    await waitText(page, '.live', 'By the clock');
+    reports.length = 0;
+    await page.keyboard.press('/');
+    await page.keyboard.type('gate-1');
+    await waitText(page, '#found [role=option]', 'cam/graz/gate-1');
+    assert.deepEqual(reports, [], 'what it may not list is not requested');
+    await context.close();
+  },
+
+  async 'the page works below a path of a proxy'(browser) {
+    const proxy = await proxyBelow('/weir');
+    const { page, context, reports } = await loggedIn(browser, { at: proxy.address });
+    await page.waitForSelector('.tile', WAIT);
+    await waitText(page, '.live', 'Live');
+    await page.click('.rail a[href*="streams"]');
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    await page.reload();
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const { pathname, hash } = new URL(page.url());
+    assert.deepEqual([pathname, hash], ['/weir/ui/', '#/streams']);
+    assert.deepEqual(proxy.outside, [], 'requests outside of the path');
+    assert.deepEqual(reports, []);
+    await context.close();
+    proxy.close();
   },
 
   async 'the first screen takes few requests and bytes'(browser) {
@@ -376,6 +525,32 @@ const CHECKS = {
     await go(next, '#/events');
     await call('PUT', '/streams/taken-over', { title: 'y' });
     await waitText(next, '.log .line', 'taken-over');
+    await context.close();
+  },
+
+  async 'a tab that takes over sends what the closed one did not'(browser) {
+    const { page, context } = await loggedIn(browser);
+    await waitText(page, '.live', 'Live');
+    const next = await context.newPage();
+    next.setDefaultTimeout(WAIT.timeout);
+    await next.goto(new URL('#/events', base).href);
+    await next.waitForSelector('.log .event', WAIT);
+    await waitText(next, '.live', 'Live');
+    // The next waiting request of the first tab never leaves it.
+    await page.setRequestInterception(true);
+    const held = new Promise((hold) => {
+      page.on('request', (request) => {
+        if (request.url().includes('poll_timeout')) hold();
+        else void request.continue();
+      });
+    });
+    await call('PUT', '/streams/before-closing', { title: 'x' });
+    await held;
+    await waitText(next, '.log .line', 'before-closing');
+    await call('PUT', '/streams/between-tabs', { title: 'x' });
+    await page.close();
+    await next.bringToFront();
+    await waitText(next, '.log .line', 'between-tabs');
     await context.close();
   },
 

@@ -11,6 +11,7 @@ interface ErrorItem {
   code?: string;
   title?: string;
   source?: { pointer?: string; parameter?: string };
+  meta?: { name?: string };
 }
 
 /** A refused or failed request. `code` is stable, `message` is the server's sentence. */
@@ -19,6 +20,8 @@ export class ApiError extends Error {
   readonly code: string;
   /** The JSON pointer or the parameter that the error is about. */
   readonly pointer: string;
+  /** The entities that a refused batch is about. */
+  readonly names: string[];
 
   constructor(status: number, errors: ErrorItem[] | undefined) {
     const first = errors?.[0] ?? {};
@@ -26,6 +29,7 @@ export class ApiError extends Error {
     this.status = status;
     this.code = first.code ?? 'unknown';
     this.pointer = first.source?.pointer ?? first.source?.parameter ?? '';
+    this.names = errors?.flatMap(({ meta }) => meta?.name ?? []) ?? [];
   }
 }
 
@@ -50,6 +54,8 @@ const LOGGED_MAX = 200;
 
 export interface Options {
   body?: unknown;
+  /** A body that is JSON already, sent as it is: a parsed one loses digits of integers. */
+  text?: string;
   signal?: AbortSignal;
   headers?: Record<string, string>;
 }
@@ -72,10 +78,10 @@ function errorsOf(text: string): ErrorItem[] | undefined {
 export async function exchange<T>(
   method: string,
   path: string,
-  { body, signal, headers }: Options = {},
+  { body, text: given, signal, headers }: Options = {},
 ): Promise<Answer<T>> {
   const began = performance.now();
-  const hasBody = body !== undefined;
+  const sent = given ?? (body === undefined ? undefined : JSON.stringify(body));
   const response = await fetch(base() + path, {
     method,
     signal,
@@ -84,10 +90,10 @@ export async function exchange<T>(
     headers: {
       'X-Weir-UI': '1',
       Prefer: 'handling=strict',
-      ...(hasBody ? { 'Content-Type': 'application/json' } : {}),
+      ...(sent === undefined ? {} : { 'Content-Type': 'application/json' }),
       ...headers,
     },
-    body: hasBody ? JSON.stringify(body) : undefined,
+    body: sent,
   });
   const text = await response.text();
   const ms = performance.now() - began;
@@ -103,16 +109,14 @@ async function data<T>(method: string, path: string, options?: Options): Promise
 }
 
 export const get = <T>(path: string, options?: Options) => data<T>('GET', path, options);
-export const put = <T>(path: string, body: unknown, options?: Options) =>
-  data<T>('PUT', path, { ...options, body });
-export const post = <T>(path: string, body: unknown, options?: Options) =>
-  data<T>('POST', path, { ...options, body });
+export const put = <T>(path: string, options: Options) => data<T>('PUT', path, options);
+export const post = <T>(path: string, options: Options) => data<T>('POST', path, options);
 
 // The calls of screens, each in one place, so that a call of the API that returns more replaces it.
 
 export const session = {
   read: () => get<Session>('/session'),
-  open: (credentials: Record<string, string>) => post<Session>('/session', credentials),
+  open: (credentials: Record<string, string>) => post<Session>('/session', { body: credentials }),
   close: () => data<null>('DELETE', '/session'),
 };
 

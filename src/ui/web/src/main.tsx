@@ -134,7 +134,7 @@ function App() {
       </a>
       <Rail at={screenOf(route, me)} me={me} />
       <header class="top">
-        <Search />
+        <Search me={me} />
         <Live />
         <Menu me={me} onLogout={logout} />
       </header>

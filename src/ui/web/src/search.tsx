@@ -1,9 +1,10 @@
 // The search in the header: streamers and streams by any part of their names.
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { get } from './api';
+import { ApiError, get } from './api';
 import { url } from './json';
-import type { Page, StreamEntity, StreamerEntity } from './model';
+import type { Page, Session, StreamEntity, StreamerEntity } from './model';
 import { Name } from './parts';
+import { permittedScreens, type ScreenName } from './permitted';
 import { go, href } from './router';
 import { t } from './text';
 
@@ -16,25 +17,33 @@ interface Found {
   total: number;
 }
 
-async function find(text: string, signal: AbortSignal): Promise<Found> {
-  const [streamers, streams] = await Promise.all([
-    get<Page<'streamers', StreamerEntity>>(
-      url('/streamers', { q: text, limit: 5, select: 'hostname' }),
-      { signal },
-    ),
-    get<Page<'streams', StreamEntity>>(
-      url('/streams', { q: text, limit: 8, select: 'name,title' }),
-      { signal },
-    ),
-  ]);
-  return {
-    streamers: streamers.streamers,
-    streams: streams.streams,
-    total: streams.estimated_count,
-  };
+/** A page of a collection, empty if the session may not list it. */
+async function findIn<Name extends ScreenName, Row>(
+  me: Session,
+  collection: Name,
+  query: Record<string, unknown>,
+  signal: AbortSignal,
+): Promise<Partial<Page<Name, Row>>> {
+  if (!permittedScreens(me).includes(collection)) return {};
+  try {
+    return await get<Page<Name, Row>>(url(`/${collection}`, query), { signal });
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 403) return {};
+    throw error;
+  }
 }
 
-function useFound(text: string): Found | null {
+async function find(me: Session, q: string, signal: AbortSignal): Promise<Found> {
+  const streamersQuery = { q, limit: 5, select: 'hostname' };
+  const streamsQuery = { q, limit: 8, select: 'name,title' };
+  const [{ streamers = [] }, { streams = [], estimated_count: total = 0 }] = await Promise.all([
+    findIn<'streamers', StreamerEntity>(me, 'streamers', streamersQuery, signal),
+    findIn<'streams', StreamEntity>(me, 'streams', streamsQuery, signal),
+  ]);
+  return { streamers, streams, total };
+}
+
+function useFound(me: Session, text: string): Found | null {
   const [found, set] = useState<Found | null>(null);
   useEffect(() => {
     if (text.length < LETTERS_MIN) {
@@ -43,13 +52,13 @@ function useFound(text: string): Found | null {
     }
     const abort = new AbortController();
     // A failed search is repeated with the next letter.
-    const read = () => void find(text, abort.signal).then(set, () => {});
+    const read = () => void find(me, text, abort.signal).then(set, () => {});
     const timer = setTimeout(read, PAUSE_MS);
     return () => {
       clearTimeout(timer);
       abort.abort();
     };
-  }, [text]);
+  }, [me, text]);
   return found;
 }
 
@@ -107,13 +116,13 @@ function Results({ found, text, at, onPick }: ResultsProps) {
 const isTyping = (target: EventTarget | null) =>
   target instanceof Element && target.closest('input,textarea,select,[contenteditable]') !== null;
 
-export function Search() {
+export function Search({ me }: { me: Session }) {
   const box = useRef<HTMLInputElement>(null);
   const [text, setText] = useState('');
   const [at, setAt] = useState(0);
   const [isOpen, setOpen] = useState(false);
   const closing = useRef(0);
-  const found = useFound(text);
+  const found = useFound(me, text);
   useEffect(() => setAt(0), [found]);
   useEffect(() => {
     const focus = (event: KeyboardEvent) => {

@@ -137,6 +137,12 @@ const en = {
   'filter.remove': 'Remove',
   'filter.yes': 'yes',
   'filter.no': 'no',
+  'change.gone': {
+    one: '{names} was deleted meanwhile. Nothing was changed.',
+    other: '{names} were deleted meanwhile. Nothing was changed.',
+  },
+  'change.late':
+    'Another change came first. Nothing was changed. Try again, on the newest version.',
   'stream.where': 'Where it runs',
   'stream.why': 'Why there',
   'stream.why_not': 'Why nowhere',
@@ -166,7 +172,6 @@ const en = {
   'edit.moving': { one: '{n} stream would move:', other: '{n} streams would move:' },
   'edit.no_preview': 'The layouter is off: no stream would move.',
   'edit.not_object': 'The patch must be a JSON object',
-  'edit.changed': 'Another change came first. Preview again, on the newest version.',
   'why.cannot': '{n} cannot: {reason}',
   'why.here': 'here',
   'why.all': 'All {n}',

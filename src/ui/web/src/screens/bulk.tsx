@@ -1,6 +1,6 @@
 // Changes of picked streams: all or none, in one batch.
 import { useRef, useState } from 'preact/hooks';
-import { put } from '../api';
+import { changeStreams, ConflictError } from '../changes';
 import type { Session } from '../model';
 import { Dialog, Failure, Name } from '../parts';
 import { t } from '../text';
@@ -33,7 +33,9 @@ function Confirm(props: {
   onDone: () => void;
   onClose: () => void;
 }) {
-  const { names, action, onDone, onClose } = props;
+  const { action, onDone, onClose } = props;
+  // Without those that turned out to be deleted.
+  const [names, setNames] = useState(props.names);
   const [error, setError] = useState<Error | null>(null);
   const [isBusy, setBusy] = useState(false);
   const field = useRef<HTMLInputElement>(null);
@@ -42,10 +44,11 @@ function Confirm(props: {
     setError(null);
     const patch = action.patch ?? labelPatch(field.current?.value ?? '');
     try {
-      const items = names.map((name) => ({ name, ...patch }));
-      await put('/streams/batch', items);
+      await changeStreams(names, patch);
       onDone();
     } catch (failed) {
+      const gone = failed instanceof ConflictError ? failed.gone : [];
+      setNames((old) => old.filter((name) => !gone.includes(name)));
       setError(failed as Error);
     }
     setBusy(false);
@@ -54,7 +57,7 @@ function Confirm(props: {
   const actions = (
     <>
       <button class="quiet">{t('cancel')}</button>
-      <button class="primary" type="button" disabled={isBusy} onClick={run}>
+      <button class="primary" type="button" disabled={isBusy || names.length === 0} onClick={run}>
         {action.word}
       </button>
     </>

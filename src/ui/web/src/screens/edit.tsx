@@ -1,8 +1,9 @@
 // Editing a stream: a merge patch, what would move because of it, then the save of that version.
 import { useState } from 'preact/hooks';
-import { ApiError, exchange, post, put } from '../api';
+import { ApiError, exchange, post } from '../api';
+import { changeStream, ConflictError } from '../changes';
 import * as f from '../format';
-import { streamPath, url } from '../json';
+import { parse, streamPath, url } from '../json';
 import type { Prediction, StreamEntity } from '../model';
 import { Dialog, Failure } from '../parts';
 import { code, t } from '../text';
@@ -15,22 +16,23 @@ interface Preview {
   etag: string | null;
   /** `null`: the layouter is off, so nothing is moved. */
   prediction: Prediction | null;
-  patch: Record<string, unknown>;
+  patch: string;
 }
 
-function parsed(text: string): Record<string, unknown> {
-  const patch: unknown = JSON.parse(text);
+/** Refuses what is no merge patch. The text itself is sent: it has all digits of its integers. */
+function checked(text: string): string {
+  const patch = parse(text);
   if (typeof patch !== 'object' || patch === null || Array.isArray(patch)) {
     throw new Error(t('edit.not_object'));
   }
-  return patch as Record<string, unknown>;
+  return text;
 }
 
-async function preview(name: string, patch: Record<string, unknown>): Promise<Preview> {
+async function preview(name: string, patch: string): Promise<Preview> {
   const { etag } = await exchange<StreamEntity>('GET', streamPath(name));
   const path = url(`${streamPath(name)}/preview_layout_change`, { limit: PREVIEWED_MAX });
   try {
-    return { etag, patch, prediction: await post<Prediction>(path, patch) };
+    return { etag, patch, prediction: await post<Prediction>(path, { text: patch }) };
   } catch (error) {
     const isOff = error instanceof ApiError && error.code === 'layouter_disabled';
     if (!isOff) throw error;
@@ -76,17 +78,15 @@ export function Edit({ stream, onClose, onSaved }: EditProps) {
     try {
       await step();
     } catch (failed) {
-      const isConflict = failed instanceof ApiError && failed.status === 412;
-      if (isConflict) setAnswer(null);
-      setError(isConflict ? new Error(t('edit.changed')) : (failed as Error));
+      if (failed instanceof ConflictError) setAnswer(null);
+      setError(failed as Error);
     }
     setBusy(false);
   };
-  const showPreview = () => run(async () => setAnswer(await preview(stream.name, parsed(text))));
+  const showPreview = () => run(async () => setAnswer(await preview(stream.name, checked(text))));
   const save = (of: Preview) =>
     run(async () => {
-      const headers: Record<string, string> = of.etag ? { 'If-Match': of.etag } : {};
-      await put(streamPath(stream.name), of.patch, { headers });
+      await changeStream(stream.name, of.etag, of.patch);
       onSaved();
     });
   const change = (next: string) => {

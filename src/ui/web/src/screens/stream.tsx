@@ -1,6 +1,7 @@
 // One stream: where it runs and why, where it has been, who changed it, its configuration.
 import { useState } from 'preact/hooks';
-import { ApiError, newestEvents, put } from '../api';
+import { ApiError, newestEvents } from '../api';
+import { changeStream } from '../changes';
 import { folded } from '../folding';
 import * as f from '../format';
 import { streamPath, url } from '../json';
@@ -182,8 +183,12 @@ export function Stream({ route, me }: ScreenProps) {
   const refresh = () => [entity, explained, past, log].forEach((query) => query.again());
   const toggle = () => {
     setFailed(null);
-    const patch = { disabled: stream.disabled ? null : true };
-    void put(streamPath(name), patch).then(refresh, setFailed);
+    const patch = JSON.stringify({ disabled: stream.disabled ? null : true });
+    const refused = (error: Error) => {
+      setFailed(error);
+      entity.again();
+    };
+    void changeStream(name, entity.etag, patch).then(refresh, refused);
   };
   const saved = () => {
     setEditing(false);
