@@ -20,14 +20,17 @@ const SIZES = {
   wide: { width: 1440, height: 900 },
   narrow: { width: 390, height: 844, isMobile: true, hasTouch: true },
 };
+/** Their addresses, and what they show when their data is there. */
 const SCREENS = {
-  overview: '#/overview',
-  streamers: '#/streamers',
-  grid: '#/streamers?view=grid&group=site',
-  streamer: '#/streamers/edge-1.example.com',
-  streams: '#/streams',
-  stream: '#/streams/cam%2Fgraz%2Fgate-1',
-  events: '#/events',
+  overview: ['#/overview', '.tile'],
+  streamers: ['#/streamers', '.tbody .name'],
+  grid: ['#/streamers?view=grid&group=site', '.cell'],
+  streamer: ['#/streamers/edge-1.example.com', '.json'],
+  streams: ['#/streams', '.tbody .name'],
+  stream: ['#/streams/cam%2Fgraz%2Fgate-1', '.json'],
+  events: ['#/events', '.event'],
+  layouter: ['#/layouter', '.tile'],
+  more: ['#/more', '.screens a'],
 };
 const RULES = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
 const axe = readFileSync(
@@ -455,6 +458,61 @@ const CHECKS = {
     await context.close();
   },
 
+  async 'the layouter is switched by administrators, after a question'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/layouter' });
+    await page.waitForSelector('.tiles a.tile', WAIT);
+    await waitText(page, 'main h1', 'on by the flag --layouter-enabled');
+    const [to, number] = await page.$eval('.tiles a.tile', (tile) => [
+      new URL(tile.href).hash,
+      tile.querySelector('.big').textContent,
+    ]);
+    const { estimated_count: unplaced } = await call(
+      'GET',
+      '/streams?layout.ingest_is=null&disabled_ne=true&limit=1&select=name',
+    );
+    assert.equal(number, String(unplaced), 'the count is that of the API');
+    const bodies = [];
+    page.on('request', (request) => {
+      if (request.method() === 'PUT') bodies.push(request.postData());
+    });
+    await page.click('.bar-top button');
+    await waitText(page, 'dialog[open] .dialog-body', 'Nothing is placed or moved any more');
+    await page.click('dialog[open] footer button.primary');
+    // A flag wins over the file: the server's sentence, and what is in force.
+    await waitText(page, 'main .warning', 'flag --layouter-enabled overrides it');
+    assert.deepEqual(bodies, ['{"api_key":"***","layouter_enabled":"false"}']);
+    await waitText(page, 'main h1', 'on by the flag --layouter-enabled');
+    await go(page, to);
+    await waitText(page, '.bar-top h1 small', number);
+    assert.deepEqual(reports, []);
+    await context.close();
+    await call('PUT', '/config', { api_key: '***', layouter_enabled: null });
+
+    const permissions = [{ scopes: ['*'], list: true, read: true }];
+    const { key: reader } = await call('PUT', '/api_tokens/reads-all', { permissions });
+    const other = await loggedIn(browser, { hash: '#/layouter', credential: reader });
+    await waitText(other.page, '.bar-top', 'Only an administrator may change this');
+    assert.equal(await other.page.$eval('.bar-top button', (it) => it.disabled), true);
+    assert.deepEqual(other.reports, []);
+    await other.context.close();
+  },
+
+  async 'a narrow page has the other screens behind one link'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { size: 'narrow' });
+    const shown = () =>
+      page.$$eval('.rail a', (all) =>
+        all.filter((it) => it.checkVisibility()).map((it) => it.textContent),
+      );
+    assert.deepEqual(await shown(), ['Overview', 'Streamers', 'Streams', 'Events', 'More']);
+    await page.click('.rail a.more');
+    await page.waitForSelector('.screens a[href*="layouter"]', WAIT);
+    await page.click('.screens a[href*="layouter"]');
+    await waitText(page, 'main h1', 'Layouter');
+    assert.equal(await textOf(page, '.rail a.more[aria-current]'), 'More');
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
   async 'the page works below a path of a proxy'(browser) {
     const proxy = await proxyBelow('/weir');
     const { page, context, reports } = await loggedIn(browser, { at: proxy.address });
@@ -570,10 +628,9 @@ const CHECKS = {
 /** All screens in one appearance and size: accessible, within the window, without a report. */
 async function checkScreens(browser, theme, size) {
   const { page, context, reports } = await loggedIn(browser, { theme, size });
-  for (const [name, hash] of Object.entries(SCREENS)) {
+  for (const [name, [hash, selector]] of Object.entries(SCREENS)) {
     await go(page, hash);
-    const selector = name === 'overview' ? '.tile' : '.tbody .name, .cell, .event, .json';
-    await page.waitForSelector(selector, WAIT);
+    await page.waitForSelector(`main ${selector}`, WAIT);
     await page.evaluate(axe);
     const result = await page.evaluate(
       (runOnly) => globalThis.axe.run(document, { runOnly }),

@@ -7,11 +7,13 @@ import { streamsQuery } from './src/filters';
 import { folded } from './src/folding';
 import * as f from './src/format';
 import { exact, parse, streamPath, url } from './src/json';
+import { recentMoves } from './src/layouter_moves';
 import { LogPosition } from './src/log_position';
 import type { EventRecord, Session } from './src/model';
 import { oneAtATime } from './src/one_at_a_time';
 import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
+import { changeOf, settingsOf } from './src/settings';
 import { filtered, fullest, type StreamerRow } from './src/streamer_rows';
 import { code, t, TEXTS } from './src/text';
 
@@ -153,7 +155,7 @@ test('a session is shown the screens that it may read', () => {
     server: { version: '0', started_at: 0 },
     features: [],
   });
-  const all = ['overview', 'streamers', 'streams', 'events'];
+  const all = ['overview', 'streamers', 'streams', 'events', 'layouter'];
   assert.deepEqual(permittedScreens(session(['*'], { admin: true })), all);
   assert.deepEqual(permittedScreens(session(['*'], { read: true })), all);
   assert.deepEqual(permittedScreens(session(['streams/a%2F*'], { read: true })), ['streams']);
@@ -208,6 +210,59 @@ test('events are passed on once, and the position never goes back by them', () =
   assert.deepEqual(ids(position.take(of(5))), [5], 'a log that began again');
 });
 
+test('moves of the last hour are summed by their reasons', () => {
+  const run = (utc_ms: number, relayouts_why: Record<string, number>) => {
+    const relayouts_count = Object.values(relayouts_why).reduce((sum, n) => sum + n, 0);
+    return event({ event: 'layouter_processing_result', utc_ms, relayouts_why, relayouts_count });
+  };
+  const runs = [
+    run(900, { restore: 1, node_offline: 4 }),
+    run(500, { restore: 2 }),
+    run(499, { restore: 50 }),
+  ];
+  const reasons = [
+    ['node_offline', 4],
+    ['restore', 3],
+  ];
+  assert.deepEqual(recentMoves(runs, 500, 200), { runs: 2, total: 7, reasons, isPart: false });
+  assert.equal(recentMoves(runs, 0, 3).isPart, true, 'as many as were requested');
+  assert.deepEqual(recentMoves([], 0, 3), { runs: 0, total: 0, reasons: [], isPart: false });
+});
+
+test('settings are kept without secrets', () => {
+  const of = (name: string) => ({ from: 'flag' as const, name });
+  const answer = {
+    api_key: 'secret-key',
+    edit_auth: { login: 'op', password: 'secret-password' },
+    opentelemetry_url: 'http://user:secret@traces.example.com:14268',
+    cluster: { streamer_connector_retries: 5 },
+    layouter_enabled: 'true',
+    sources: {
+      api_key: of('--api-key'),
+      edit_auth: of('--edit-auth'),
+      opentelemetry_url: of('--url'),
+      'cluster.streamer_connector_retries': of('--retries'),
+      layouter_enabled: of('--layouter-enabled'),
+      api_url: { from: 'default' },
+    },
+    warnings: [{ code: 'overridden', title: 'It is not in force' }],
+  };
+  const settings = settingsOf(answer);
+  assert.deepEqual(settings.values, {
+    opentelemetry_url: 'http://user:***@traces.example.com:14268',
+    'cluster.streamer_connector_retries': 5,
+    layouter_enabled: 'true',
+    api_url: null,
+  });
+  assert.deepEqual([settings.restart, settings.warnings], [[], ['It is not in force']]);
+  assert.ok(!JSON.stringify(settings).includes('secret'));
+  assert.deepEqual(changeOf('cluster.streamer_connector_retries', 7), {
+    api_key: '***',
+    cluster: { streamer_connector_retries: 7 },
+  });
+  assert.deepEqual(changeOf('loglevel', null), { api_key: '***', loglevel: null });
+});
+
 test('texts have plurals, places and fallbacks', () => {
   assert.equal(t('head.placed', { n: 1 }), '1 stream is placed');
   assert.equal(t('head.placed', { n: 98514 }), '98,514 streams are placed');
@@ -230,8 +285,18 @@ test('every text is used', () => {
   // The compiler holds the other direction: a key that is used exists.
   const all = sources(process.env.SOURCES ?? '');
   assert.ok(all.length > 10_000, 'the sources are found');
-  const built = ['status.', 'state.', 'run.', 'live.', 'nav.', 'bottleneck.', 'theme.', 'verb.'];
-  const byCode = ['reason.', 'cause.'];
+  const built = [
+    'status.',
+    'state.',
+    'run.',
+    'live.',
+    'nav.',
+    'bottleneck.',
+    'theme.',
+    'verb.',
+    'source.',
+  ];
+  const byCode = ['reason.', 'cause.', 'setting.'];
   const unused = Object.keys(TEXTS).filter((key) => {
     const isBuilt = built.some((prefix) => key.startsWith(prefix) && all.includes(`\`${prefix}$`));
     const isCode = byCode.some((prefix) => key.startsWith(prefix));

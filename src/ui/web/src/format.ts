@@ -46,6 +46,10 @@ export function duration(seconds: Maybe): string {
   return minutes ? `${minutes} min ${rest} s` : `${rest} s`;
 }
 
+/** A duration from milliseconds; below a second in them. */
+export const milliseconds = (ms: number) =>
+  ms < 1000 || ms % 1000 ? `${whole.format(ms)} ms` : duration(ms / 1000);
+
 export function ago(ms: number, now = Date.now()): string {
   const seconds = Math.round((ms - now) / 1000);
   if (seconds > -5) return t('time.now');

@@ -9,8 +9,10 @@ import type { Session } from './model';
 import { Live } from './parts';
 import { permittedScreens, SCREENS, type ScreenName } from './permitted';
 import { forgetAnswers } from './query';
+import { More, Rail } from './rail';
 import { go, href, useRoute, type Route, type ScreenProps } from './router';
 import { Events } from './screens/events';
+import { Layouter } from './screens/layouter';
 import { Overview } from './screens/overview';
 import { Stream } from './screens/stream';
 import { Streamer } from './screens/streamer';
@@ -25,17 +27,12 @@ const LISTS: Record<ScreenName, ComponentType<ScreenProps>> = {
   streamers: Streamers,
   streams: Streams,
   events: Events,
+  layouter: Layouter,
 };
 /** The screens about one entity. */
 const ENTITIES: Partial<Record<ScreenName, ComponentType<ScreenProps>>> = {
   streamers: Streamer,
   streams: Stream,
-};
-const ICONS: Record<ScreenName, string> = {
-  overview: 'M3 11.5 12 4l9 7.5M6 10v9h12v-9',
-  streamers: 'M4 5h16v6H4zM4 13h16v6H4zM7 8h.01M7 16h.01',
-  streams: 'M4 6h16M4 12h16M4 18h10',
-  events: 'M12 7v5l3 2M12 3a9 9 0 1 0 9 9',
 };
 /** The letter after `g` that leads to a screen. */
 const LETTERS: Record<string, ScreenName> = {
@@ -43,36 +40,21 @@ const LETTERS: Record<string, ScreenName> = {
   n: 'streamers',
   s: 'streams',
   e: 'events',
+  l: 'layouter',
 };
 const LETTER_WITHIN_MS = 1200;
 
 /** The screen of a route; without one, the first that the session may read. */
-const screenOf = (route: Route, me: Session): ScreenName =>
-  SCREENS.find((name) => name === route.screen) ?? permittedScreens(me)[0] ?? 'overview';
+const screenOf = (route: Route, me: Session): ScreenName | 'more' =>
+  [...SCREENS, 'more' as const].find((name) => name === route.screen) ??
+  permittedScreens(me)[0] ??
+  'overview';
 
 function Screen({ route, me }: ScreenProps) {
   const name = screenOf(route, me);
+  if (name === 'more') return <More me={me} />;
   const View = (route.rest.length > 0 ? ENTITIES[name] : undefined) ?? LISTS[name];
   return <View key={[name, ...route.rest].join('/')} route={route} me={me} />;
-}
-
-function Rail({ at, me }: { at: ScreenName; me: Session }) {
-  return (
-    <nav class="rail" aria-label={t('nav.main')}>
-      <a class="brand" href={location.pathname + '#/'}>
-        <img src="icon.svg" width="24" height="24" alt="" />
-        <b>Weir</b>
-      </a>
-      {permittedScreens(me).map((name) => (
-        <a href={href(name)} aria-current={at === name ? 'page' : undefined}>
-          <svg viewBox="0 0 24 24" width="20" height="20" aria-hidden="true">
-            <path d={ICONS[name]} />
-          </svg>
-          <span>{t(`nav.${name}`)}</span>
-        </a>
-      ))}
-    </nav>
-  );
 }
 
 /** `g` and a letter lead to a screen. */

@@ -149,6 +149,33 @@ export function Failure({ error, again }: { error: Error | null; again?: () => v
   );
 }
 
+interface TileProps {
+  title: string;
+  value: string;
+  note?: ComponentChildren;
+  to?: string;
+  children?: ComponentChildren;
+}
+
+/** A number with a name, which may lead to the list behind it. */
+export function Tile({ title, value, note, to, children }: TileProps) {
+  const body = (
+    <>
+      <h2>{title}</h2>
+      <p class="big">{value}</p>
+      {children}
+      {note && <div class="note">{note}</div>}
+    </>
+  );
+  return to ? (
+    <a class="tile" href={to}>
+      {body}
+    </a>
+  ) : (
+    <div class="tile">{body}</div>
+  );
+}
+
 const labelKind = (key: string) =>
   key.startsWith('required.') ? 'hard' : key.startsWith('preferred.') ? 'soft' : '';
 

@@ -1,8 +1,10 @@
 // Which screens a session is shown. The server checks every request itself.
 import type { Session } from './model';
 
-export type ScreenName = 'overview' | 'streamers' | 'streams' | 'events';
-export const SCREENS: ScreenName[] = ['overview', 'streamers', 'streams', 'events'];
+export type ScreenName = 'overview' | 'streamers' | 'streams' | 'events' | 'layouter';
+/** Those that a narrow page has room for. */
+export const MAIN_SCREENS: ScreenName[] = ['overview', 'streamers', 'streams', 'events'];
+export const SCREENS: ScreenName[] = [...MAIN_SCREENS, 'layouter'];
 
 /** The collection that a screen reads. */
 const COLLECTIONS: Record<ScreenName, string> = {
@@ -10,6 +12,7 @@ const COLLECTIONS: Record<ScreenName, string> = {
   streamers: 'streamers',
   streams: 'streams',
   events: 'events',
+  layouter: 'config',
 };
 
 /** The screens of which the session may read something. */

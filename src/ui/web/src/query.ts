@@ -26,11 +26,13 @@ export function forgetAnswers(): void {
   cache.clear();
 }
 
-interface QueryOptions {
+interface QueryOptions<T> {
   /** Milliseconds between refreshes while the page is visible; 0: none. */
   every?: number;
   /** Whether events are a reason to refresh. */
   wake?: (events: EventRecord[]) => boolean;
+  /** What is kept of an answer: nothing secret. All users of a path give the same one. */
+  keep?: (data: unknown) => T;
 }
 
 interface QueryState<T> {
@@ -50,7 +52,7 @@ export interface QueryResult<T> {
 /** The answer of a GET; what was shown stays when a refresh fails. */
 export function useQuery<T>(
   path: string | null,
-  { every = 0, wake }: QueryOptions = {},
+  { every = 0, wake, keep }: QueryOptions<T> = {},
 ): QueryResult<T> {
   const [state, set] = useState<QueryState<T>>({ path: null, answer: null, error: null });
   const again = useRef<() => void>(() => {});
@@ -67,7 +69,8 @@ export function useQuery<T>(
       if (abort.signal.aborted || document.hidden) return;
       clearTimeout(timer);
       try {
-        const answer = await exchange<T>('GET', path, { signal: abort.signal });
+        const { data, etag } = await exchange<T>('GET', path, { signal: abort.signal });
+        const answer = { data: keep ? keep(data) : data, etag };
         remember(path, answer);
         set({ path, answer, error: null });
       } catch (error) {

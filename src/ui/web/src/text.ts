@@ -7,6 +7,8 @@ const en = {
   'nav.streamers': 'Streamers',
   'nav.streams': 'Streams',
   'nav.events': 'Events',
+  'nav.layouter': 'Layouter',
+  'nav.more': 'More',
   'nav.main': 'Main',
   'nav.skip': 'Skip to content',
   'nav.back_streams': 'All streams',
@@ -137,6 +139,37 @@ const en = {
   'filter.remove': 'Remove',
   'filter.yes': 'yes',
   'filter.no': 'no',
+  'layouter.title': 'Layouter',
+  'layouter.switch_on': 'Switch on',
+  'layouter.switch_off': 'Switch off',
+  'layouter.on_means':
+    'Streams without a streamer are placed at once. Streams of lost streamers move to others.',
+  'layouter.off_means':
+    'Nothing is placed or moved any more: lost streamers keep their streams, and new streams get ' +
+    'no streamer.',
+  'layouter.unplaced': 'Without a streamer',
+  'layouter.moves': 'Moved in the last hour',
+  'layouter.no_moves': 'Nothing was moved in the last hour.',
+  'layouter.in_runs': { one: 'in {n} run', other: 'in {n} runs' },
+  'layouter.at_least': 'at least {n}',
+  'layouter.not_up': 'Streamers that are not up',
+  'layouter.all_up': 'All streamers are up.',
+  'layouter.settings': 'Settings',
+  'layouter.holds': 'Brakes and load',
+  'layouter.no_holds': 'Nothing held the layouter back.',
+  'setting.unset': 'not set',
+  'setting.on': 'on',
+  'setting.off': 'off',
+  'setting.layouter_enabled': 'Layouter',
+  'setting.layouter_failback': 'Back to a streamer that returned',
+  'setting.layouter_rebalance': 'Move to even out the load',
+  'setting.layouter_backups_count_as_channels': 'Copies count as channels',
+  'setting.layouter_sleeping_interval': 'Time between two runs over everything',
+  'setting.streamer_dead_timeout': 'A streamer is lost after',
+  'source.default': 'by default',
+  'source.file': 'in the file',
+  'source.environment': 'by the variable',
+  'source.flag': 'by the flag',
   'change.gone': {
     one: '{names} was deleted meanwhile. Nothing was changed.',
     other: '{names} were deleted meanwhile. Nothing was changed.',
@@ -257,6 +290,7 @@ const en = {
   'theme.dark': 'Dark',
   'error.title': 'That did not work',
   'error.again': 'Try again',
+  'error.administrators_only': 'Only an administrator may change this',
   'error.not_permitted': 'This credential may not change anything',
   copy: 'Copy',
   copied: '✓ Copied',
@@ -289,7 +323,7 @@ export function t(key: TextKey, values: Record<string, string | number> = {}): s
 }
 
 /** The text of a code of the API; a code that is not known here is shown in words. */
-export function code(prefix: 'reason' | 'cause' | 'state', of: string): string {
+export function code(prefix: 'reason' | 'cause' | 'state' | 'setting', of: string): string {
   const key = `${prefix}.${of}`;
   return hasText(key) ? t(key) : of.replaceAll('_', ' ');
 }

@@ -1,5 +1,4 @@
 // The landing page: whether the cluster is well, what needs attention, how much room is left.
-import type { ComponentChildren } from 'preact';
 import { ApiError, OVERVIEW } from '../api';
 import { folded } from '../folding';
 import * as f from '../format';
@@ -13,7 +12,7 @@ import {
   type Page,
   type StreamEntity,
 } from '../model';
-import { Bar, Failure, Labels, Mark, Panel, shortHost, Stack, type MarkOf } from '../parts';
+import { Bar, Failure, Labels, Mark, Panel, shortHost, Stack, Tile, type MarkOf } from '../parts';
 import { useQuery } from '../query';
 import { href } from '../router';
 import { t } from '../text';
@@ -29,32 +28,6 @@ interface Cluster {
   unplaced: number;
   /** The layouter is off: there is no capacity. */
   isOff: boolean;
-}
-
-interface TileProps {
-  title: string;
-  value: string;
-  note?: ComponentChildren;
-  to?: string;
-  children?: ComponentChildren;
-}
-
-function Tile({ title, value, note, to, children }: TileProps) {
-  const body = (
-    <>
-      <h2>{title}</h2>
-      <p class="big">{value}</p>
-      {children}
-      {note && <div class="note">{note}</div>}
-    </>
-  );
-  return to ? (
-    <a class="tile" href={to}>
-      {body}
-    </a>
-  ) : (
-    <div class="tile">{body}</div>
-  );
 }
 
 function CountTile({ title, counts, to }: { title: string; counts: Counts; to: string }) {

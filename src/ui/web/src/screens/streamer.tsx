@@ -111,17 +111,27 @@ function Report({ report }: { report: StreamerReport }) {
   );
 }
 
-/** The configuration without its secrets and reports. */
+/** The answer without its key, which an administrator is sent. */
+function withoutKey(answer: unknown): StreamerEntity {
+  const streamer = answer as StreamerEntity;
+  return streamer.cluster_key ? { ...streamer, cluster_key: '***' } : streamer;
+}
+
+/** The configuration without reports. */
 function shownConfig(streamer: StreamerEntity): Record<string, unknown> {
   const { stats: _stats, state: _state, ...config } = streamer;
-  return config.cluster_key ? { ...config, cluster_key: '***' } : config;
+  return config;
 }
 
 export function Streamer({ route }: ScreenProps) {
   const hostname = route.rest[0] ?? '';
   const sort = route.query.sort ?? '-stats.online_clients';
   const about = (events: EventRecord[]) => events.some((it) => it.entity_id === hostname);
-  const entity = useQuery<StreamerEntity>(streamerPath(hostname), { every: 5000, wake: about });
+  const entity = useQuery<StreamerEntity>(streamerPath(hostname), {
+    every: 5000,
+    wake: about,
+    keep: withoutKey,
+  });
   const log = useQuery<Page<'events', EventRecord>>(newestEvents(12, { entity_id: hostname }), {
     wake: about,
   });

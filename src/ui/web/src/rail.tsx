@@ -1,0 +1,71 @@
+// The navigation. A narrow page has room for the main screens; the others are behind `More`.
+import type { Session } from './model';
+import { MAIN_SCREENS, permittedScreens, type ScreenName } from './permitted';
+import { href } from './router';
+import { t } from './text';
+
+const ICONS: Record<ScreenName | 'more', string> = {
+  overview: 'M3 11.5 12 4l9 7.5M6 10v9h12v-9',
+  streamers: 'M4 5h16v6H4zM4 13h16v6H4zM7 8h.01M7 16h.01',
+  streams: 'M4 6h16M4 12h16M4 18h10',
+  events: 'M12 7v5l3 2M12 3a9 9 0 1 0 9 9',
+  layouter: 'M4 5h6v6H4zM14 13h6v6h-6zM10 8h4a3 3 0 0 1 3 3v2',
+  more: 'M5 12h.01M12 12h.01M19 12h.01',
+};
+
+function Icon({ of }: { of: ScreenName | 'more' }) {
+  return (
+    <svg viewBox="0 0 24 24" width="20" height="20" aria-hidden="true">
+      <path d={ICONS[of]} />
+    </svg>
+  );
+}
+
+const isMain = (name: ScreenName) => MAIN_SCREENS.includes(name);
+
+export function Rail({ at, me }: { at: ScreenName | 'more'; me: Session }) {
+  const names = permittedScreens(me);
+  const isBehindMore = at === 'more' || !isMain(at);
+  return (
+    <nav class="rail" aria-label={t('nav.main')}>
+      <a class="brand" href={location.pathname + '#/'}>
+        <img src="icon.svg" width="24" height="24" alt="" />
+        <b>Weir</b>
+      </a>
+      {names.map((name) => (
+        <a
+          href={href(name)}
+          class={isMain(name) ? undefined : 'behind-more'}
+          aria-current={at === name ? 'page' : undefined}
+        >
+          <Icon of={name} />
+          <span>{t(`nav.${name}`)}</span>
+        </a>
+      ))}
+      {!names.every(isMain) && (
+        <a class="more" href={href('more')} aria-current={isBehindMore ? 'page' : undefined}>
+          <Icon of="more" />
+          <span>{t('nav.more')}</span>
+        </a>
+      )}
+    </nav>
+  );
+}
+
+export function More({ me }: { me: Session }) {
+  const names = permittedScreens(me).filter((name) => !isMain(name));
+  return (
+    <>
+      <h1>{t('nav.more')}</h1>
+      <ul class="screens">
+        {names.map((name) => (
+          <li>
+            <a href={href(name)}>
+              <Icon of={name} /> {t(`nav.${name}`)}
+            </a>
+          </li>
+        ))}
+      </ul>
+    </>
+  );
+}

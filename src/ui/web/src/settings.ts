@@ -1,0 +1,61 @@
+// The settings of the server, without their secrets: those never reach the state of the page.
+import type { Json } from './json';
+
+/** What stands for a secret. The server takes it for the present value. */
+const MASK = '***';
+const SECRETS = ['api_key', 'edit_auth'];
+
+export interface SettingSource {
+  from: 'default' | 'file' | 'environment' | 'flag';
+  /** Of the file, variable or flag. */
+  name?: string;
+}
+
+export interface Settings {
+  /** By names such as `cluster.streamer_connector_retries`; `null`: not set. */
+  values: Record<string, Json>;
+  sources: Record<string, SettingSource>;
+  /** Settings that come into force with the next start. */
+  restart: string[];
+  /** Sentences about a save. */
+  warnings: string[];
+}
+
+interface ConfigAnswer {
+  sources: Record<string, SettingSource>;
+  restart_required?: string[];
+  warnings?: { title: string }[];
+}
+
+function memberOf(config: Json, name: string): Json {
+  let value: Json = config;
+  for (const part of name.split('.')) {
+    const isObject = typeof value === 'object' && value !== null && !Array.isArray(value);
+    value = isObject ? ((value as Record<string, Json>)[part] ?? null) : null;
+  }
+  return value;
+}
+
+/** A text without the password of an address in it. */
+const withoutPassword = (value: Json): Json =>
+  typeof value === 'string' ? value.replace(/(:\/\/[^/:@]*):[^/@]*@/, `$1:${MASK}@`) : value;
+
+/** What is kept of the answer. */
+export function settingsOf(answer: unknown): Settings {
+  const { sources, restart_required: restart = [], warnings = [] } = answer as ConfigAnswer;
+  const names = Object.keys(sources).filter((name) => !SECRETS.includes(name));
+  const values = names.map((name) => [name, withoutPassword(memberOf(answer as Json, name))]);
+  return {
+    values: Object.fromEntries(values),
+    sources,
+    restart,
+    warnings: warnings.map(({ title }) => title),
+  };
+}
+
+/** The body that changes one setting; `null` removes it from the file. */
+export function changeOf(name: string, value: Json): Record<string, Json> {
+  const [first = '', second] = name.split('.');
+  const change = second === undefined ? { [first]: value } : { [first]: { [second]: value } };
+  return { api_key: MASK, ...change };
+}
