@@ -31,6 +31,11 @@ const SCREENS = {
   events: ['#/events', '.event'],
   layouter: ['#/layouter', '.tile'],
   more: ['#/more', '.screens a'],
+  agents: ['#/agents', '.tbody .name'],
+  tokens: ['#/tokens', '.tbody .name'],
+  token: ['#/tokens/of-screens', 'dialog textarea'],
+  auth: ['#/auth', '.tbody .name'],
+  balancers: ['#/balancers', '.tbody .name'],
 };
 const RULES = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
 const axe = readFileSync(
@@ -57,10 +62,12 @@ async function call(method, path, body) {
   return response.status === 204 ? null : response.json();
 }
 
+const administrator = { Authorization: `Bearer ${key}` };
+
 /** The status of a stream, read beside the page. */
 async function statusOf(name) {
-  const headers = { Authorization: `Bearer ${key}` };
-  return (await fetch(`${API}/streams/${encodeURIComponent(name)}`, { headers })).status;
+  const path = `${API}/streams/${encodeURIComponent(name)}`;
+  return (await fetch(path, { headers: administrator })).status;
 }
 
 /** A reverse proxy that serves the server below a path, which it removes from requests. */
@@ -333,8 +340,7 @@ const CHECKS = {
     await page.click('dialog footer button.primary');
     await waitText(page, 'pre.json', 'position');
     assert.deepEqual(sent, [patch, patch], 'the preview and the save');
-    const headers = { Authorization: `Bearer ${key}` };
-    const saved = await fetch(`${API}/streams/integers-edited`, { headers });
+    const saved = await fetch(`${API}/streams/integers-edited`, { headers: administrator });
     assert.match(await saved.text(), /"position":9007199254740993\b/);
     assert.deepEqual(reports, []);
     await context.close();
@@ -497,6 +503,123 @@ const CHECKS = {
     await other.context.close();
   },
 
+  async 'the key of a new token is shown once'(browser) {
+    const name = 'made<b>here';
+    const path = `/api_tokens/${encodeURIComponent(name)}`;
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/tokens' });
+    await page.waitForSelector('.bar-top button.primary:not(:disabled)', WAIT);
+    const make = async () => {
+      await page.click('.bar-top button.primary');
+      await page.waitForSelector('dialog[open] input[name=name]', WAIT);
+      await page.type('dialog input[name=name]', name);
+      await page.keyboard.press('Enter');
+    };
+    await make();
+    await page.waitForSelector('.made-key code', WAIT);
+    const made = await textOf(page, '.made-key code');
+    const headers = { Authorization: `Bearer ${made}` };
+    assert.equal((await fetch(`${API}/streams?limit=1`, { headers })).status, 200);
+    await page.click('dialog[open] footer button.primary');
+    await waitText(page, '.t-tokens .tbody .tr', 'list, read: *');
+    const isShown = () => page.evaluate((key) => document.body.outerHTML.includes(key), made);
+    assert.equal(await isShown(), false, 'it is gone with the dialog');
+    assert.equal(await page.$$eval('.t-tokens .tbody b', (all) => all.length), 0, 'a name is text');
+    await make();
+    await waitText(page, 'dialog .failure', `${name} exists already`);
+    await page.keyboard.press('Escape');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+
+    await go(page, `#${path.replace('api_tokens', 'tokens')}`);
+    await page.waitForSelector('dialog textarea', WAIT);
+    assert.match(await page.$eval('dialog textarea', (it) => it.value), /"permissions"/);
+    await typePatch(page, '{"permissions": [{"scopes": ["streams/*"], "list": true}]}');
+    await page.click('dialog footer button.primary');
+    await waitText(page, '.t-tokens .tbody .tr', 'list: streams/*');
+    assert.equal((await call('GET', path)).key, made, 'an edit keeps the key');
+    assert.equal(await isShown(), false);
+
+    // A deletion is typed, and is about the version that is shown.
+    const askToDelete = async () => {
+      await go(page, `#${path.replace('api_tokens', 'tokens')}`);
+      await page.waitForSelector('dialog textarea', WAIT);
+      await page.click('dialog footer button:nth-of-type(2)');
+      await page.waitForSelector('dialog footer .danger:disabled', WAIT);
+    };
+    await askToDelete();
+    await page.type('dialog input', name.slice(1));
+    assert.equal(await page.$eval('dialog footer .danger', (it) => it.disabled), true);
+    await page.keyboard.press('Home');
+    await page.keyboard.type(name.slice(0, 1));
+    await page.waitForSelector('dialog footer .danger:not(:disabled)', WAIT);
+    await call('PUT', path, { permissions: [{ scopes: ['*'], list: true }] });
+    await page.click('dialog footer .danger');
+    await waitText(page, 'dialog .failure', 'Another change came first');
+    await page.keyboard.press('Escape');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    await askToDelete();
+    await page.type('dialog input', name);
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    assert.equal((await fetch(API + path, { headers: administrator })).status, 404);
+    // Refused requests are reported by the browser itself.
+    assert.deepEqual(
+      reports.filter((report) => !report.includes('status of 412')),
+      [],
+    );
+    await context.close();
+  },
+
+  async 'commands for agents are confirmed, and refused in words'(browser) {
+    await call('PUT', '/agents/camera-7', { key: 'secret-of-camera-7' });
+    const { page, context } = await loggedIn(browser, { hash: '#/agents' });
+    await waitText(page, '.t-agents .tbody .name', 'camera-7');
+    await page.click('.t-agents .tbody a.name[href*="camera-7"]');
+    await page.waitForSelector('dialog fieldset button', WAIT);
+    const sent = [];
+    page.on('request', (request) => {
+      if (request.method() === 'POST') sent.push(new URL(request.url()).pathname);
+    });
+    await page.click('dialog fieldset button');
+    await waitText(page, 'dialog fieldset button', 'Really Reboot?');
+    assert.deepEqual(sent, [], 'not before it is confirmed');
+    await page.click('dialog fieldset button');
+    await waitText(page, 'dialog .failure', 'The agent is not connected');
+    assert.deepEqual(sent, ['/central/api/v3/agents/camera-7/reboot']);
+    const text = await page.evaluate(() => document.body.outerHTML);
+    assert.ok(!text.includes('secret-of-camera-7'));
+    await context.close();
+  },
+
+  async 'lists of entities say what may be done'(browser) {
+    await call('PUT', '/auth_backends/office', { allow_ips: ['10.0.0.0/8'], allow_default: false });
+    const { page, context } = await loggedIn(browser, { hash: '#/balancers' });
+    await page.waitForSelector('.bar-top button.primary:not(:disabled)', WAIT);
+    await page.click('.bar-top button.primary');
+    await page.waitForSelector('dialog[open] input[name=name]', WAIT);
+    await page.type('dialog input[name=name]', 'near');
+    await typePatch(page, '{"mode": "nearest"}');
+    await page.click('dialog footer button.primary');
+    await waitText(page, 'dialog .failure', '/mode');
+    await typePatch(page, '{"mode": "clients"}');
+    await page.click('dialog footer button.primary');
+    await waitText(page, '.t-balancers .tbody .tr', 'clients');
+    await context.close();
+
+    const permissions = [{ scopes: ['*'], list: true, read: true }];
+    const { key: reader } = await call('PUT', '/api_tokens/reads-lists', { permissions });
+    const other = await loggedIn(browser, { hash: '#/auth/office', credential: reader });
+    await waitText(other.page, 'dialog', 'This credential may not change anything');
+    await other.page.waitForSelector('dialog textarea[readonly]', WAIT);
+    const states = await other.page.$$eval('dialog footer button:not(.quiet)', (all) =>
+      all.map((it) => it.disabled),
+    );
+    assert.deepEqual(states, [true, true]);
+    await go(other.page, '#/tokens');
+    await waitText(other.page, '.bar-top', 'Only an administrator may change this');
+    assert.deepEqual(other.reports, []);
+    await other.context.close();
+  },
+
   async 'a narrow page has the other screens behind one link'(browser) {
     const { page, context, reports } = await loggedIn(browser, { size: 'narrow' });
     const shown = () =>
@@ -627,6 +750,12 @@ const CHECKS = {
 
 /** All screens in one appearance and size: accessible, within the window, without a report. */
 async function checkScreens(browser, theme, size) {
+  await call('PUT', '/agents/of-screens', {});
+  await call('PUT', '/api_tokens/of-screens', {
+    permissions: [{ scopes: ['streams/a%2F*'], list: true }],
+  });
+  await call('PUT', '/auth_backends/of-screens', { allow_ips: ['10.0.0.0/8'] });
+  await call('PUT', '/load-balancers/of-screens', {});
   const { page, context, reports } = await loggedIn(browser, { theme, size });
   for (const [name, [hash, selector]] of Object.entries(SCREENS)) {
     await go(page, hash);

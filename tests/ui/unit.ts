@@ -155,7 +155,8 @@ test('a session is shown the screens that it may read', () => {
     server: { version: '0', started_at: 0 },
     features: [],
   });
-  const all = ['overview', 'streamers', 'streams', 'events', 'layouter'];
+  const main = ['overview', 'streamers', 'streams', 'events'];
+  const all = [...main, 'layouter', 'agents', 'tokens', 'auth', 'balancers'];
   assert.deepEqual(permittedScreens(session(['*'], { admin: true })), all);
   assert.deepEqual(permittedScreens(session(['*'], { read: true })), all);
   assert.deepEqual(permittedScreens(session(['streams/a%2F*'], { read: true })), ['streams']);
@@ -295,6 +296,8 @@ test('every text is used', () => {
     'theme.',
     'verb.',
     'source.',
+    'new.',
+    'none.',
   ];
   const byCode = ['reason.', 'cause.', 'setting.'];
   const unused = Object.keys(TEXTS).filter((key) => {

@@ -111,6 +111,7 @@ async function data<T>(method: string, path: string, options?: Options): Promise
 export const get = <T>(path: string, options?: Options) => data<T>('GET', path, options);
 export const put = <T>(path: string, options: Options) => data<T>('PUT', path, options);
 export const post = <T>(path: string, options: Options) => data<T>('POST', path, options);
+export const remove = (path: string, options: Options) => data<null>('DELETE', path, options);
 
 // The calls of screens, each in one place, so that a call of the API that returns more replaces it.
 

@@ -1,13 +1,12 @@
-// Changes of streams that are shown. A save makes a stream that does not exist, so each of these
-// has a condition: a stream that was deleted meanwhile stays deleted.
-import { ApiError, get, put } from './api';
-import { streamPath } from './json';
-import type { StreamEntity } from './model';
+// Changes of what is shown. A save makes an entity that does not exist, so each of these has a
+// condition: what was deleted meanwhile stays deleted.
+import { ApiError, exchange, put, remove } from './api';
+import { parse } from './json';
 import { t } from './text';
 
 /** Nothing was changed, because what was shown is no longer what is stored. */
 export class ConflictError extends Error {
-  /** The streams that do not exist any more; none: another change came first. */
+  /** The entities that do not exist any more; none: another change came first. */
   readonly gone: string[];
 
   constructor(gone: string[]) {
@@ -20,9 +19,12 @@ export class ConflictError extends Error {
 const isConflict = (error: unknown): error is ApiError =>
   error instanceof ApiError && error.status === 412;
 
-async function exists(name: string): Promise<boolean> {
+/** The tag of the stored version. */
+export const tagOf = async (path: string) => (await exchange<null>('HEAD', path)).etag;
+
+async function exists(path: string): Promise<boolean> {
   try {
-    await get<StreamEntity>(streamPath(name));
+    await tagOf(path);
     return true;
   } catch (error) {
     if (error instanceof ApiError && error.status === 404) return false;
@@ -30,13 +32,39 @@ async function exists(name: string): Promise<boolean> {
   }
 }
 
-/** Saves a merge patch, which is JSON, if the version with this tag is the stored one. */
-export async function changeStream(name: string, etag: string | null, text: string): Promise<void> {
+/** An entity that is shown. */
+export interface Shown {
+  path: string;
+  name: string;
+  /** The tag of the version that is shown. */
+  etag: string | null;
+}
+
+async function ifUnchanged(
+  { path, name, etag }: Shown,
+  change: (headers: Record<string, string>) => Promise<unknown>,
+): Promise<void> {
   try {
-    await put(streamPath(name), { text, headers: { 'If-Match': etag ?? '*' } });
+    await change({ 'If-Match': etag ?? '*' });
   } catch (error) {
     if (!isConflict(error)) throw error;
-    throw new ConflictError((await exists(name)) ? [] : [name]);
+    throw new ConflictError((await exists(path)) ? [] : [name]);
+  }
+}
+
+/** Saves a merge patch, which is JSON, if the version that is shown is the stored one. */
+export const changeShown = (shown: Shown, text: string) =>
+  ifUnchanged(shown, (headers) => put(shown.path, { text, headers }));
+
+export const removeShown = (shown: Shown) =>
+  ifUnchanged(shown, (headers) => remove(shown.path, { headers }));
+
+/** Makes an entity, unless there is one of this name. Returns the server's answer. */
+export async function create<T>(path: string, name: string, text: string): Promise<T> {
+  try {
+    return await put<T>(path, { text, headers: { 'If-None-Match': '*' } });
+  } catch (error) {
+    throw isConflict(error) ? new Error(t('change.exists', { name })) : error;
   }
 }
 
@@ -52,4 +80,13 @@ export async function changeStreams(
   } catch (error) {
     throw isConflict(error) ? new ConflictError(error.names) : error;
   }
+}
+
+/** Refuses what is no merge patch. The text itself is sent: it has all digits of its integers. */
+export function checkedPatch(text: string): string {
+  const patch = parse(text);
+  if (typeof patch !== 'object' || patch === null || Array.isArray(patch)) {
+    throw new Error(t('edit.not_object'));
+  }
+  return text;
 }

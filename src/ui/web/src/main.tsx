@@ -11,6 +11,7 @@ import { permittedScreens, SCREENS, type ScreenName } from './permitted';
 import { forgetAnswers } from './query';
 import { More, Rail } from './rail';
 import { go, href, useRoute, type Route, type ScreenProps } from './router';
+import { Agents, Auth, Balancers, Tokens } from './screens/entity_kinds';
 import { Events } from './screens/events';
 import { Layouter } from './screens/layouter';
 import { Overview } from './screens/overview';
@@ -28,6 +29,10 @@ const LISTS: Record<ScreenName, ComponentType<ScreenProps>> = {
   streams: Streams,
   events: Events,
   layouter: Layouter,
+  agents: Agents,
+  tokens: Tokens,
+  auth: Auth,
+  balancers: Balancers,
 };
 /** The screens about one entity. */
 const ENTITIES: Partial<Record<ScreenName, ComponentType<ScreenProps>>> = {
@@ -41,6 +46,10 @@ const LETTERS: Record<string, ScreenName> = {
   s: 'streams',
   e: 'events',
   l: 'layouter',
+  a: 'agents',
+  t: 'tokens',
+  u: 'auth',
+  b: 'balancers',
 };
 const LETTER_WITHIN_MS = 1200;
 
@@ -53,8 +62,13 @@ const screenOf = (route: Route, me: Session): ScreenName | 'more' =>
 function Screen({ route, me }: ScreenProps) {
   const name = screenOf(route, me);
   if (name === 'more') return <More me={me} />;
-  const View = (route.rest.length > 0 ? ENTITIES[name] : undefined) ?? LISTS[name];
-  return <View key={[name, ...route.rest].join('/')} route={route} me={me} />;
+  const Entity = route.rest.length > 0 ? ENTITIES[name] : undefined;
+  // A list stays as it is behind the dialog about one of its rows.
+  if (!Entity) {
+    const List = LISTS[name];
+    return <List key={name} route={route} me={me} />;
+  }
+  return <Entity key={[name, ...route.rest].join('/')} route={route} me={me} />;
 }
 
 /** `g` and a letter lead to a screen. */

@@ -8,6 +8,9 @@ import type { Health, RunStatus, StateName } from './model';
 import { href } from './router';
 import { t } from './text';
 
+/** A pause in typing that is the end of it. */
+const TYPING_MS = 200;
+
 type Tone = 'ok' | 'warn' | 'bad' | 'off' | 'wait';
 export type MarkOf = Health | RunStatus | StateName | 'none' | 'unplaced';
 
@@ -261,13 +264,15 @@ export function JsonText({ value, label }: { value: unknown; label: string }) {
 
 export function Copy({ text }: { text: string }) {
   const [done, set] = useState(false);
+  // Browsers have it for pages that are encrypted or local.
+  if (!navigator.clipboard) return null;
   const copy = async () => {
-    await navigator.clipboard?.writeText(text);
+    await navigator.clipboard.writeText(text);
     set(true);
     setTimeout(() => set(false), 1200);
   };
   return (
-    <button class="quiet" onClick={copy}>
+    <button type="button" class="quiet" onClick={copy}>
       {done ? t('copied') : t('copy')}
     </button>
   );
@@ -286,9 +291,15 @@ export function Dialog({ title, onClose, actions, children }: DialogProps) {
   const outside = (event: MouseEvent) => {
     if (event.target === box.current) box.current?.close();
   };
+  // Enter in a field is the action, not the first button, which closes.
+  const enter = (event: KeyboardEvent) => {
+    if (event.key !== 'Enter' || !(event.target instanceof HTMLInputElement)) return;
+    event.preventDefault();
+    box.current?.querySelector<HTMLButtonElement>('footer .primary, footer .danger')?.click();
+  };
   return (
     <dialog ref={box} onClose={onClose} onClick={outside} aria-label={title}>
-      <form method="dialog">
+      <form method="dialog" onKeyDown={enter}>
         <header>
           <h2>{title}</h2>
           <button class="quiet" aria-label={t('close')}>
@@ -343,5 +354,33 @@ export function Choice({ label, value = '', of, none, onPick }: ChoiceProps) {
         ))}
       </select>
     </label>
+  );
+}
+
+/** A text of a filter that is typed: the address follows when typing pauses. */
+export function Typed(props: { label: string; value: string; onType: (text: string) => void }) {
+  const { label, value, onType } = props;
+  const [text, setText] = useState(value);
+  const timer = useRef(0);
+  const box = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    if (document.activeElement !== box.current) setText(value);
+  }, [value]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const type = (next: string) => {
+    setText(next);
+    clearTimeout(timer.current);
+    timer.current = window.setTimeout(() => onType(next), TYPING_MS);
+  };
+  return (
+    <input
+      ref={box}
+      type="search"
+      class="filter"
+      placeholder={label}
+      aria-label={label}
+      value={text}
+      onInput={(event) => type(event.currentTarget.value)}
+    />
   );
 }

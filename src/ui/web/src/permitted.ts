@@ -1,10 +1,26 @@
 // Which screens a session is shown. The server checks every request itself.
 import type { Session } from './model';
 
-export type ScreenName = 'overview' | 'streamers' | 'streams' | 'events' | 'layouter';
+export type ScreenName =
+  | 'overview'
+  | 'streamers'
+  | 'streams'
+  | 'events'
+  | 'layouter'
+  | 'agents'
+  | 'tokens'
+  | 'auth'
+  | 'balancers';
 /** Those that a narrow page has room for. */
 export const MAIN_SCREENS: ScreenName[] = ['overview', 'streamers', 'streams', 'events'];
-export const SCREENS: ScreenName[] = [...MAIN_SCREENS, 'layouter'];
+export const SCREENS: ScreenName[] = [
+  ...MAIN_SCREENS,
+  'layouter',
+  'agents',
+  'tokens',
+  'auth',
+  'balancers',
+];
 
 /** The collection that a screen reads. */
 const COLLECTIONS: Record<ScreenName, string> = {
@@ -13,6 +29,10 @@ const COLLECTIONS: Record<ScreenName, string> = {
   streams: 'streams',
   events: 'events',
   layouter: 'config',
+  agents: 'agents',
+  tokens: 'api_tokens',
+  auth: 'auth_backends',
+  balancers: 'load-balancers',
 };
 
 /** The screens of which the session may read something. */

@@ -10,6 +10,10 @@ const ICONS: Record<ScreenName | 'more', string> = {
   streams: 'M4 6h16M4 12h16M4 18h10',
   events: 'M12 7v5l3 2M12 3a9 9 0 1 0 9 9',
   layouter: 'M4 5h6v6H4zM14 13h6v6h-6zM10 8h4a3 3 0 0 1 3 3v2',
+  agents: 'M12 20v-7M8 9a5.5 5.5 0 0 1 8 0M5 6a10 10 0 0 1 14 0M12 13h.01',
+  tokens: 'M14 10a4 4 0 1 0-3.5 4L13 16.5h2v2h3v-3.5z',
+  auth: 'M12 3l8 3v6c0 4.5-3.5 7.5-8 9-4.5-1.5-8-4.5-8-9V6z',
+  balancers: 'M12 4v6M12 10l-7 6M12 10l7 6M12 10v6M5 19h.01M12 19h.01M19 19h.01',
   more: 'M5 12h.01M12 12h.01M19 12h.01',
 };
 

@@ -35,8 +35,12 @@ export interface Column<Row> {
   down?: boolean;
 }
 
+/** Names the widths of columns in the style sheet. */
+export type TableKind =
+  'streams' | 'streamers' | 'on-streamer' | 'agents' | 'tokens' | 'auth' | 'balancers';
+
 export interface TableProps<Row> {
-  kind: 'streams' | 'streamers' | 'on-streamer';
+  kind: TableKind;
   label: string;
   columns: Column<Row>[];
   source: Rows<Row>;

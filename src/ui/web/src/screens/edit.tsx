@@ -1,9 +1,9 @@
 // Editing a stream: a merge patch, what would move because of it, then the save of that version.
 import { useState } from 'preact/hooks';
 import { ApiError, exchange, post } from '../api';
-import { changeStream, ConflictError } from '../changes';
+import { changeShown, checkedPatch, ConflictError } from '../changes';
 import * as f from '../format';
-import { parse, streamPath, url } from '../json';
+import { streamPath, url } from '../json';
 import type { Prediction, StreamEntity } from '../model';
 import { Dialog, Failure } from '../parts';
 import { code, t } from '../text';
@@ -17,15 +17,6 @@ interface Preview {
   /** `null`: the layouter is off, so nothing is moved. */
   prediction: Prediction | null;
   patch: string;
-}
-
-/** Refuses what is no merge patch. The text itself is sent: it has all digits of its integers. */
-function checked(text: string): string {
-  const patch = parse(text);
-  if (typeof patch !== 'object' || patch === null || Array.isArray(patch)) {
-    throw new Error(t('edit.not_object'));
-  }
-  return text;
 }
 
 async function preview(name: string, patch: string): Promise<Preview> {
@@ -83,10 +74,12 @@ export function Edit({ stream, onClose, onSaved }: EditProps) {
     }
     setBusy(false);
   };
-  const showPreview = () => run(async () => setAnswer(await preview(stream.name, checked(text))));
+  const showPreview = () =>
+    run(async () => setAnswer(await preview(stream.name, checkedPatch(text))));
   const save = (of: Preview) =>
     run(async () => {
-      await changeStream(stream.name, of.etag, of.patch);
+      const { name } = stream;
+      await changeShown({ path: streamPath(name), name, etag: of.etag }, of.patch);
       onSaved();
     });
   const change = (next: string) => {

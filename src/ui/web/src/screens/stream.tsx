@@ -1,7 +1,7 @@
 // One stream: where it runs and why, where it has been, who changed it, its configuration.
 import { useState } from 'preact/hooks';
 import { ApiError, newestEvents } from '../api';
-import { changeStream } from '../changes';
+import { changeShown } from '../changes';
 import { folded } from '../folding';
 import * as f from '../format';
 import { streamPath, url } from '../json';
@@ -188,7 +188,10 @@ export function Stream({ route, me }: ScreenProps) {
       setFailed(error);
       entity.again();
     };
-    void changeStream(name, entity.etag, patch).then(refresh, refused);
+    void changeShown({ path: streamPath(name), name, etag: entity.etag }, patch).then(
+      refresh,
+      refused,
+    );
   };
   const saved = () => {
     setEditing(false);

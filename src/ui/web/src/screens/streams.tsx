@@ -7,7 +7,7 @@ import { url } from '../json';
 import { onEvents } from '../live';
 import type { Page, StreamEntity } from '../model';
 import { usePages, type PagedRows } from '../pages';
-import { Choice, Failure, Labels, shortHost, StreamerLink, Time } from '../parts';
+import { Choice, Failure, Labels, shortHost, StreamerLink, Time, Typed } from '../parts';
 import { go, href, type ScreenProps } from '../router';
 import { Table, useNarrow, type Column } from '../table';
 import { t } from '../text';
@@ -18,7 +18,6 @@ import { runWord } from './stream_status';
 const REFRESH_MS = 5000;
 /** Rows that are refreshed at a time. */
 const REFRESHED_MAX = 80;
-const TYPING_MS = 200;
 
 type SetFilters = (change: StreamFilters, options?: { keep?: boolean }) => void;
 
@@ -129,34 +128,6 @@ function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
       cell: (stream) => <Time at={stream.updated_at} />,
     },
   ];
-}
-
-/** A text of a filter that is typed: the address follows when typing pauses. */
-function Typed(props: { label: string; value: string; onType: (text: string) => void }) {
-  const { label, value, onType } = props;
-  const [text, setText] = useState(value);
-  const timer = useRef(0);
-  const box = useRef<HTMLInputElement>(null);
-  useEffect(() => {
-    if (document.activeElement !== box.current) setText(value);
-  }, [value]);
-  useEffect(() => () => clearTimeout(timer.current), []);
-  const type = (next: string) => {
-    setText(next);
-    clearTimeout(timer.current);
-    timer.current = window.setTimeout(() => onType(next), TYPING_MS);
-  };
-  return (
-    <input
-      ref={box}
-      type="search"
-      class="filter"
-      placeholder={label}
-      aria-label={label}
-      value={text}
-      onInput={(event) => type(event.currentTarget.value)}
-    />
-  );
 }
 
 function Filters({ query, set }: { query: StreamFilters; set: SetFilters }) {

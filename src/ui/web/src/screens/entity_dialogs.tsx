@@ -1,0 +1,249 @@
+// Making, editing and deleting an entity of a list. Secrets that the server makes are shown once.
+import type { ComponentChildren } from 'preact';
+import { useEffect, useState } from 'preact/hooks';
+import { get, post } from '../api';
+import { changeShown, checkedPatch, create, removeShown, tagOf, type Shown } from '../changes';
+import { url } from '../json';
+import type { Session } from '../model';
+import { Copy, Dialog, Failure } from '../parts';
+import { t } from '../text';
+import { pathOf, type Entity, type EntityKind } from './entity_kind';
+
+/** Runs one step at a time; what it refuses is shown. */
+function useSteps() {
+  const [error, setError] = useState<Error | null>(null);
+  const [isBusy, setBusy] = useState(false);
+  const run = async (step: () => Promise<void>) => {
+    setBusy(true);
+    setError(null);
+    try {
+      await step();
+    } catch (failed) {
+      setError(failed as Error);
+    }
+    setBusy(false);
+  };
+  return { error, isBusy, run: (step: () => Promise<void>) => void run(step) };
+}
+
+function PatchField(props: { text: string; onType: (text: string) => void; isFixed?: boolean }) {
+  return (
+    <label class="stacked">
+      {t('edit.patch')}
+      <textarea
+        rows={9}
+        spellcheck={false}
+        readOnly={props.isFixed}
+        value={props.text}
+        onInput={(event) => props.onType(event.currentTarget.value)}
+      />
+    </label>
+  );
+}
+
+/** The only time that a key is shown: it is gone with the dialog. */
+function MadeKey({ secret, onClose }: { secret: string; onClose: () => void }) {
+  const actions = <button class="primary">{t('close')}</button>;
+  return (
+    <Dialog title={t('entity.key')} onClose={onClose} actions={actions}>
+      <p>{t('entity.key_once')}</p>
+      <p class="made-key">
+        <code>{secret}</code> <Copy text={secret} />
+      </p>
+    </Dialog>
+  );
+}
+
+interface NewProps {
+  kind: EntityKind;
+  onClose: () => void;
+  onSaved: () => void;
+}
+
+export function NewEntity({ kind, onClose, onSaved }: NewProps) {
+  const [name, setName] = useState('');
+  const [text, setText] = useState(JSON.stringify(kind.example, null, 2));
+  const [secret, setSecret] = useState<string | null>(null);
+  const { error, isBusy, run } = useSteps();
+  const save = () =>
+    run(async () => {
+      const patch = checkedPatch(text);
+      const made = await create<Entity>(pathOf(kind, name), name, patch);
+      // A key that was typed is known already.
+      const isMade = typeof made.key === 'string' && !patch.includes(made.key);
+      if (isMade) setSecret(String(made.key));
+      else onSaved();
+    });
+  if (secret !== null) return <MadeKey secret={secret} onClose={onSaved} />;
+  const actions = (
+    <>
+      <button class="quiet">{t('cancel')}</button>
+      <button class="primary" type="button" disabled={isBusy || !name} onClick={save}>
+        {t('edit.save')}
+      </button>
+    </>
+  );
+  return (
+    <Dialog title={t(`new.${kind.screen}`)} onClose={onClose} actions={actions}>
+      <label class="stacked">
+        {t('entity.name')}
+        <input
+          name="name"
+          autocomplete="off"
+          autofocus
+          value={name}
+          onInput={(event) => setName(event.currentTarget.value)}
+        />
+      </label>
+      <PatchField text={text} onType={setText} />
+      <Failure error={error} />
+    </Dialog>
+  );
+}
+
+interface Found extends Shown {
+  row: Entity;
+}
+
+/** The version that is stored now, without secrets: they are masked in lists. */
+async function find(kind: EntityKind, name: string): Promise<Found> {
+  const path = pathOf(kind, name);
+  const etag = await tagOf(path);
+  const query = { [kind.key]: name, limit: 1, select: kind.select };
+  const page = await get<Record<string, Entity[]>>(url(kind.path, query));
+  const row = page[kind.collection]?.[0];
+  if (!row) throw new Error(t('change.gone', { n: 1, names: name }));
+  return { path, name, etag, row };
+}
+
+const editedText = (kind: EntityKind, row: Entity) => {
+  const members = kind.editable.filter((member) => row[member] !== undefined);
+  const given = members.map((member) => [member, row[member]]);
+  return JSON.stringify(Object.fromEntries(given), null, 2);
+};
+
+/** Two clicks: the second one has the verb with a question mark before it. */
+function Command({ word, onRun }: { word: string; onRun: () => void }) {
+  const [isAsked, setAsked] = useState(false);
+  const click = () => {
+    if (isAsked) onRun();
+    setAsked(!isAsked);
+  };
+  return (
+    <button type="button" class={isAsked ? 'danger' : ''} onClick={click}>
+      {isAsked ? t('entity.sure', { what: word }) : word}
+    </button>
+  );
+}
+
+function Commands({ kind, name, me }: { kind: EntityKind; name: string; me: Session }) {
+  const { error, isBusy, run } = useSteps();
+  const [done, setDone] = useState('');
+  if (kind.commands.length === 0) return null;
+  const send = (command: string, word: string) =>
+    run(async () => {
+      setDone('');
+      await post(`${pathOf(kind, name)}/${command}`, {});
+      setDone(t('entity.sent', { what: word }));
+    });
+  return (
+    <fieldset disabled={isBusy || !me.may.execute}>
+      <legend>{t('entity.commands')}</legend>
+      {kind.commands.map(([command, word]) => (
+        <Command word={word} onRun={() => send(command, word)} />
+      ))}
+      {!me.may.execute && <span class="muted">{t('error.may_not_execute')}</span>}
+      <span role="status">{done}</span>
+      <Failure error={error} />
+    </fieldset>
+  );
+}
+
+interface DeletionProps {
+  of: Shown;
+  onClose: () => void;
+  onSaved: () => void;
+}
+
+function Deletion({ of, onClose, onSaved }: DeletionProps) {
+  const [typed, setTyped] = useState('');
+  const { error, isBusy, run } = useSteps();
+  const actions = (
+    <>
+      <button class="quiet">{t('cancel')}</button>
+      <button
+        class="danger"
+        type="button"
+        disabled={isBusy || typed !== of.name}
+        onClick={() =>
+          run(async () => {
+            await removeShown(of);
+            onSaved();
+          })
+        }
+      >
+        {t('entity.delete')}
+      </button>
+    </>
+  );
+  return (
+    <Dialog title={t('entity.deletes', { name: of.name })} onClose={onClose} actions={actions}>
+      <label class="stacked">
+        {t('entity.type_name', { name: of.name })}
+        <input
+          autocomplete="off"
+          autofocus
+          value={typed}
+          onInput={(event) => setTyped(event.currentTarget.value)}
+        />
+      </label>
+      <Failure error={error} />
+    </Dialog>
+  );
+}
+
+interface EditProps extends NewProps {
+  name: string;
+  me: Session;
+}
+
+export function EditEntity({ kind, name, me, onClose, onSaved }: EditProps) {
+  const [found, setFound] = useState<Found | null>(null);
+  const [text, setText] = useState('');
+  const [isDeleting, setDeleting] = useState(false);
+  const { error, isBusy, run } = useSteps();
+  useEffect(() => {
+    run(async () => {
+      const now = await find(kind, name);
+      setFound(now);
+      setText(editedText(kind, now.row));
+    });
+  }, [kind, name]);
+  if (isDeleting && found) return <Deletion of={found} onClose={onClose} onSaved={onSaved} />;
+  const mayWrite = kind.mayWrite(me);
+  const save = (of: Found) =>
+    run(async () => {
+      await changeShown(of, checkedPatch(text));
+      onSaved();
+    });
+  const isOff = isBusy || !mayWrite || !found;
+  const actions: ComponentChildren = (
+    <>
+      <button class="quiet">{t('cancel')}</button>
+      <button type="button" disabled={isOff} onClick={() => setDeleting(true)}>
+        {t('entity.delete')} …
+      </button>
+      <button class="primary" type="button" disabled={isOff} onClick={() => found && save(found)}>
+        {t('edit.save')}
+      </button>
+    </>
+  );
+  return (
+    <Dialog title={name} onClose={onClose} actions={actions}>
+      {!mayWrite && <p class="muted">{kind.whyNot}</p>}
+      {found && <PatchField text={text} onType={setText} isFixed={!mayWrite} />}
+      <Failure error={error} />
+      {found && <Commands kind={kind} name={name} me={me} />}
+    </Dialog>
+  );
+}
