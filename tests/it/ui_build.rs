@@ -49,15 +49,13 @@ impl Build {
         ] {
             fs::create_dir_all(at(folder)).expect("a folder can be made");
         }
-        for name in [
-            "package.json",
-            "package-lock.json",
-            "tsconfig.json",
-            "build.mjs",
-            "index.html",
-            "icon.svg",
-        ] {
-            fs::write(at("root").join(WEB).join(name), name).expect("a file can be written");
+        let web = Path::new(ROOT).join(WEB);
+        for entry in fs::read_dir(&web).expect("the sources are there") {
+            let from = entry.expect("an entry").path();
+            let name = from.file_name().expect("a name");
+            if from.is_file() {
+                fs::copy(&from, at("root").join(WEB).join(name)).expect("it can be copied");
+            }
         }
         for (name, script) in [("npm", NPM), ("node", NODE)] {
             let path = at("bin").join(name);
@@ -112,6 +110,7 @@ fn packages_are_installed_again_after_a_failed_installation() {
     build.run();
     assert_eq!(build.installations(), 1, "the packages are kept");
     let lock = build.web("package-lock.json");
+    let first = fs::read(&lock).expect("it can be read");
     fs::write(&lock, "of another branch").expect("it can be written");
     fs::write(build.at("fail"), "").expect("it can be written");
     let printed = build.run();
@@ -121,7 +120,7 @@ fn packages_are_installed_again_after_a_failed_installation() {
     );
     assert!(!build.has_interface());
     // The packages of the first run are gone, although its lock file is back.
-    fs::write(&lock, "package-lock.json").expect("it can be written");
+    fs::write(&lock, first).expect("it can be written");
     fs::remove_file(build.at("fail")).expect("it can be removed");
     let printed = build.run();
     assert_eq!(build.installations(), 3, "{printed}");

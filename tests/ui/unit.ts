@@ -13,7 +13,7 @@ import type { EventRecord, Session } from './src/model';
 import { oneAtATime } from './src/one_at_a_time';
 import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
-import { changeOf, settingsOf } from './src/settings';
+import { changeOf, settingsOf, typedValue } from './src/settings';
 import { filtered, fullest, type StreamerRow } from './src/streamer_rows';
 import { code, t, TEXTS } from './src/text';
 
@@ -156,7 +156,7 @@ test('a session is shown the screens that it may read', () => {
     features: [],
   });
   const main = ['overview', 'streamers', 'streams', 'events'];
-  const all = [...main, 'layouter', 'agents', 'tokens', 'auth', 'balancers'];
+  const all = [...main, 'layouter', 'agents', 'tokens', 'auth', 'balancers', 'settings'];
   assert.deepEqual(permittedScreens(session(['*'], { admin: true })), all);
   assert.deepEqual(permittedScreens(session(['*'], { read: true })), all);
   assert.deepEqual(permittedScreens(session(['streams/a%2F*'], { read: true })), ['streams']);
@@ -262,6 +262,17 @@ test('settings are kept without secrets', () => {
     cluster: { streamer_connector_retries: 7 },
   });
   assert.deepEqual(changeOf('loglevel', null), { api_key: '***', loglevel: null });
+});
+
+test('a typed setting is sent as what it holds', () => {
+  assert.equal(typedValue('layouter_enabled', 'true'), 'true');
+  assert.equal(typedValue('cluster.node_config_provision_enabled', 'false'), false);
+  assert.equal(typedValue('streamer_dead_timeout', ' 60000 '), 60000);
+  assert.equal(typedValue('loglevel', 'debug'), 'debug');
+  // What is no number would be sent as null, which resets the setting.
+  for (const text of ['', 'x', '1e3', '-1', '1.5', '9'.repeat(16)]) {
+    assert.throws(() => typedValue('episodes_buffer_limit', text), /whole number/, text);
+  }
 });
 
 test('texts have plurals, places and fallbacks', () => {

@@ -15,6 +15,7 @@ import { Agents, Auth, Balancers, Tokens } from './screens/entity_kinds';
 import { Events } from './screens/events';
 import { Layouter } from './screens/layouter';
 import { Overview } from './screens/overview';
+import { Settings } from './screens/settings';
 import { Stream } from './screens/stream';
 import { Streamer } from './screens/streamer';
 import { Streamers } from './screens/streamers';
@@ -33,6 +34,7 @@ const LISTS: Record<ScreenName, ComponentType<ScreenProps>> = {
   tokens: Tokens,
   auth: Auth,
   balancers: Balancers,
+  settings: Settings,
 };
 /** The screens about one entity. */
 const ENTITIES: Partial<Record<ScreenName, ComponentType<ScreenProps>>> = {
@@ -50,6 +52,7 @@ const LETTERS: Record<string, ScreenName> = {
   t: 'tokens',
   u: 'auth',
   b: 'balancers',
+  c: 'settings',
 };
 const LETTER_WITHIN_MS = 1200;
 

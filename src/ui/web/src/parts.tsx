@@ -160,6 +160,19 @@ interface TileProps {
   children?: ComponentChildren;
 }
 
+/** What the server reports about a change that it made. */
+export function Warnings({ of }: { of: string[] }) {
+  return (
+    <>
+      {of.map((warning) => (
+        <p class="warning" role="alert">
+          <Mark of="degradated" /> {warning}
+        </p>
+      ))}
+    </>
+  );
+}
+
 /** A number with a name, which may lead to the list behind it. */
 export function Tile({ title, value, note, to, children }: TileProps) {
   const body = (

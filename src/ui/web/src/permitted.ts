@@ -10,7 +10,8 @@ export type ScreenName =
   | 'agents'
   | 'tokens'
   | 'auth'
-  | 'balancers';
+  | 'balancers'
+  | 'settings';
 /** Those that a narrow page has room for. */
 export const MAIN_SCREENS: ScreenName[] = ['overview', 'streamers', 'streams', 'events'];
 export const SCREENS: ScreenName[] = [
@@ -20,6 +21,7 @@ export const SCREENS: ScreenName[] = [
   'tokens',
   'auth',
   'balancers',
+  'settings',
 ];
 
 /** The collection that a screen reads. */
@@ -33,6 +35,7 @@ const COLLECTIONS: Record<ScreenName, string> = {
   tokens: 'api_tokens',
   auth: 'auth_backends',
   balancers: 'load-balancers',
+  settings: 'config',
 };
 
 /** The screens of which the session may read something. */

@@ -14,6 +14,7 @@ const ICONS: Record<ScreenName | 'more', string> = {
   tokens: 'M14 10a4 4 0 1 0-3.5 4L13 16.5h2v2h3v-3.5z',
   auth: 'M12 3l8 3v6c0 4.5-3.5 7.5-8 9-4.5-1.5-8-4.5-8-9V6z',
   balancers: 'M12 4v6M12 10l-7 6M12 10l7 6M12 10v6M5 19h.01M12 19h.01M19 19h.01',
+  settings: 'M4 7h9M17 7h3M4 17h3M11 17h9M15 5v4M9 15v4',
   more: 'M5 12h.01M12 12h.01M19 12h.01',
 };
 

@@ -1,9 +1,46 @@
 // The settings of the server, without their secrets: those never reach the state of the page.
 import type { Json } from './json';
+import { t } from './text';
 
 /** What stands for a secret. The server takes it for the present value. */
 const MASK = '***';
 const SECRETS = ['api_key', 'edit_auth'];
+
+/** `word`: the text `true` or `false`; `flag`: a boolean; `ms`: milliseconds. */
+type SettingKind = 'word' | 'flag' | 'ms' | 'number' | 'text';
+
+/** What a setting holds. One that is not known here is a text. */
+const KINDS: Record<string, SettingKind> = {
+  layouter_enabled: 'word',
+  layouter_failback: 'word',
+  layouter_rebalance: 'word',
+  layouter_backups_count_as_channels: 'word',
+  layouter_sleeping_interval: 'ms',
+  streamer_dead_timeout: 'ms',
+  streamer_healthcheck_fails_threshold: 'number',
+  'cluster.node_config_provision_enabled': 'flag',
+  'cluster.streamer_connector_retries': 'number',
+  config_external_reconciliation_interval: 'ms',
+  episodes_buffer_delay: 'ms',
+  episodes_buffer_limit: 'number',
+  log_requests: 'word',
+};
+
+export const kindOf = (name: string): SettingKind => KINDS[name] ?? 'text';
+
+/** The value that a text in the field of a setting means. */
+export function typedValue(name: string, text: string): Json {
+  switch (kindOf(name)) {
+    case 'flag':
+      return text === 'true';
+    case 'ms':
+    case 'number':
+      if (!/^\d{1,15}$/.test(text.trim())) throw new Error(t('setting.not_whole'));
+      return Number(text);
+    default:
+      return text;
+  }
+}
 
 export interface SettingSource {
   from: 'default' | 'file' | 'environment' | 'flag';

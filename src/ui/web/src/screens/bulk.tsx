@@ -3,6 +3,7 @@ import { useRef, useState } from 'preact/hooks';
 import { changeStreams, ConflictError } from '../changes';
 import type { Session } from '../model';
 import { Dialog, Failure, Name } from '../parts';
+import { useSteps } from '../steps';
 import { t } from '../text';
 
 const SHOWN_NAMES = 8;
@@ -36,28 +37,21 @@ function Confirm(props: {
   const { action, onDone, onClose } = props;
   // Without those that turned out to be deleted.
   const [names, setNames] = useState(props.names);
-  const [error, setError] = useState<Error | null>(null);
-  const [isBusy, setBusy] = useState(false);
+  const { error, isBusy, run } = useSteps((failed) => {
+    const gone = failed instanceof ConflictError ? failed.gone : [];
+    setNames((old) => old.filter((name) => !gone.includes(name)));
+  });
   const field = useRef<HTMLInputElement>(null);
-  const run = async () => {
-    setBusy(true);
-    setError(null);
-    const patch = action.patch ?? labelPatch(field.current?.value ?? '');
-    try {
-      await changeStreams(names, patch);
+  const save = () =>
+    run(async () => {
+      await changeStreams(names, action.patch ?? labelPatch(field.current?.value ?? ''));
       onDone();
-    } catch (failed) {
-      const gone = failed instanceof ConflictError ? failed.gone : [];
-      setNames((old) => old.filter((name) => !gone.includes(name)));
-      setError(failed as Error);
-    }
-    setBusy(false);
-  };
+    });
   const rest = names.length - SHOWN_NAMES;
   const actions = (
     <>
       <button class="quiet">{t('cancel')}</button>
-      <button class="primary" type="button" disabled={isBusy || names.length === 0} onClick={run}>
+      <button class="primary" type="button" disabled={isBusy || names.length === 0} onClick={save}>
         {action.word}
       </button>
     </>

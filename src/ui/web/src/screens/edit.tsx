@@ -6,6 +6,7 @@ import * as f from '../format';
 import { streamPath, url } from '../json';
 import type { Prediction, StreamEntity } from '../model';
 import { Dialog, Failure } from '../parts';
+import { useSteps } from '../steps';
 import { code, t } from '../text';
 
 const SHOWN_MOVES = 20;
@@ -61,19 +62,9 @@ interface EditProps {
 export function Edit({ stream, onClose, onSaved }: EditProps) {
   const [text, setText] = useState(JSON.stringify({ labels: stream.labels ?? {} }, null, 2));
   const [answer, setAnswer] = useState<Preview | null>(null);
-  const [error, setError] = useState<Error | null>(null);
-  const [isBusy, setBusy] = useState(false);
-  const run = async (step: () => Promise<void>) => {
-    setBusy(true);
-    setError(null);
-    try {
-      await step();
-    } catch (failed) {
-      if (failed instanceof ConflictError) setAnswer(null);
-      setError(failed as Error);
-    }
-    setBusy(false);
-  };
+  const { error, isBusy, run } = useSteps((failed) => {
+    if (failed instanceof ConflictError) setAnswer(null);
+  });
   const showPreview = () =>
     run(async () => setAnswer(await preview(stream.name, checkedPatch(text))));
   const save = (of: Preview) =>

@@ -6,25 +6,9 @@ import { changeShown, checkedPatch, create, removeShown, tagOf, type Shown } fro
 import { url } from '../json';
 import type { Session } from '../model';
 import { Copy, Dialog, Failure } from '../parts';
+import { useSteps } from '../steps';
 import { t } from '../text';
 import { pathOf, type Entity, type EntityKind } from './entity_kind';
-
-/** Runs one step at a time; what it refuses is shown. */
-function useSteps() {
-  const [error, setError] = useState<Error | null>(null);
-  const [isBusy, setBusy] = useState(false);
-  const run = async (step: () => Promise<void>) => {
-    setBusy(true);
-    setError(null);
-    try {
-      await step();
-    } catch (failed) {
-      setError(failed as Error);
-    }
-    setBusy(false);
-  };
-  return { error, isBusy, run: (step: () => Promise<void>) => void run(step) };
-}
 
 function PatchField(props: { text: string; onType: (text: string) => void; isFixed?: boolean }) {
   return (

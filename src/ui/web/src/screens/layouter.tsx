@@ -6,11 +6,12 @@ import * as f from '../format';
 import { url } from '../json';
 import { recentMoves, type RecentMoves } from '../layouter_moves';
 import type { EventRecord, Page, Session, StreamEntity, StreamerEntity } from '../model';
-import { Dialog, Failure, Mark, Panel, StreamerLink, Tile, Time } from '../parts';
+import { Dialog, Failure, Mark, Panel, StreamerLink, Tile, Time, Warnings } from '../parts';
 import { useQuery, type QueryResult } from '../query';
 import { href, type ScreenProps } from '../router';
 import type { Settings } from '../settings';
 import { saveSetting, useSettings } from '../settings_query';
+import { useSteps } from '../steps';
 import { code, t } from '../text';
 import { EventLines } from './event_line';
 import { isSwitchedOn, SettingValue, settingWord } from './setting_value';
@@ -54,21 +55,14 @@ interface SwitchProps {
 
 /** What switching it on or off does, then the change. */
 function Switch({ isOn, unplaced, onSaved, onClose }: SwitchProps) {
-  const [error, setError] = useState<Error | null>(null);
-  const [isBusy, setBusy] = useState(false);
-  const run = () => {
-    setBusy(true);
-    setError(null);
-    saveSetting('layouter_enabled', isOn ? 'false' : 'true').then(onSaved, (failed: Error) => {
-      setError(failed);
-      setBusy(false);
-    });
-  };
+  const { error, isBusy, run } = useSteps();
+  const save = () =>
+    run(async () => onSaved(await saveSetting('layouter_enabled', isOn ? 'false' : 'true')));
   const word = isOn ? t('layouter.switch_off') : t('layouter.switch_on');
   const actions = (
     <>
       <button class="quiet">{t('cancel')}</button>
-      <button class="primary" type="button" disabled={isBusy} onClick={run}>
+      <button class="primary" type="button" disabled={isBusy} onClick={save}>
         {word}
       </button>
     </>
@@ -222,11 +216,7 @@ export function Layouter({ me }: ScreenProps) {
   return (
     <>
       <Title settings={settings.data} me={me} onSwitch={() => setAsked(true)} />
-      {warnings.map((warning) => (
-        <p class="warning" role="alert">
-          <Mark of="degradated" /> {warning}
-        </p>
-      ))}
+      <Warnings of={warnings} />
       {isAsked && (
         <Switch
           isOn={isSwitchedOn(settings.data, 'layouter_enabled')}

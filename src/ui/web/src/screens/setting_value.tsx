@@ -1,36 +1,17 @@
 // The value of a setting in words, and where it comes from.
 import * as f from '../format';
 import type { Json } from '../json';
-import type { SettingSource, Settings } from '../settings';
+import { Tabs } from '../parts';
+import { kindOf, type SettingSource, type Settings } from '../settings';
 import { code, t } from '../text';
-
-type SettingKind = 'switch' | 'ms' | 'number' | 'text';
-
-/** What a setting holds. One that is not known here is a text. */
-const KINDS: Record<string, SettingKind> = {
-  layouter_enabled: 'switch',
-  layouter_failback: 'switch',
-  layouter_rebalance: 'switch',
-  layouter_backups_count_as_channels: 'switch',
-  layouter_sleeping_interval: 'ms',
-  streamer_dead_timeout: 'ms',
-  streamer_healthcheck_fails_threshold: 'number',
-  'cluster.node_config_provision_enabled': 'switch',
-  'cluster.streamer_connector_retries': 'number',
-  config_external_reconciliation_interval: 'ms',
-  episodes_buffer_delay: 'ms',
-  episodes_buffer_limit: 'number',
-  log_requests: 'switch',
-};
-
-export const kindOf = (name: string): SettingKind => KINDS[name] ?? 'text';
 
 const isOn = (value: Json) => value === true || value === 'true';
 
 function inWords(name: string, value: Json): string {
   if (value === null) return t('setting.unset');
   switch (kindOf(name)) {
-    case 'switch':
+    case 'word':
+    case 'flag':
       return isOn(value) ? t('setting.on') : t('setting.off');
     case 'ms':
       return f.milliseconds(Number(value));
@@ -50,11 +31,50 @@ export function Source({ of }: { of: SettingSource | undefined }) {
   return of ? <span class="muted">{sourceWord(of)}</span> : null;
 }
 
-export function SettingValue({ settings, name }: { settings: Settings; name: string }) {
+interface SettingValueProps {
+  settings: Settings;
+  name: string;
+  /** Its value is not known here. */
+  isSecret?: boolean;
+}
+
+export function SettingValue({ settings, name, isSecret = false }: SettingValueProps) {
+  const word = isSecret ? t('setting.secret') : inWords(name, settings.values[name] ?? null);
   return (
     <>
-      <b>{inWords(name, settings.values[name] ?? null)}</b> <Source of={settings.sources[name]} />
+      <b>{word}</b> <Source of={settings.sources[name]} />
     </>
+  );
+}
+
+interface FieldProps {
+  name: string;
+  text: string;
+  onType: (text: string) => void;
+}
+
+/** The field in which a setting is changed, by what it holds. */
+export function Field({ name, text, onType }: FieldProps) {
+  const kind = kindOf(name);
+  if (kind === 'word' || kind === 'flag') {
+    const words: [string, string][] = [
+      ['true', t('setting.on')],
+      ['false', t('setting.off')],
+    ];
+    return <Tabs label={settingWord(name)} of={words} value={text} onPick={onType} />;
+  }
+  return (
+    <label class="stacked">
+      {kind === 'ms' ? t('setting.in_ms') : t('setting.value')}
+      <input
+        name="value"
+        autocomplete="off"
+        autofocus
+        inputMode={kind === 'text' ? 'text' : 'numeric'}
+        value={text}
+        onInput={(event) => onType(event.currentTarget.value)}
+      />
+    </label>
   );
 }
 

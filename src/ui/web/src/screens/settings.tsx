@@ -1,0 +1,154 @@
+// The settings of the server that take effect at once: their values, their sources, their change.
+import { useState } from 'preact/hooks';
+import type { Json } from '../json';
+import type { Session } from '../model';
+import { Dialog, Failure, Mark, Panel, Warnings } from '../parts';
+import { href, type ScreenProps } from '../router';
+import { typedValue, type Settings as ServerSettings } from '../settings';
+import { saveSetting, useSettings } from '../settings_query';
+import { useSteps } from '../steps';
+import { t } from '../text';
+import { Field, SettingValue, settingWord } from './setting_value';
+
+interface ChangeProps {
+  settings: ServerSettings;
+  name: string;
+  onSaved: (now: ServerSettings) => void;
+  onClose: () => void;
+}
+
+/** A change of one setting. The server checks it, and its sentence is shown. */
+function Change({ settings, name, onSaved, onClose }: ChangeProps) {
+  const present = settings.values[name] ?? null;
+  const [text, setText] = useState(present === null ? '' : String(present));
+  const { error, isBusy, run } = useSteps();
+  const save = (value: () => Json) => run(async () => onSaved(await saveSetting(name, value())));
+  const actions = (
+    <>
+      <button class="quiet">{t('cancel')}</button>
+      {settings.sources[name]?.from === 'file' && (
+        <button type="button" disabled={isBusy} onClick={() => save(() => null)}>
+          {t('setting.reset')}
+        </button>
+      )}
+      <button
+        type="button"
+        class="primary"
+        disabled={isBusy}
+        onClick={() => save(() => typedValue(name, text))}
+      >
+        {t('edit.save')}
+      </button>
+    </>
+  );
+  return (
+    <Dialog title={settingWord(name)} onClose={onClose} actions={actions}>
+      <p class="muted">
+        <code>{name}</code>
+      </p>
+      <Field name={name} text={text} onType={setText} />
+      <Failure error={error} />
+    </Dialog>
+  );
+}
+
+interface ChangeButtonProps {
+  name: string;
+  me: Session;
+  onChange: () => void;
+}
+
+function ChangeButton({ name, me, onChange }: ChangeButtonProps) {
+  return (
+    <button
+      disabled={!me.may.admin}
+      aria-label={t('setting.change', { name: settingWord(name) })}
+      onClick={onChange}
+    >
+      {t('stream.edit')} …
+    </button>
+  );
+}
+
+interface RowProps extends ChangeButtonProps {
+  settings: ServerSettings;
+}
+
+function Row({ settings, name, me, onChange }: RowProps) {
+  const isSecret = !Object.hasOwn(settings.values, name);
+  return (
+    <li>
+      <span>
+        {settingWord(name)} <code class="muted">{name}</code>
+      </span>
+      <span>
+        <SettingValue settings={settings} name={name} isSecret={isSecret} />
+      </span>
+      {name === 'layouter_enabled' ? (
+        // There it is asked first, because streams move.
+        <a class="button" href={href('layouter')}>
+          {t('nav.layouter')}
+        </a>
+      ) : (
+        !isSecret && <ChangeButton name={name} me={me} onChange={onChange} />
+      )}
+    </li>
+  );
+}
+
+export function Settings({ me }: ScreenProps) {
+  const query = useSettings();
+  const [changed, setChanged] = useState<string | null>(null);
+  const [warnings, setWarnings] = useState<string[]>([]);
+  const settings = query.data;
+  if (!settings) {
+    return query.error ? (
+      <Failure error={query.error} again={query.again} />
+    ) : (
+      <p class="boot">{t('loading')}</p>
+    );
+  }
+  const saved = (now: ServerSettings) => {
+    setChanged(null);
+    setWarnings(now.warnings);
+    query.again();
+  };
+  const waiting = settings.restart.join(', ');
+  return (
+    <>
+      <div class="bar-top">
+        <h1>{t('nav.settings')}</h1>
+        <span class="grow" />
+        {!me.may.admin && <span class="muted">{t('error.administrators_only')}</span>}
+      </div>
+      <Warnings of={warnings} />
+      {waiting && (
+        <p class="warning">
+          <Mark of="waiting" /> {t('setting.restart', { names: waiting })}
+        </p>
+      )}
+      <Failure error={query.error} again={query.again} />
+      <Panel title={t('setting.at_once')}>
+        <ul class="settings">
+          {Object.keys(settings.sources).map((name) => (
+            <Row
+              key={name}
+              settings={settings}
+              name={name}
+              me={me}
+              onChange={() => setChanged(name)}
+            />
+          ))}
+        </ul>
+      </Panel>
+      {changed !== null && (
+        <Change
+          settings={settings}
+          name={changed}
+          onSaved={saved}
+          onClose={() => setChanged(null)}
+        />
+      )}
+    </>
+  );
+}
