@@ -11,15 +11,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use clap::{
-    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::bridge::options::{self as bridge, BridgeFlags, BridgeTask};
-use crate::config::{self, Config, Flags, SETTINGS, Setting, SettingForm};
-use crate::exit::{Exit, Failure};
+use crate::config::flags::{ALL, BEFORE, CLIENT, ConfigFile, Configured, STORE, SettingFlags};
+use crate::config::{self, Config, Flags};
+use crate::exit::{Exit, Failure, cannot};
 use crate::import;
+use crate::operator::OperatorVerb;
 use crate::stdout::print;
 use crate::ui;
 
@@ -43,12 +43,18 @@ pub enum Task {
         file: Option<PathBuf>,
     },
     Print(Printable),
+    /// A man page: of the program, or of this subcommand.
+    Man(Option<String>),
     Completions(Shell),
     Import {
         config: Config,
         options: import::ImportOptions,
     },
     Bridge(BridgeTask),
+    Operator {
+        verb: Box<OperatorVerb>,
+        config: Config,
+    },
     /// `--help` and `--version`, which are already printed.
     Nothing,
 }
@@ -66,6 +72,8 @@ pub enum Printable {
     BridgeUnit,
     /// A compose file with three media servers and their bridges.
     BridgeCompose,
+    /// A man page: of the program, or of a subcommand.
+    Man,
 }
 
 #[derive(Debug, Parser)]
@@ -73,16 +81,17 @@ pub enum Printable {
     name = "weir",
     version = version(),
     about = "Control plane for clusters of video streaming servers",
-    after_help = "Every setting is also a variable (CENTRAL_ and its name in capitals) and a key \
-                  of the configuration file.\n\
-                  Exit codes: 0 success, 1 runtime error, 2 wrong command line, 74 storage error, \
-                  75 data directory in use, 78 bad configuration."
+    after_help = "`weir serve --help` lists the settings. Each is a flag, a variable (CENTRAL_ and \
+                  its name in capitals) and a key of the configuration file.\n\
+                  Exit codes: 0 success, 1 runtime error, 2 wrong command line, 3 bad news, 4 \
+                  differences, 5 conflict, 74 storage error, 75 data directory in use, 78 bad \
+                  configuration."
 )]
 struct CommandLine {
     #[command(flatten)]
     file: ConfigFile,
     #[command(flatten)]
-    settings: SettingFlags<ALL>,
+    settings: SettingFlags<BEFORE>,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -126,9 +135,13 @@ enum Verb {
         #[command(flatten)]
         configured: Configured<STORE>,
     },
-    /// Print the OpenAPI document, the example configuration, a systemd unit or a compose file of
-    /// this version.
-    Print { what: Printable },
+    /// Print the OpenAPI document, the example configuration, man pages, a systemd unit or a
+    /// compose file of this version.
+    Print {
+        what: Printable,
+        /// With `man`: the page of this subcommand.
+        verb: Option<String>,
+    },
     /// Print a completion script for a shell.
     Completions { shell: Shell },
     /// Create streams from an extended M3U playlist through the API of a server.
@@ -151,6 +164,8 @@ enum Verb {
         #[command(flatten)]
         flags: BridgeFlags,
     },
+    #[command(flatten)]
+    Operator(OperatorVerb),
 }
 
 /// What `weir bridge` does instead of running.
@@ -158,96 +173,6 @@ enum Verb {
 enum BridgeVerb {
     /// Query both sides and print what is missing.
     Check,
-}
-
-/// The configuration file, and the flags of those settings that a subcommand uses.
-#[derive(Debug, Args)]
-struct Configured<const PART: u8> {
-    #[command(flatten)]
-    file: ConfigFile,
-    #[command(flatten)]
-    settings: SettingFlags<PART>,
-}
-
-#[derive(Debug, Args)]
-struct ConfigFile {
-    /// Configuration file (TOML) [default: CENTRAL_CONFIG, else weir.toml in the data directory].
-    #[arg(long = "config", value_name = "FILE")]
-    path: Option<PathBuf>,
-}
-
-/// All settings.
-const ALL: u8 = 0;
-/// Settings that locate the data.
-const STORE: u8 = 1;
-/// Settings of a client of a server.
-const CLIENT: u8 = 2;
-
-fn settings_of(part: u8) -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(move |setting| match part {
-        STORE => setting.key == "data_dir",
-        CLIENT => ["data_dir", "api_key"].contains(&setting.key),
-        _ => true,
-    })
-}
-
-/// Flags made from the table of settings.
-#[derive(Debug)]
-struct SettingFlags<const PART: u8>(Flags);
-
-impl<const PART: u8> FromArgMatches for SettingFlags<PART> {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = settings_of(PART).filter_map(|setting| {
-            let values = matches.get_many::<String>(setting.key)?;
-            Some((setting.key, values.cloned().collect()))
-        });
-        Ok(Self(given.collect()))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-impl<const PART: u8> Args for SettingFlags<PART> {
-    fn augment_args(mut command: clap::Command) -> clap::Command {
-        for setting in settings_of(PART) {
-            let default = setting
-                .default()
-                .map_or_else(String::new, |text| format!(" [default: {text}]"));
-            let mut flag = clap::Arg::new(setting.key)
-                .long(setting.flag())
-                .value_name(setting.placeholder())
-                .help(first_sentence(setting.doc()) + &default)
-                .long_help(format!(
-                    "{}\n\nAllowed: {}.\n[env: {}]{default}",
-                    setting.doc(),
-                    setting.form,
-                    setting.variable()
-                ))
-                .help_heading(setting.heading);
-            flag = match setting.form {
-                SettingForm::List { .. } => flag.action(ArgAction::Append),
-                SettingForm::Switch => flag
-                    .num_args(0..=1)
-                    .require_equals(true)
-                    .default_missing_value("true"),
-                _ => flag,
-            };
-            command = command.arg(flag);
-        }
-        command
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
-fn first_sentence(doc: &str) -> String {
-    let end = doc.find(". ").unwrap_or(doc.len());
-    doc[..end].trim_end_matches('.').to_owned()
 }
 
 /// `0.1.0 (x86_64-linux-gnu)`, with the commit if `WEIR_COMMIT` was set when it was built, and
@@ -278,18 +203,8 @@ pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &[(OsString, OsString)],
 ) -> Result<Task, Failure> {
-    let line = match CommandLine::try_parse_from(arguments) {
-        Ok(line) => line,
-        Err(error) if !error.use_stderr() => {
-            print(&error.render().to_string())
-                .map_err(|error| Failure::new(Exit::Runtime, error.to_string()))?;
-            return Ok(Task::Nothing);
-        }
-        Err(error) => {
-            let text = error.render().to_string();
-            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-            return Err(Failure::new(Exit::Usage, text));
-        }
+    let Some(line) = parse(arguments)? else {
+        return Ok(Task::Nothing);
     };
     let (before_file, before) = (line.file.path, line.settings.0);
     let config = |file: Option<PathBuf>, after: Flags| {
@@ -328,11 +243,18 @@ pub fn read(
             config: config(own.file.path, own.settings.0)?,
             file,
         },
-        Some(Verb::Print { what }) => Task::Print(what),
+        Some(Verb::Print { what, verb }) => printed(what, verb)?,
         Some(Verb::Completions { shell }) => Task::Completions(shell),
         Some(Verb::Bridge { action, flags }) => {
             let checks = action == Some(BridgeVerb::Check);
             Task::Bridge(bridge::read(flags, checks, environment)?)
+        }
+        Some(Verb::Operator(verb)) => {
+            let (file, flags) = verb.configured();
+            Task::Operator {
+                config: config(file, flags)?,
+                verb: Box::new(verb),
+            }
         }
         Some(Verb::Import {
             options,
@@ -342,6 +264,34 @@ pub fn read(
             options,
         },
     })
+}
+
+/// `None` if the help or the version was printed instead.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<CommandLine>, Failure> {
+    match CommandLine::try_parse_from(arguments) {
+        Ok(line) => Ok(Some(line)),
+        Err(error) if !error.use_stderr() => {
+            print(&error.render().to_string()).map_err(cannot("write to stdout"))?;
+            Ok(None)
+        }
+        Err(error) => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+            Err(Failure::new(Exit::Usage, text))
+        }
+    }
+}
+
+/// `weir print`, which takes a subcommand for a man page only.
+fn printed(what: Printable, verb: Option<String>) -> Result<Task, Failure> {
+    match (what, verb) {
+        (Printable::Man, verb) => Ok(Task::Man(verb)),
+        (what, None) => Ok(Task::Print(what)),
+        (_, Some(_)) => {
+            let what = "only `weir print man` takes a subcommand";
+            Err(Failure::new(Exit::Usage, what))
+        }
+    }
 }
 
 /// `weir check-config`.
@@ -359,9 +309,28 @@ pub fn completions(shell: Shell) -> io::Result<()> {
     print(&String::from_utf8_lossy(&script))
 }
 
+/// `weir print man [SUBCOMMAND]`.
+pub fn man(verb: Option<&str>) -> Result<(), Failure> {
+    let mut command = CommandLine::command();
+    command.build();
+    let page = match verb {
+        None => clap_mangen::Man::new(command),
+        Some(name) => {
+            let found = command.find_subcommand(name).cloned();
+            let found = found
+                .ok_or_else(|| Failure::new(Exit::Usage, format!("no subcommand {name:?}")))?;
+            clap_mangen::Man::new(found)
+        }
+    };
+    let mut text = Vec::new();
+    page.render(&mut text).map_err(cannot("make the page"))?;
+    print(&String::from_utf8_lossy(&text)).map_err(cannot("write to stdout"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SETTINGS;
     use std::path::Path;
     use std::time::Duration;
 
@@ -423,7 +392,8 @@ mod tests {
     #[test]
     fn every_setting_has_its_flag_and_its_help() {
         let mut command = CommandLine::command();
-        let help = command.render_long_help().to_string();
+        let serve = command.find_subcommand_mut("serve").expect("a subcommand");
+        let help = serve.render_long_help().to_string();
         for setting in SETTINGS {
             assert!(
                 help.contains(&format!("--{} ", setting.flag()))
@@ -535,12 +505,19 @@ mod tests {
             Exit::Done,
             Exit::Runtime,
             Exit::Usage,
+            Exit::Unhealthy,
+            Exit::Different,
+            Exit::Conflict,
             Exit::Storage,
             Exit::Locked,
             Exit::Config,
         ]
         .map(|exit| exit as u8);
-        assert_eq!(codes, [0, 1, 2, 74, 75, 78], "supervisors rely on these");
+        assert_eq!(
+            codes,
+            [0, 1, 2, 3, 4, 5, 74, 75, 78],
+            "supervisors rely on these"
+        );
     }
 
     #[test]

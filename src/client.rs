@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use ureq::http::{Response, StatusCode};
+use ureq::http::{Method, Request, Response, StatusCode};
 use ureq::{Agent, Body};
 
 use crate::config::{self, Settings};
@@ -63,7 +63,17 @@ pub enum ClientError {
 pub struct BatchRefusal {
     /// JSON pointer into the body, `/12/inputs/0/url`; may be empty.
     pub pointer: String,
-    title: String,
+    pub title: String,
+    /// Stable name of the error, `layouter_off`; may be empty.
+    pub code: String,
+}
+
+/// A successful answer.
+pub struct ApiAnswer {
+    /// The entity tag, of answers about one entity.
+    pub etag: Option<String>,
+    /// `Null` for an answer without a body.
+    pub body: Value,
 }
 
 impl BatchRefusal {
@@ -137,9 +147,10 @@ impl ApiClient {
     /// `url` may end in one of the prefixes of the API; without one, `/central/api/v3` is added.
     pub fn new(url: &str, key: &str) -> Result<Self, String> {
         let url = url.trim_end_matches('/');
-        let Some(rest) = url.strip_prefix("http://") else {
+        let rest = url.strip_prefix("http://").or(url.strip_prefix("https://"));
+        let Some(rest) = rest else {
             return Err(format!(
-                "--url must begin with http:// (TLS is not supported): {url:?}"
+                "--url must begin with http:// or https://: {url:?}"
             ));
         };
         let authority = rest.split('/').next().unwrap_or("");
@@ -204,6 +215,48 @@ impl ApiClient {
             }) if !reasons.is_empty() => Err(ClientError::Refused(reasons)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Any request, with at most `wait` for its answer. A poll is a request that waits.
+    pub fn call(
+        &self,
+        (method, path): (Method, &str),
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+        wait: Option<Duration>,
+    ) -> Result<ApiAnswer, ClientError> {
+        let url = self.shown(path);
+        let transport = |cause: String| ClientError::Transport {
+            url: url.clone(),
+            cause,
+        };
+        let body = body.map_or_else(String::new, Value::to_string);
+        let response = self.respond(path, || {
+            let mut request = Request::builder()
+                .method(&method)
+                .uri(format!("{}{path}", self.base))
+                .header("authorization", &self.authorization);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            if !body.is_empty() {
+                request = request.header("content-type", "application/json");
+            }
+            let request = request.body(body.as_bytes().to_vec())?;
+            let request = self.agent.configure_request(request);
+            let request = request.timeout_global(wait.or(Some(ANSWER_WAIT_MAX)));
+            self.agent.run(request.build())
+        })?;
+        let etag = response.headers().get("etag");
+        let etag = etag.and_then(|value| value.to_str().ok().map(str::to_owned));
+        let bytes = read_whole(response).map_err(|error| transport(error.to_string()))?;
+        let body = if bytes.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&bytes)
+                .map_err(|_| ClientError::Unexpected("not JSON".to_owned()))?
+        };
+        Ok(ApiAnswer { etag, body })
     }
 
     /// The body of an answer of any length, as it arrives. A server that sends nothing for two
@@ -356,6 +409,7 @@ fn reasons(body: &[u8]) -> Vec<BatchRefusal> {
                 } else {
                     title
                 },
+                code: text(error, "/code"),
             }
         })
         .collect()

@@ -12,6 +12,12 @@ pub enum Exit {
     Runtime = 1,
     /// The command line is invalid.
     Usage = 2,
+    /// The answer is bad news: a streamer is down, a stream has no place, a server is not ready.
+    Unhealthy = 3,
+    /// `weir diff` found differences.
+    Different = 4,
+    /// The object was changed meanwhile, or the state of the server does not allow the change.
+    Conflict = 5,
     /// The store cannot be read or written (`EX_IOERR`).
     Storage = 74,
     /// Another process uses the data directory (`EX_TEMPFAIL`).

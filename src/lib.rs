@@ -114,6 +114,7 @@
 //! layouter
 //! api
 //! connector core openapi client
+//! operator
 //! dist cli import bridge
 //! server
 //! program testing
@@ -149,6 +150,7 @@ mod metrics;
 mod native_name;
 mod offload;
 mod openapi;
+mod operator;
 mod outbound;
 mod program;
 mod query;

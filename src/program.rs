@@ -8,7 +8,7 @@ use tracing_subscriber::{fmt, reload};
 
 use crate::cli::{self, Printable, Task};
 use crate::exit::{Exit, Failure};
-use crate::{bridge, config, dist, import, openapi, server, stdout};
+use crate::{bridge, config, dist, import, openapi, operator, server, stdout};
 
 /// Runs the program with the arguments and the environment of this process, and ends the process
 /// with the exit code that `weir --help` documents.
@@ -51,8 +51,11 @@ fn execute(task: Task) -> Result<Exit, Failure> {
         Task::Print(Printable::Unit) => done(stdout::print(dist::UNIT)),
         Task::Print(Printable::BridgeUnit) => done(stdout::print(dist::BRIDGE_UNIT)),
         Task::Print(Printable::BridgeCompose) => done(stdout::print(dist::BRIDGE_COMPOSE)),
+        Task::Print(Printable::Man) => cli::man(None).map(|()| Exit::Done),
+        Task::Man(verb) => cli::man(verb.as_deref()).map(|()| Exit::Done),
         Task::Completions(shell) => done(cli::completions(shell)),
         Task::Import { config, options } => import::run(&options, &config),
+        Task::Operator { verb, config } => operator::run(*verb, &config),
         Task::Bridge(task) => {
             let _level_stays = log_to_stderr(config::LogLevel::default());
             bridge::run(task)

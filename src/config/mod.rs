@@ -11,6 +11,7 @@
 
 mod api_key;
 mod example;
+pub mod flags;
 pub mod journal;
 mod read;
 pub mod running;
@@ -26,6 +27,6 @@ pub use api_key::{API_KEY_FILE, ApiKey, api_key, stored_api_key};
 pub use example::example;
 pub use read::{Config, EffectiveValue, Flags, Origin, read};
 pub use save::{SaveError, SettingChanges, changed_keys, replace_file};
-pub use setting::{MemberShape, SettingForm};
+pub use setting::MemberShape;
 pub use table::{ConfigMember, LayouterSettings, SETTINGS, Setting, Settings};
 pub use value::{LayouterBalance, LogLevel, PinThreads, Secret};

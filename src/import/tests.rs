@@ -518,7 +518,7 @@ fn what_goes_wrong_is_said_in_words() {
     );
 
     for url in [
-        "https://h",
+        "ftp://h",
         "h:9019",
         "http://",
         "http://user:secret@h",

@@ -48,6 +48,7 @@ mod metrics;
 mod negotiation;
 mod offline;
 mod openapi;
+mod operator;
 mod person;
 mod pieces;
 mod query;

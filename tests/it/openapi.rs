@@ -97,7 +97,7 @@ fn every_setting_of_the_help_is_in_the_printed_configuration() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).expect("what is printed is text")
     };
-    let help = text(&["--help"]);
+    let help = text(&["serve", "--help"]);
     let config = text(&["print", "config"]);
     let settings: Vec<String> = help
         .lines()

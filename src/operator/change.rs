@@ -1,0 +1,423 @@
+//! Changes of objects: fields, labels, switches, deletion, moves.
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use ureq::http::Method;
+
+use super::connection::{Connection, failure};
+use super::difference::merge;
+use super::kinds::{self, ObjectKind};
+use super::selection::{Agreement, Filters};
+use super::words::{at, cell, counted, items, printable};
+use crate::client::{ClientError, escape};
+use crate::exit::{Exit, Failure};
+
+/// Objects of one batch, which is saved whole or not at all.
+const BATCH_MAX: usize = 1000;
+
+/// Bytes of one batch, below the server's limit for a body.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Streams whose verdict is read before they are moved.
+const VERDICTS_MAX: usize = 1000;
+
+/// Refused streams that an error names.
+const REFUSED_MAX: usize = 5;
+
+#[derive(Debug, Args)]
+pub struct SetFlags {
+    /// The kind of the objects, for instance stream.
+    #[arg(value_parser = kinds::parse)]
+    kind: &'static ObjectKind,
+    /// Names, then changes: FIELD=VALUE sets a field, FIELD- removes it.
+    #[arg(required = true, value_name = "NAME|FIELD=VALUE|FIELD-")]
+    terms: Vec<String>,
+    /// Create objects that do not exist.
+    #[arg(long)]
+    create: bool,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    agreement: Agreement,
+}
+
+#[derive(Debug, Args)]
+pub struct SwitchFlags {
+    /// Names of streams, with or without `stream` before them.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    agreement: Agreement,
+}
+
+#[derive(Debug, Args)]
+pub struct LabelFlags {
+    /// Names of streams, then labels: KEY=VALUE sets one, KEY- removes it.
+    #[arg(required = true, value_name = "NAME|KEY=VALUE|KEY-")]
+    terms: Vec<String>,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    agreement: Agreement,
+}
+
+#[derive(Debug, Args)]
+pub struct DeleteFlags {
+    /// The kind of the objects, for instance stream.
+    #[arg(value_parser = kinds::parse)]
+    kind: &'static ObjectKind,
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    agreement: Agreement,
+}
+
+#[derive(Debug, Args)]
+pub struct MoveFlags {
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// The streamer that they move to.
+    #[arg(long, value_name = "HOST")]
+    to: String,
+    /// Move also what the layouter would move away again.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    agreement: Agreement,
+}
+
+/// Splits terms into names and changes: a change is `FIELD=VALUE` or `FIELD-`.
+fn names_and_changes(terms: &[String]) -> (Vec<String>, Vec<(&str, Option<&str>)>) {
+    let is_change = |term: &&String| term.contains('=') || term.ends_with('-');
+    let first = terms.iter().position(|term| is_change(&term));
+    let (names, changes) = terms.split_at(first.unwrap_or(terms.len()));
+    let changes = changes.iter().map(|term| match term.split_once('=') {
+        Some((field, value)) => (field, Some(value)),
+        None => (term.strip_suffix('-').unwrap_or(term), None),
+    });
+    (names.to_vec(), changes.collect())
+}
+
+/// The patch of all changes.
+fn patch_of(
+    kind: &ObjectKind,
+    changes: &[(&str, Option<&str>)],
+    prefix: &str,
+) -> Result<Value, Failure> {
+    if changes.is_empty() {
+        let what = "nothing to change: give FIELD=VALUE or FIELD-";
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    let mut patch = json!({});
+    for (field, value) in changes {
+        merge(&mut patch, kind.patch(&format!("{prefix}{field}"), *value)?);
+    }
+    Ok(patch)
+}
+
+/// `weir set`.
+pub fn set(server: &Connection, flags: &SetFlags) -> Result<Exit, Failure> {
+    let (names, changes) = names_and_changes(&flags.terms);
+    let patch = patch_of(flags.kind, &changes, "")?;
+    let filters = &flags.filters;
+    let names = filters.names(server, flags.kind, &names, ("change", &flags.agreement))?;
+    save(server, flags.kind, &names, &patch, !flags.create)
+}
+
+/// `weir label`.
+pub fn label(server: &Connection, flags: &LabelFlags) -> Result<Exit, Failure> {
+    let kind = stream()?;
+    let (names, changes) = names_and_changes(&flags.terms);
+    let patch = patch_of(kind, &changes, "labels.")?;
+    let filters = &flags.filters;
+    let names = filters.names(server, kind, &names, ("label", &flags.agreement))?;
+    save(server, kind, &names, &patch, true)
+}
+
+/// `weir enable` and `weir disable`.
+pub fn switch(
+    server: &Connection,
+    flags: &SwitchFlags,
+    is_disabled: bool,
+) -> Result<Exit, Failure> {
+    let kind = stream()?;
+    let verb = if is_disabled { "disable" } else { "enable" };
+    let given = without_kind(&flags.names);
+    let names = (flags.filters).names(server, kind, given, (verb, &flags.agreement))?;
+    save(
+        server,
+        kind,
+        &names,
+        &json!({"disabled": is_disabled}),
+        true,
+    )
+}
+
+/// `disable stream NAME` is `disable NAME`.
+fn without_kind(names: &[String]) -> &[String] {
+    match names {
+        [kind, rest @ ..] if !rest.is_empty() && ["stream", "streams"].contains(&kind.as_str()) => {
+            rest
+        }
+        _ => names,
+    }
+}
+
+fn stream() -> Result<&'static ObjectKind, Failure> {
+    kinds::parse("stream").map_err(|what| Failure::new(Exit::Runtime, what))
+}
+
+/// Saves the same patch for all names, and prints how many.
+fn save(
+    server: &Connection,
+    kind: &ObjectKind,
+    names: &[String],
+    patch: &Value,
+    must_exist: bool,
+) -> Result<Exit, Failure> {
+    let changes: Vec<ObjectChange> = names
+        .iter()
+        .map(|name| ObjectChange {
+            name: name.clone(),
+            patch: patch.clone(),
+            must_exist,
+        })
+        .collect();
+    save_all(server, kind, &changes)?;
+    let saved = counted(names.len() as u64, kind.name);
+    server.note(&format!("{saved} saved"));
+    Ok(Exit::Done)
+}
+
+/// A change of one object.
+pub struct ObjectChange {
+    pub name: String,
+    pub patch: Value,
+    /// It is not created if it does not exist.
+    pub must_exist: bool,
+}
+
+/// Saves changes in batches, each whole or not at all.
+pub fn save_all(
+    server: &Connection,
+    kind: &ObjectKind,
+    changes: &[ObjectChange],
+) -> Result<(), Failure> {
+    let bar = progress(server, changes.len());
+    if let (true, [_, _, ..]) = (kind.has_batch, changes) {
+        let mut rest = changes;
+        while !rest.is_empty() {
+            let (batch, count) = batch(kind, rest);
+            let path = format!("{}/batch", kind.path);
+            let sent = server.try_send(Method::PUT, &path, &[], Some(&batch));
+            sent.map_err(|error| {
+                let saved = changes.len() - rest.len();
+                refused(&error, &rest[..count], saved)
+            })?;
+            bar.inc(count as u64);
+            rest = &rest[count..];
+        }
+    } else {
+        for (saved, change) in changes.iter().enumerate() {
+            let path = kind.path_of(&change.name);
+            let condition: &[(&str, &str)] = if change.must_exist {
+                &[("if-match", "*")]
+            } else {
+                &[]
+            };
+            let sent = server.try_send(Method::PUT, &path, condition, Some(&change.patch));
+            sent.map_err(|error| refused(&error, std::slice::from_ref(change), saved))?;
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// The body of the next batch, and how many changes it has.
+fn batch(kind: &ObjectKind, changes: &[ObjectChange]) -> (Value, usize) {
+    let mut items = Vec::new();
+    let mut bytes = 0;
+    for change in changes.iter().take(BATCH_MAX) {
+        let mut item = change.patch.clone();
+        item[kind.key] = Value::from(change.name.as_str());
+        if change.must_exist {
+            item["if_match"] = Value::from("*");
+        }
+        let size = item.to_string().len();
+        if !items.is_empty() && bytes + size > BATCH_BYTES_MAX {
+            break;
+        }
+        bytes += size;
+        items.push(item);
+    }
+    let count = items.len();
+    (Value::Array(items), count)
+}
+
+/// The refusal of a save, with the names of the objects.
+fn refused(error: &ClientError, changes: &[ObjectChange], saved: usize) -> Failure {
+    let before = if saved > 0 {
+        format!("{saved} were saved before: ")
+    } else {
+        String::new()
+    };
+    let reasons = match error {
+        ClientError::Status { reasons, .. } | ClientError::Refused(reasons) => reasons.as_slice(),
+        _ => &[],
+    };
+    let of_one = changes.len() == 1;
+    let named = reasons.iter().filter_map(|reason| {
+        let change = if of_one {
+            changes.first()
+        } else {
+            changes.get(reason.index()?)
+        };
+        let name = printable(&change?.name).into_owned();
+        if reason.code == "precondition_failed" {
+            return Some(format!("{name} does not exist"));
+        }
+        Some(format!("{name}: {reason} ({})", reason.code))
+    });
+    let named: Vec<String> = named.collect();
+    let failure = failure(error);
+    if named.is_empty() {
+        return Failure::new(failure.exit, format!("{before}{}", failure.message));
+    }
+    let more = named.len().saturating_sub(REFUSED_MAX);
+    let mut text = named[..named.len() - more].join("; ");
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    Failure::new(failure.exit, format!("{before}{text}"))
+}
+
+/// A bar on stderr; nothing if that is no terminal.
+pub fn progress(server: &Connection, total: usize) -> ProgressBar {
+    if server.output.quiet || total < 2 {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// `weir delete`. What is not there any more is printed and is no error.
+pub fn delete(server: &Connection, flags: &DeleteFlags) -> Result<Exit, Failure> {
+    let kind = flags.kind;
+    let agreement = ("delete", &flags.agreement);
+    let names = (flags.filters).names(server, kind, &flags.names, agreement)?;
+    delete_all(server, kind, &names)
+}
+
+pub fn delete_all(
+    server: &Connection,
+    kind: &ObjectKind,
+    names: &[String],
+) -> Result<Exit, Failure> {
+    let bar = progress(server, names.len());
+    let mut deleted = 0;
+    for name in names {
+        match server.try_send(Method::DELETE, &kind.path_of(name), &[], None) {
+            Ok(_) => deleted += 1,
+            Err(ClientError::Status {
+                status: 404,
+                reasons,
+                ..
+            }) if !reasons.is_empty() => {
+                server.note(&format!("{}: {}", printable(name), reasons[0]));
+            }
+            Err(error) => {
+                let failure = failure(&error);
+                let what = format!(
+                    "{}: {}; {} deleted before",
+                    printable(name),
+                    failure.message,
+                    counted(deleted, kind.name)
+                );
+                return Err(Failure::new(failure.exit, what));
+            }
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    server.note(&format!("{} deleted", counted(deleted, kind.name)));
+    let all = deleted == names.len() as u64;
+    Ok(if all { Exit::Done } else { Exit::Runtime })
+}
+
+/// `weir move`.
+pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure> {
+    let kind = stream()?;
+    let given = without_kind(&flags.names);
+    let names = (flags.filters).names(server, kind, given, ("move", &flags.agreement))?;
+    if !flags.force && names.len() <= VERDICTS_MAX {
+        let mut refused = Vec::new();
+        for name in &names {
+            refused.extend(verdict(server, name, &flags.to)?);
+        }
+        if !refused.is_empty() {
+            let more = refused.len().saturating_sub(REFUSED_MAX);
+            let mut what = refused[..refused.len() - more].join("\n  ");
+            if more > 0 {
+                what.push_str(&format!("\n  and {more} more"));
+            }
+            let what = format!(
+                "the layouter would move these away again; --force moves them all the same\n  \
+                 {what}"
+            );
+            return Err(Failure::new(Exit::Conflict, what));
+        }
+    }
+    let bar = progress(server, names.len());
+    for batch in names.chunks(BATCH_MAX) {
+        let layouts = batch
+            .iter()
+            .map(|name| json!({"name": name, "ingest": flags.to}));
+        let body = json!({"layouts": layouts.collect::<Vec<_>>()});
+        server.send(Method::POST, "/streams/layouts", &[], Some(&body))?;
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    let moved = counted(names.len() as u64, "stream");
+    server.note(&format!("{moved} moved to {}", flags.to));
+    Ok(Exit::Done)
+}
+
+/// Why a stream may not be on a streamer; `None` if it may, or while the layouter is off.
+fn verdict(server: &Connection, name: &str, host: &str) -> Result<Option<String>, Failure> {
+    let path = format!("/streams/{}/layout/explain", escape(name));
+    let answer = match server.try_send(Method::GET, &path, &[], None) {
+        Ok(answer) => answer.body,
+        Err(ClientError::Status { status: 409, .. }) => return Ok(None),
+        Err(error) => {
+            let failure = failure(&error);
+            let what = format!("{}: {}", printable(name), failure.message);
+            return Err(Failure::new(failure.exit, what));
+        }
+    };
+    let of_host = |node: &&Value| {
+        at(node, "hostname") == &Value::from(host) && at(node, "role") == &Value::from("ingest")
+    };
+    let node = items(&answer, "nodes").iter().find(of_host);
+    Ok(match node {
+        None => Some(format!(
+            "{}: {host} is not a streamer for it",
+            printable(name)
+        )),
+        Some(node) if at(node, "node_decision") == &Value::Bool(false) => {
+            let reasons = cell(at(node, "reasons"));
+            Some(format!("{}: {reasons}", printable(name)))
+        }
+        Some(_) => None,
+    })
+}

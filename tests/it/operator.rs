@@ -1,0 +1,518 @@
+//! The subcommands of operators against the real server: what they print, what they change, and
+//! their exit codes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fleet::{Fleet, save_streamer, save_streams, server as with_layouter};
+use weir_testkit::{API_KEY, TestServer, run};
+
+/// An operator with a home directory of its own.
+struct OperatorShell<'s> {
+    server: &'s TestServer,
+    home: TempDir,
+    key: String,
+}
+
+impl<'s> OperatorShell<'s> {
+    fn new(server: &'s TestServer) -> Self {
+        Self {
+            server,
+            home: tempfile::tempdir().expect("a scratch directory"),
+            key: API_KEY.to_owned(),
+        }
+    }
+
+    fn run_with(&self, line: &str, environment: &[(&str, &str)]) -> Output {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let home = self.home.path().to_str().expect("a path of text");
+        let environment = [environment, &[("HOME", home)]].concat();
+        run(&arguments, &environment, self.home.path())
+    }
+
+    /// Runs a subcommand; a space in an argument is not possible.
+    fn run(&self, line: &str) -> Output {
+        let url = format!("http://{}", self.server.address());
+        let known = [("CENTRAL_API_URL", &*url), ("CENTRAL_API_KEY", &*self.key)];
+        self.run_with(line, &known)
+    }
+
+    /// What a subcommand prints that ends with this exit code.
+    #[track_caller]
+    fn prints(&self, line: &str, exit: i32) -> String {
+        let output = self.run(line);
+        assert_eq!(output.status.code(), Some(exit), "{line}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    #[track_caller]
+    fn json(&self, line: &str) -> Value {
+        let text = self.prints(line, 0);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
+    }
+
+    /// What a subcommand reports on stderr that ends with this exit code.
+    #[track_caller]
+    fn fails(&self, line: &str, exit: i32) -> String {
+        let output = self.run(line);
+        assert_eq!(output.status.code(), Some(exit), "{line}: {output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.home.path().join(name), text).expect("a file");
+    }
+}
+
+fn streams(server: &TestServer, count: usize) {
+    let items = (0..count).map(|at| {
+        let customer = if at % 2 == 0 { "acme" } else { "beta" };
+        json!({"name": format!("tv/{at:03}"), "title": format!("Channel {at}"),
+               "labels": {"customer": customer}})
+    });
+    let items: Vec<Value> = items.collect();
+    server.put("/streams/batch", Value::from(items)).expect(204);
+}
+
+fn title(server: &TestServer, name: &str) -> Value {
+    let path = format!("/streams/{}", name.replace('/', "%2F"));
+    server.get(&path).expect(200).json()["title"].clone()
+}
+
+#[test]
+fn lists_are_tables_names_or_json() {
+    let server = TestServer::new();
+    streams(&server, 205);
+    let shell = OperatorShell::new(&server);
+    let table = shell.prints("get streams --sort -name --limit 3 --columns name,title", 0);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "NAME    TITLE",
+            "tv/204  Channel 204",
+            "tv/203  Channel 203",
+            "tv/202  Channel 202"
+        ]
+    );
+    let all = shell.prints("get streams --all -o name", 0);
+    assert_eq!(all.lines().count(), 205);
+    assert_eq!(
+        shell
+            .json("get streams --all -o json")
+            .as_array()
+            .map(Vec::len),
+        Some(205)
+    );
+    let lines = shell.prints("get streams -l customer=beta --limit 2 -o jsonl", 0);
+    for line in lines.lines() {
+        let stream: Value = serde_json::from_str(line).expect("JSON in each line");
+        assert_eq!(stream["labels"]["customer"], "beta", "{line}");
+    }
+    assert_eq!(lines.lines().count(), 2);
+    assert_eq!(
+        shell.json("get stream tv/007 -o json")["title"],
+        "Channel 7"
+    );
+    assert_eq!(shell.json("get streams q=channel.7 -o json"), json!([]));
+    let rest = shell.fails("get streams --limit 5", 0);
+    assert!(
+        rest.contains("5 of 205 streams; --all prints the rest"),
+        "{rest}"
+    );
+    assert_eq!(shell.fails("get streams --limit 5 -q", 0), "");
+    let missing = shell.run("get stream tv/007 nothing -o name");
+    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(missing.stdout, b"tv/007\n");
+    let unknown = shell.fails("get streams titel=x", 1);
+    assert!(
+        unknown.contains("titel") && unknown.contains("unknown_parameter"),
+        "{unknown}"
+    );
+    shell.fails("get cats", 2);
+}
+
+#[test]
+fn titles_do_not_control_the_terminal() {
+    let server = TestServer::new();
+    server
+        .put("/streams/a", json!({"title": "\u{1b}[2Jgone\u{202e}"}))
+        .expect(200);
+    let shell = OperatorShell::new(&server);
+    for line in [
+        "get streams",
+        "describe stream a",
+        "get streams --columns title",
+    ] {
+        let text = shell.prints(line, 0);
+        assert!(text.contains("\\u{1b}[2Jgone\\u{202e}"), "{line}: {text}");
+        assert!(!text.contains('\u{1b}'), "{line}: {text}");
+    }
+}
+
+#[test]
+fn changes_create_nothing_that_was_deleted() {
+    let server = TestServer::new();
+    streams(&server, 3);
+    let shell = OperatorShell::new(&server);
+    shell.prints(
+        "set stream tv/000 title=News labels.site=x labels.customer-",
+        0,
+    );
+    let stream = server.get("/streams/tv%2F000").expect(200).json();
+    assert_eq!(stream["title"], "News");
+    assert_eq!(stream["labels"], json!({"site": "x"}));
+    shell.prints("disable tv/000 tv/001", 0);
+    shell.prints("enable stream tv/001", 0);
+    let disabled = shell.prints("get streams disabled=true -o name", 0);
+    assert_eq!(disabled, "tv/000\n");
+    shell.prints("label tv/001 tv/002 a=1 customer-", 0);
+    for line in ["set stream gone title=x", "disable gone", "label gone a=b"] {
+        let text = shell.fails(line, 5);
+        assert!(text.contains("gone does not exist"), "{line}: {text}");
+    }
+    // All or none.
+    let text = shell.fails("disable tv/001 gone tv/002", 5);
+    assert!(text.contains("gone does not exist"), "{text}");
+    assert_eq!(
+        shell.prints("get streams disabled=true -o name", 0),
+        "tv/000\n"
+    );
+    server.get("/streams/gone").expect(404);
+    shell.prints("set stream new title=x --create", 0);
+    assert_eq!(title(&server, "new"), "x");
+    // A filter is confirmed, and here is no terminal.
+    let text = shell.fails("delete streams -l a=1", 2);
+    assert!(text.contains("delete 2 streams"), "{text}");
+    shell.prints("delete streams -l a=1 --yes", 0);
+    assert_eq!(shell.prints("get streams -o name", 0), "new\ntv/000\n");
+    shell.fails("delete stream tv/001", 1);
+    shell.fails("delete streams", 2);
+    let text = shell.fails("set stream tv/000 titel=x", 2);
+    assert!(text.contains("did you mean title?"), "{text}");
+}
+
+#[test]
+fn restricted_token_sees_and_changes_its_part() {
+    let server = TestServer::new();
+    streams(&server, 2);
+    server.put("/streams/other", json!({})).expect(200);
+    let mut shell = OperatorShell::new(&server);
+    let created = shell.prints(
+        "token create anna --may read,write --scope streams/tv%2F*",
+        0,
+    );
+    let text = shell.fails("token create anna --may read --scope *", 5);
+    assert!(text.contains("anna"), "{text}");
+    shell.key = created.trim().to_owned();
+    assert_eq!(shell.prints("get streams -o name", 0), "tv/000\ntv/001\n");
+    assert!(shell.prints("whoami", 0).contains("anna"));
+    shell.prints("set stream tv/000 title=Mine", 0);
+    let text = shell.fails("set stream other title=x", 1);
+    assert!(!text.contains("gone"), "{text}");
+    assert_eq!(title(&server, "tv/000"), "Mine");
+    shell.key = "wrong".to_owned();
+    assert!(shell.fails("get streams", 1).contains("refuses the key"));
+}
+
+#[test]
+fn status_names_what_is_wrong_and_exits_with_3() {
+    let server = with_layouter(&["--streamer-dead-timeout", "4s"]);
+    let mut fleet = Fleet::new();
+    for host in ["s1", "s2"] {
+        save_streamer(&server, host, json!({}));
+        fleet.join(&server, &[host]);
+    }
+    save_streams(&server, 0..4);
+    fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 2);
+    let shell = OperatorShell::new(&server);
+    let text = shell.prints("status", 0);
+    assert!(text.contains("0 without a streamer"), "{text}");
+    assert_eq!(shell.json("status -o json")["ok"], true);
+    shell.prints("capacity", 0);
+    let lost = shell.prints("what-if lose s1", 0);
+    assert!(lost.contains("2 streams would move"), "{lost}");
+    assert!(lost.contains("s2 (ingest): 2 -> 4"), "{lost}");
+    shell.prints("what-if lose s1 s2", 3);
+    shell.prints("what-if add 3 --like c00", 0);
+    shell.prints("what-if change s2 channel_limit=1", 0);
+    let why = shell.prints("explain c00", 0);
+    assert!(why.contains("2 of 2 nodes can take it"), "{why}");
+    shell.prints("cordon s1 --reason disks", 0);
+    let text = shell.prints("status", 0);
+    assert!(text.contains("cordon: s1"), "{text}");
+    let on_s1 = shell.prints("get streams layout.ingest=s1 -o name", 0);
+    let on_s1 = on_s1.lines().next().expect("a stream");
+    // A move that the layouter would undo needs --force.
+    let on_s2 = shell.prints("get streams layout.ingest=s2 -o name", 0);
+    let on_s2 = on_s2.lines().next().expect("a stream");
+    let text = shell.fails(&format!("move {on_s2} --to s1"), 5);
+    assert!(text.contains("node_cordoned"), "{text}");
+    shell.prints(&format!("move {on_s2} --to s1 --force"), 0);
+    fleet.until(|fleet| fleet.has("s1") == 3);
+    shell.prints("uncordon s1", 0);
+    shell.prints(&format!("move {on_s1} --to s2"), 0);
+    fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 2);
+    let history = shell.prints(&format!("history {on_s1}"), 0);
+    assert!(history.contains("on s2"), "{history}");
+    let text = shell.prints("describe streamer s2", 0);
+    assert!(text.contains("streams      2"), "{text}");
+    shell.prints("top --once", 0);
+    shell.fails("cordon nothing", 1);
+}
+
+#[test]
+fn events_are_lines_and_can_be_followed() {
+    let server = TestServer::new();
+    streams(&server, 2);
+    server.put("/streams/a", json!({"title": "x"})).expect(200);
+    let shell = OperatorShell::new(&server);
+    let text = shell.prints("events --kind api_call", 0);
+    let first = text.lines().next().expect("an event");
+    assert!(first.contains("api_key: stream_save a /title"), "{first}");
+    assert!(text.contains("streams_batch_update 2 streams"), "{text}");
+    let text = shell.prints("events --stream tv/001 -o jsonl", 0);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    shell.prints("events --since 1h --user api_key --limit 1", 0);
+    let text = shell.fails("events --kind nothing", 1);
+    assert!(text.contains("must be one of: server_starting"), "{text}");
+}
+
+#[test]
+fn export_is_applied_to_another_server_once() {
+    let (first, second) = (TestServer::new(), TestServer::new());
+    streams(&first, 130);
+    first
+        .put(
+            "/streams/secret",
+            json!({"inputs": [{"url": "rtsp://u:CANARY@127.0.0.1/a"}]}),
+        )
+        .expect(200);
+    let body = json!({"role": "streamer", "cluster_key": "CANARY", "labels": {"a": "b"}});
+    first.put("/streamers/s1", body).expect(200);
+    first
+        .put("/auth_backends/b", json!({"allow_default": true}))
+        .expect(200);
+    let from = OperatorShell::new(&first);
+    let exported = from.prints("export", 0);
+    assert!(
+        !exported.contains("CANARY") && !exported.contains("updated_at"),
+        "{exported}"
+    );
+    assert_eq!(exported, from.prints("export", 0));
+    assert_eq!(exported.lines().count(), 133);
+    from.write("all.jsonl", &exported);
+    from.prints("diff -f all.jsonl", 0);
+
+    let to = OperatorShell::new(&second);
+    to.write("all.jsonl", &exported);
+    let text = to.fails("apply -f all.jsonl", 2);
+    assert!(text.contains("a secret of it is masked"), "{text}");
+    let with_secrets = exported.replace("***", "CANARY");
+    to.write("all.jsonl", &with_secrets);
+    assert!(
+        to.prints("diff -f all.jsonl", 4)
+            .contains("+ stream tv/129")
+    );
+    to.prints("apply -f all.jsonl --dry-run", 0);
+    assert_eq!(to.prints("get streams -o name", 0), "");
+    to.prints("apply -f all.jsonl", 0);
+    assert_eq!(to.prints("export", 0), exported);
+    assert_eq!(
+        second.get("/streamers/s1").expect(200).json()["cluster_key"],
+        "CANARY"
+    );
+    let events = || second.get("/events?limit=1").expect(200).json()["estimated_count"].clone();
+    let before = events();
+    let text = to.fails("apply -f all.jsonl", 0);
+    assert!(
+        text.contains("0 to create, 0 to change, 133 equal"),
+        "{text}"
+    );
+    assert_eq!(events(), before, "a second time changes nothing");
+    // The masked file is equal too.
+    to.write("masked.jsonl", &exported);
+    to.prints("diff -f masked.jsonl", 0);
+}
+
+#[test]
+fn apply_deletes_with_prune_only_and_within_its_scope() {
+    let server = TestServer::new();
+    streams(&server, 24);
+    let shell = OperatorShell::new(&server);
+    shell.write(
+        "some.toml",
+        "[stream.\"tv/000\"]\ntitle = \"One\"\nlabels = { customer = \"acme\" }\n\
+         [stream.\"tv/001\"]\nlabels = { customer = \"beta\" }\n",
+    );
+    let text = shell.prints("diff -f some.toml --scope customer=acme", 4);
+    assert!(text.contains("~ stream tv/000") && text.contains("title: \"Channel 0\" -> \"One\""));
+    assert!(text.contains("title: \"Channel 1\" -> -"), "{text}");
+    let text = shell.fails("apply -f some.toml --prune --scope customer=acme", 2);
+    assert!(text.contains("11 objects would be deleted"), "{text}");
+    assert_eq!(title(&server, "tv/000"), "Channel 0", "nothing was changed");
+    shell.prints(
+        "apply -f some.toml --prune --scope customer=acme --max-deletes 11",
+        0,
+    );
+    let left = shell.prints("get streams -o name", 0);
+    assert_eq!(left.lines().count(), 13, "{left}");
+    assert_eq!(title(&server, "tv/000"), "One");
+    assert_eq!(title(&server, "tv/001"), Value::Null);
+    shell.prints("apply -f some.toml", 0);
+    assert_eq!(
+        shell.prints("get streams -o name", 0),
+        left,
+        "nothing is deleted"
+    );
+    for (text, what) in [
+        (
+            "{\"stream\": {\"name\": \"a\"}}\n{\"stream\": {\"name\": \"a\"}}",
+            "x.jsonl:1 too",
+        ),
+        ("{\"stream\": {}}", "`name` is missing"),
+        ("{\"cat\": {\"name\": \"a\"}}", "must be one of"),
+        ("{\"stream\": 1}", "an object is expected"),
+        ("[]", "x.jsonl:1"),
+    ] {
+        shell.write("x.jsonl", text);
+        let refusal = shell.fails("apply -f x.jsonl", 2);
+        assert!(refusal.contains(what), "{text}: {refusal}");
+    }
+    shell.write("x.jsonl", "{\"stream\": {\"name\": \"n\", \"titel\": 1}}");
+    let refusal = shell.fails("apply -f x.jsonl", 1);
+    assert!(refusal.contains("titel"), "{refusal}");
+    server.get("/streams/n").expect(404);
+}
+
+#[test]
+fn edit_saves_what_was_read_or_nothing() {
+    let server = TestServer::new();
+    server
+        .put(
+            "/streams/a",
+            json!({"title": "before", "position": 9_007_199_254_740_993_u64}),
+        )
+        .expect(200);
+    let shell = OperatorShell::new(&server);
+    let url = format!("http://{}", server.address());
+    let edit = |editor: &str, line: &str| {
+        let environment = [
+            ("CENTRAL_API_URL", url.as_str()),
+            ("CENTRAL_API_KEY", API_KEY),
+            ("EDITOR", editor),
+            ("TMPDIR", shell.home.path().to_str().expect("text")),
+        ];
+        shell.run_with(line, &environment)
+    };
+    let output = edit("sed -i s/before/after/", "edit stream a --yes");
+    assert!(output.status.success(), "{output:?}");
+    let stream = server.get("/streams/a").expect(200).json();
+    assert_eq!(stream["title"], "after");
+    assert_eq!(stream["position"].as_u64(), Some(9_007_199_254_740_993));
+    assert!(edit("true", "edit stream a --yes").status.success());
+    assert!(
+        edit("true", "edit stream a").status.success(),
+        "nothing to confirm"
+    );
+    // No terminal to confirm on.
+    let output = edit("sed -i s/after/never/", "edit stream a");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(title(&server, "a"), "after");
+    // Another operator saves while the editor is open.
+    let other = format!(
+        "#!/bin/sh\nsed -i s/after/mine/ \"$1\"\n{} set stream a title=theirs\n",
+        weir_testkit::program("weir").display()
+    );
+    shell.write("editor", &other);
+    let output = edit("sh ./editor", "edit stream a --yes");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert_eq!(title(&server, "a"), "theirs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    let kept = error
+        .lines()
+        .find_map(|line| line.strip_prefix("the edited text is kept in "));
+    let kept = fs::read_to_string(Path::new(kept.expect("the text is kept"))).expect("a file");
+    assert!(kept.contains("mine"), "{kept}");
+}
+
+#[test]
+fn contexts_keep_servers_and_send_a_key_to_its_server_only() {
+    let (first, second) = (TestServer::new(), TestServer::new());
+    first.put("/streams/first", json!({})).expect(200);
+    second.put("/streams/second", json!({})).expect(200);
+    let shell = OperatorShell::new(&first);
+    for (name, server) in [("one", &first), ("two", &second)] {
+        let line = format!("login http://{} --name {name}", server.address());
+        let output = shell.run_with(&line, &[("CENTRAL_API_KEY", API_KEY)]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let bare = |line: &str| {
+        let output = shell.run_with(line, &[]);
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    assert_eq!(
+        bare("get streams -o name"),
+        (Some(0), "second\n".to_owned())
+    );
+    assert_eq!(bare("context use one").0, Some(0));
+    assert_eq!(bare("get streams -o name"), (Some(0), "first\n".to_owned()));
+    assert_eq!(
+        bare("get streams -o name --context two"),
+        (Some(0), "second\n".to_owned())
+    );
+    assert!(bare("context list").1.contains("* one"));
+    // The key of a context is not for another URL.
+    let elsewhere = format!("get streams --url http://{}", second.address());
+    assert_eq!(bare(&elsewhere).0, Some(2));
+    assert_eq!(bare("get streams --context none").0, Some(2));
+    assert_eq!(bare("logout").0, Some(0));
+    assert!(!bare("context list").1.contains("one"));
+    let file = shell.home.path().join(".config/weir/contexts.toml");
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs::metadata(file).expect("the file").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+    let wrong = format!("login http://{}", first.address());
+    let output = shell.run_with(&wrong, &[("CENTRAL_API_KEY", "wrong-key-of-nobody")]);
+    assert_eq!(output.status.code(), Some(1), "a wrong key is not kept");
+}
+
+#[test]
+fn healthcheck_and_help_are_for_scripts() {
+    let mut server = TestServer::new();
+    let shell = OperatorShell::new(&server);
+    shell.prints("healthcheck -q", 0);
+    let help = shell.prints("-h", 0);
+    assert!(
+        help.lines().count() <= 60,
+        "one screen: {}",
+        help.lines().count()
+    );
+    assert!(
+        shell
+            .prints("serve --help", 0)
+            .contains("--layouter-enabled")
+    );
+    assert!(shell.prints("print man", 0).contains(".TH weir 1"));
+    assert!(shell.prints("print man apply", 0).contains("prune"));
+    shell.fails("print man nothing", 2);
+    drop(shell);
+    let address = server.address();
+    server.kill();
+    let url = format!("http://{address}");
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let down = run(
+        &["healthcheck", "--url", &url],
+        &[("CENTRAL_API_KEY", API_KEY)],
+        scratch.path(),
+    );
+    assert_eq!(down.status.code(), Some(3), "{down:?}");
+}
