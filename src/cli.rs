@@ -17,6 +17,7 @@ use clap_complete::Shell;
 use crate::bridge::options::{self as bridge, BridgeFlags, BridgeTask};
 use crate::config::flags::{ALL, BEFORE, CLIENT, ConfigFile, Configured, STORE, SettingFlags};
 use crate::config::{self, Config, Flags};
+use crate::demo::DemoFlags;
 use crate::exit::{Exit, Failure, cannot};
 use crate::import;
 use crate::operator::OperatorVerb;
@@ -51,6 +52,7 @@ pub enum Task {
         options: import::ImportOptions,
     },
     Bridge(BridgeTask),
+    Demo(DemoFlags),
     Operator {
         verb: Box<OperatorVerb>,
         config: Config,
@@ -154,6 +156,10 @@ enum Verb {
         #[command(flatten)]
         configured: Configured<CLIENT>,
     },
+    /// Show a living cluster: a server with the layouter on, simulated streamers, one that fails.
+    ///
+    /// Everything is in a temporary directory and goes with it; ctrl-C ends it.
+    Demo(DemoFlags),
     /// Make a media server of another make a streamer of the cluster.
     ///
     /// Runs beside the media server: polls the streams of its streamer from Weir, makes the media
@@ -245,6 +251,7 @@ pub fn read(
         },
         Some(Verb::Print { what, verb }) => printed(what, verb)?,
         Some(Verb::Completions { shell }) => Task::Completions(shell),
+        Some(Verb::Demo(flags)) => Task::Demo(flags),
         Some(Verb::Bridge { action, flags }) => {
             let checks = action == Some(BridgeVerb::Check);
             Task::Bridge(bridge::read(flags, checks, environment)?)

@@ -114,7 +114,7 @@
 //! layouter
 //! api
 //! connector core openapi client
-//! operator
+//! operator demo
 //! dist cli import bridge
 //! server
 //! program testing
@@ -134,6 +134,7 @@ mod client;
 mod config;
 mod connector;
 mod core;
+mod demo;
 mod dist;
 mod duration;
 mod error;

@@ -8,7 +8,7 @@ use tracing_subscriber::{fmt, reload};
 
 use crate::cli::{self, Printable, Task};
 use crate::exit::{Exit, Failure};
-use crate::{bridge, config, dist, import, openapi, operator, server, stdout};
+use crate::{bridge, config, demo, dist, import, openapi, operator, server, stdout};
 
 /// Runs the program with the arguments and the environment of this process, and ends the process
 /// with the exit code that `weir --help` documents.
@@ -55,6 +55,7 @@ fn execute(task: Task) -> Result<Exit, Failure> {
         Task::Man(verb) => cli::man(verb.as_deref()).map(|()| Exit::Done),
         Task::Completions(shell) => done(cli::completions(shell)),
         Task::Import { config, options } => import::run(&options, &config),
+        Task::Demo(flags) => demo::run(&flags),
         Task::Operator { verb, config } => operator::run(*verb, &config),
         Task::Bridge(task) => {
             let _level_stays = log_to_stderr(config::LogLevel::default());

@@ -93,7 +93,7 @@ fn stream(server: &Connection, name: &str, stream: &Value) -> Result<String, Fai
         ("template", on("template")),
         ("inputs", on("inputs")),
         ("streamer", on("layout.ingest")),
-        ("copies", on("layout.backups")),
+        ("copies", on("layout.dvr_backups")),
         ("handed over from", on("layout.handover_from")),
         ("since", since(number(stream, "layout.created_at"))),
         ("why", on("layout.change_reason")),

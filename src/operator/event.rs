@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::connection::{Connection, failure};
 use super::output::{OutputForm, Printer};
-use super::words::{at, cell, count, items, number, text, time};
+use super::words::{at, cell, count, counted, items, number, text, time};
 use crate::client::{ClientError, escape};
 use crate::duration;
 use crate::exit::{Exit, Failure};
@@ -172,8 +172,7 @@ pub fn happened(event: &Value) -> String {
                 format!("{} {why}", count(number))
             });
             let by_reason = by_reason.collect::<Vec<_>>().join(", ");
-            let streams = if moved == 1 { "stream" } else { "streams" };
-            format!("{} {streams} moved: {by_reason}", count(moved))
+            format!("{}: {by_reason}", counted(moved, "new layout"))
         }
         "api_call" => {
             let operation = cell(at(event, "operation_id"));

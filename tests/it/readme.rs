@@ -67,7 +67,7 @@ fn read(line: &str, etag: &str) -> Option<Line> {
 
 #[test]
 fn readme_example_works() {
-    let server = TestServer::new();
+    let server = TestServer::with(&["--layouter-enabled"]);
     let block = README
         .split("```sh\n")
         .find(|block| block.starts_with("KEY="))
@@ -133,6 +133,21 @@ fn every_command_in_readme_exists() {
         "bridge check",
         "print bridge-unit",
         "print bridge-compose",
+        "print man",
+        "status",
+        "get",
+        "describe",
+        "set",
+        "disable",
+        "edit",
+        "move",
+        "cordon",
+        "what-if",
+        "events",
+        "export",
+        "diff",
+        "apply",
+        "login",
     ];
     for verb in verbs {
         assert!(
@@ -144,7 +159,11 @@ fn every_command_in_readme_exists() {
         let help = run(&[first, "--help"], &[], directory.path());
         assert!(help.status.success(), "weir {first} --help");
     }
-    for command in ["cargo run --release", "cargo test --workspace"] {
+    for command in [
+        "cargo run --release",
+        "cargo run --release -- demo",
+        "cargo test --workspace",
+    ] {
         assert!(README.contains(command), "README lacks {command}");
     }
 }
