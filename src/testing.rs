@@ -109,8 +109,8 @@ pub mod state {
     }
     pub mod command {
         pub use crate::state::command::{
-            Command, EntitySave, StreamPatch, layout_items, stream_items, streamer_items,
-            streamer_patch,
+            Command, EntitySave, HandoverEnd, StreamPatch, layout_items, stream_items,
+            streamer_items, streamer_patch,
         };
     }
     pub mod entity {

@@ -486,7 +486,7 @@ pub fn delta(
     let mut rendered = 0_usize;
     for (name, role) in &node.streams {
         let stream = state.stream(name).ok_or_else(|| inconsistent(hostname))?;
-        if stream.rendered_at(*role) <= since {
+        if stream.rendered_for(hostname, *role) <= since {
             continue;
         }
         if rendered == rendered_max {

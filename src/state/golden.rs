@@ -61,7 +61,7 @@ fn all() -> Vec<Golden> {
         since: 1_795_000_000_204,
     };
     all.extend(streamers(Some(&cordon), STREAMER_VERSION));
-    all.extend(streams(Some("s1.example.com"), STREAM_VERSION));
+    all.extend(streams(Some(("s1.example.com", 4690)), STREAM_VERSION));
     all.extend(entities());
     all
 }
@@ -89,8 +89,9 @@ fn layouts() -> Vec<Layout> {
     ]
 }
 
-/// Streams as they are after an upgrade from version 1, which had no `handover_from`.
-fn streams(handover_from: Option<&str>, version: u8) -> [Golden; 2] {
+/// Streams as they are after an upgrade from version 1, which had no `handover_from`, and version
+/// 2, which had no `kept_rendered`.
+fn streams(handover: Option<(&str, u64)>, version: u8) -> [Golden; 2] {
     let goldens = [
         golden!(
             StreamRecord,
@@ -104,7 +105,8 @@ fn streams(handover_from: Option<&str>, version: u8) -> [Golden; 2] {
                 has_secrets: true,
                 namespace: Some("north".into()),
                 layouts: layouts(),
-                handover_from: handover_from.map(str::to_owned),
+                handover_from: handover.map(|(host, _)| host.to_owned()),
+                kept_rendered: handover.map_or(0, |(_, rendered)| rendered),
                 config: r#"{"inputs":[{"url":"rtsp://u:p@10.0.0.1/s"}],"static":true}"#.into(),
                 filled: vec![(43, 14)],
             }
@@ -122,6 +124,7 @@ fn streams(handover_from: Option<&str>, version: u8) -> [Golden; 2] {
                 namespace: None,
                 layouts: Vec::new(),
                 handover_from: None,
+                kept_rendered: 0,
                 config: "{}".into(),
                 filled: Vec::new(),
             }
@@ -295,6 +298,7 @@ fn entities() -> Vec<Golden> {
 fn golden_records_of_every_version_read_back_whole() {
     let mut goldens = all();
     goldens.extend(streams(None, 1));
+    goldens.extend(streams(Some(("s1.example.com", 4711)), 2));
     goldens.extend(streamers(None, 1));
     goldens.push(events_v1());
     for version in 1..=EVENT_VERSION.max(STREAM_VERSION) {

@@ -105,7 +105,7 @@ fn add_holders(nodes: &mut Nodes, name: &StreamName, stream: &StreamRecord) {
         // A node is sent nothing of a disabled stream; when that began a mark was left. The backups
         // of a stream share one revision: one that did not change with another gets a new
         // generation after a restart.
-        let rendered = stream.rendered_at(role);
+        let rendered = stream.rendered_for(host, role);
         if !stream.disabled && rendered > node.generation {
             node.generation = rendered;
             // The stream changed at or after that revision: exact enough for a time that is only

@@ -21,8 +21,9 @@ use super::event_streams::streams_of_text;
 
 /// First byte of the records of entities and of marks.
 pub const SCHEMA_VERSION: u8 = 1;
-/// First byte of the records of streams. Version 1 did not have `handover_from`.
-pub const STREAM_VERSION: u8 = 2;
+/// First byte of the records of streams. Version 1 did not have `handover_from`, version 2 not
+/// `kept_rendered`.
+pub const STREAM_VERSION: u8 = 3;
 /// First byte of the records of streamers. Version 1 did not have `cordon`.
 pub const STREAMER_VERSION: u8 = 2;
 /// First byte of the records of events. Version 1 did not have their streams.
@@ -96,6 +97,8 @@ pub struct Stream {
     /// The node that ingested the stream before a planned move, while it keeps it; see
     /// [`super::handover`].
     pub handover_from: Option<String>,
+    /// The revision at which the text for that node last changed; 0 without it.
+    pub kept_rendered: u64,
     /// Canonical JSON object without `name`, defaults filled in.
     pub config: String,
     /// Byte ranges (start, length) of `config` that are defaults. The text without them is what was
@@ -114,6 +117,22 @@ struct StreamV1 {
     has_secrets: bool,
     namespace: Option<String>,
     layouts: Vec<Layout>,
+    config: String,
+    filled: Vec<(u32, u32)>,
+}
+
+/// A [`Stream`] of version 2.
+#[derive(Archive, Serialize, Deserialize)]
+struct StreamV2 {
+    name: String,
+    revision: u64,
+    updated_at: u64,
+    rendered: [u64; 3],
+    disabled: bool,
+    has_secrets: bool,
+    namespace: Option<String>,
+    layouts: Vec<Layout>,
+    handover_from: Option<String>,
     config: String,
     filled: Vec<(u32, u32)>,
 }
@@ -429,7 +448,11 @@ view!(
 );
 
 fn upgraded_stream(found: u8, archive: &[u8]) -> Option<Result<Stream, RecordError>> {
-    (found == 1).then(|| stream_of_version_1(archive))
+    match found {
+        1 => Some(stream_of_version_1(archive)),
+        2 => Some(stream_of_version_2(archive)),
+        _ => None,
+    }
 }
 
 /// No stream was handed over when version 1 was written.
@@ -447,6 +470,33 @@ fn stream_of_version_1(archive: &[u8]) -> Result<Stream, RecordError> {
         namespace: old.namespace,
         layouts: old.layouts,
         handover_from: None,
+        kept_rendered: 0,
+        config: old.config,
+        filled: old.filled,
+    })
+}
+
+/// The old and the new node of a handover shared one revision in version 2.
+fn stream_of_version_2(archive: &[u8]) -> Result<Stream, RecordError> {
+    let old = rkyv::access::<ArchivedStreamV2, RkyvError>(archive)
+        .and_then(rkyv::deserialize::<StreamV2, RkyvError>)
+        .map_err(|_| RecordError::Damaged)?;
+    let is_kept = old.handover_from.is_some();
+    Ok(Stream {
+        name: old.name,
+        revision: old.revision,
+        updated_at: old.updated_at,
+        rendered: old.rendered,
+        disabled: old.disabled,
+        has_secrets: old.has_secrets,
+        namespace: old.namespace,
+        layouts: old.layouts,
+        handover_from: old.handover_from,
+        kept_rendered: if is_kept {
+            old.rendered[Role::Ingest as usize]
+        } else {
+            0
+        },
         config: old.config,
         filled: old.filled,
     })
@@ -579,6 +629,15 @@ impl ArchivedStream {
 
     pub fn rendered_at(&self, role: Role) -> u64 {
         self.rendered[role as usize].to_native()
+    }
+
+    /// The revision at which the text for a node, which has this role, last changed.
+    pub fn rendered_for(&self, host: &str, role: Role) -> u64 {
+        if role == Role::Ingest && self.handover_from() == Some(host) {
+            self.kept_rendered.to_native()
+        } else {
+            self.rendered_at(role)
+        }
     }
 
     pub fn filled_spans(&self) -> impl Iterator<Item = (u32, u32)> {

@@ -40,6 +40,8 @@ pub struct Tally {
     unknown_kept: u64,
     unknown_lost: u64,
     generations_moved: u64,
+    handovers_begun: u64,
+    handovers_ended: u64,
     deltas: u64,
     deltas_refused: u64,
 }
@@ -202,6 +204,7 @@ impl World<'_> {
                     self.tally.nothing_changed += 1;
                     assert!(Arc::ptr_eq(&before, self.machine.state()));
                 }
+                self.count_handovers(&next);
                 self.model = next;
                 let woken = applied.commit.map(|commit| {
                     commit
@@ -221,6 +224,18 @@ impl World<'_> {
             Err(_) => {
                 self.tally.disk_errors += 1;
                 assert!(Arc::ptr_eq(&before, self.machine.state()));
+            }
+        }
+    }
+
+    fn count_handovers(&mut self, next: &Model) {
+        for (name, stream) in &next.streams {
+            let before = self.model.streams.get(name);
+            let was_kept = before.is_some_and(|it| it.kept_by.is_some());
+            match (was_kept, stream.kept_by.is_some()) {
+                (false, true) => self.tally.handovers_begun += 1,
+                (true, false) => self.tally.handovers_ended += 1,
+                _ => {}
             }
         }
     }
@@ -442,7 +457,7 @@ fn catch_up(state: &State, host: &str, copy: &Copy, tally: &mut Tally) {
     }
     for (name, role) in &node.streams {
         let stream = state.stream(name).expect("a node holds streams that exist");
-        if stream.rendered_at(*role) > copy.revision
+        if stream.rendered_for(host, *role) > copy.revision
             && let Some(text) = now.streams.get(name.as_str())
         {
             streams.insert(name.to_string(), text.clone());
@@ -489,6 +504,11 @@ pub fn compare(state: &State, model: &Model) {
             })
             .collect();
         assert_eq!(layouts, expected.layouts, "{name}");
+        assert_eq!(
+            stream.handover_from(),
+            expected.kept_by.as_deref(),
+            "{name}"
+        );
         effective.insert(
             name.clone(),
             serde_json::from_str(&stream.config).expect("a configuration is JSON"),
@@ -574,6 +594,8 @@ fn cluster_matches_the_model_through_crashes() {
         unknown_kept,
         unknown_lost,
         generations_moved,
+        handovers_begun,
+        handovers_ended,
         deltas,
         deltas_refused,
     } = tally;
@@ -588,6 +610,8 @@ fn cluster_matches_the_model_through_crashes() {
         ("unknown kept", unknown_kept * 10),
         ("unknown lost", unknown_lost * 4),
         ("generations moved", generations_moved / 10),
+        ("handovers begun", handovers_begun * 4),
+        ("handovers ended", handovers_ended * 4),
         ("deltas", deltas / 10),
         ("deltas refused", deltas_refused),
     ] {

@@ -37,6 +37,8 @@ pub struct Stream {
     pub config: Map<String, Value>,
     /// Newest first.
     pub layouts: Vec<Layout>,
+    /// The node that keeps the stream after a planned move.
+    pub kept_by: Option<String>,
     pub revision: u64,
     pub updated_at: u64,
 }
@@ -105,13 +107,25 @@ impl Model {
                 self.save_stream(&key(item, "name"), item, revision, stamp_ms)
             }),
             Op::DeleteStream(name) => self.streams.remove(name).map(|_| ()).ok_or(404),
-            Op::SetLayouts(items) => items.iter().try_for_each(|item| {
-                let name = key(item, "name");
-                let mut stream = self.streams.get(&name).cloned().ok_or(400_u16)?;
-                self.place(&mut stream, item, stamp_ms)?;
-                self.keep_stream(name, stream, revision, stamp_ms);
+            Op::SetLayouts(items) => items
+                .iter()
+                .try_for_each(|item| self.set_layout(item, false, revision, stamp_ms)),
+            Op::MoveStreams(items) => items
+                .iter()
+                .try_for_each(|item| self.set_layout(item, true, revision, stamp_ms)),
+            Op::EndHandovers(ends) => {
+                for (name, from, to) in ends {
+                    let stream = self.streams.get(name).filter(|stream| {
+                        let ingest = stream.layouts.first().and_then(|it| it.ingest.as_ref());
+                        stream.kept_by.as_ref() == Some(from) && ingest == Some(to)
+                    });
+                    if let Some(mut stream) = stream.cloned() {
+                        stream.kept_by = None;
+                        self.keep_stream(name.clone(), stream, revision, stamp_ms);
+                    }
+                }
                 Ok(())
-            }),
+            }
             Op::SaveStreamer(host, patch) => self.save_streamer(host, patch, revision, stamp_ms),
             Op::SaveStreamers(items) => items.iter().try_for_each(|item| {
                 self.save_streamer(&key(item, "hostname"), item, revision, stamp_ms)
@@ -120,6 +134,47 @@ impl Model {
             Op::SaveEpisode(id, patch) => self.save_episode(*id, patch, revision, stamp_ms),
             Op::DeleteEpisode(id) => self.episodes.remove(id).map(|_| ()).ok_or(404),
         }
+    }
+
+    fn set_layout(
+        &mut self,
+        item: &Value,
+        hands_over: bool,
+        revision: u64,
+        stamp_ms: u64,
+    ) -> Result<(), Refused> {
+        let name = key(item, "name");
+        let mut stream = self.streams.get(&name).cloned().ok_or(400_u16)?;
+        let before = stream.layouts.first().cloned().unwrap_or_default();
+        let kept_before = stream.kept_by.clone();
+        self.place(&mut stream, item, stamp_ms)?;
+        let after = stream.layouts.first().cloned().unwrap_or_default();
+        let has_moved = nodes_of(&before) != nodes_of(&after);
+        let is_back = kept_before.is_some() && kept_before == after.ingest;
+        if has_moved && hands_over && !is_back && stream.kept_by.is_none() {
+            stream.kept_by = before.ingest;
+            self.recheck_keeper(&mut stream);
+        }
+        self.keep_stream(name, stream, revision, stamp_ms);
+        Ok(())
+    }
+
+    /// A node keeps what it ran only while a stream may run twice and the node may have it.
+    fn recheck_keeper(&self, stream: &mut Stream) {
+        let layout = stream.layouts.first().cloned().unwrap_or_default();
+        let is_given = |field: &str| stream.config.get(field).is_some_and(|it| !it.is_null());
+        let may_keep = |host: &String| {
+            self.streamers.get(host).is_some_and(|streamer| {
+                streamer.config["role"] == "streamer"
+                    && streamer.config.get("namespace") == stream.config.get("namespace")
+            }) && stream.config.get("disabled") != Some(&json!(true))
+                && !is_given("dvr")
+                && !is_given("template")
+                && layout.ingest.as_ref().is_some_and(|ingest| ingest != host)
+                && !layout.backups.contains(host)
+        };
+        let kept_by = stream.kept_by.take();
+        stream.kept_by = kept_by.filter(may_keep);
     }
 
     fn save_stream(
@@ -174,6 +229,7 @@ impl Model {
                 self.place(&mut stream, &layout, stamp_ms)?;
             }
         }
+        self.recheck_keeper(&mut stream);
         self.keep_stream(name.into(), stream, revision, stamp_ms);
         Ok(())
     }
@@ -233,14 +289,7 @@ impl Model {
             }
         }
         let reason = wanted.get("change_reason").and_then(Value::as_str);
-        let nodes = |layout: &Layout| {
-            (
-                layout.ingest.clone(),
-                layout.inference.clone(),
-                layout.backups.clone(),
-            )
-        };
-        if nodes(&next) == nodes(&current) {
+        if nodes_of(&next) == nodes_of(&current) {
             if let Some(first) = stream.layouts.first_mut() {
                 first.failover_from = next.failover_from;
                 if let Some(reason) = reason {
@@ -264,6 +313,7 @@ impl Model {
         stream.layouts.retain(|layout| {
             std::mem::take(&mut first) || layout.created_at + HISTORY_MS >= stamp_ms
         });
+        self.recheck_keeper(stream);
         Ok(())
     }
 
@@ -351,7 +401,7 @@ impl Model {
                 continue;
             };
             let is = |who: &Option<String>| who.as_deref() == Some(host);
-            let role = if is(&layout.ingest) {
+            let role = if is(&layout.ingest) || is(&stream.kept_by) {
                 Role::Ingest
             } else if layout.backups.iter().any(|backup| backup == host) {
                 Role::Backup
@@ -381,9 +431,9 @@ impl Model {
             let config = effective(&name);
             let layout = &stream.layouts[0];
             let mut document = json!({ "name": name });
-            let pull: Vec<Value> = layout
-                .ingest
-                .iter()
+            let source = stream.kept_by.as_ref().or(layout.ingest.as_ref());
+            let pull: Vec<Value> = source
+                .into_iter()
                 .filter_map(|ingest| self.pull_url(ingest, &name, host))
                 .map(|url| json!({ "url": url }))
                 .collect();
@@ -497,6 +547,12 @@ impl Model {
             _ => Some(format!("rtsp://{machine}/{}", escaped(name))),
         }
     }
+}
+
+type LayoutNodes<'l> = (&'l Option<String>, &'l Option<String>, &'l [String]);
+
+fn nodes_of(layout: &Layout) -> LayoutNodes<'_> {
+    (&layout.ingest, &layout.inference, &layout.backups)
 }
 
 /// A text in the path of a URL.

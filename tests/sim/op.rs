@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use weir::testing::error::ApiError;
 use weir::testing::json;
 use weir::testing::state::command::{
-    Command, EntitySave, StreamPatch, layout_items, stream_items, streamer_items, streamer_patch,
+    Command, EntitySave, HandoverEnd, StreamPatch, layout_items, stream_items, streamer_items,
+    streamer_patch,
 };
 use weir::testing::state::entity::{Key, Kind};
 use weir::testing::state::name::{Hostname, StreamName};
@@ -50,6 +51,10 @@ pub enum Op {
     SaveStreams(Vec<Value>),
     DeleteStream(String),
     SetLayouts(Vec<Value>),
+    /// The same as a planned move: the old ingest node may keep the stream.
+    MoveStreams(Vec<Value>),
+    /// Name, old node, new node.
+    EndHandovers(Vec<(String, String, String)>),
     SaveStreamer(String, Value),
     SaveStreamers(Vec<Value>),
     DeleteStreamer(String),
@@ -62,7 +67,7 @@ const EPISODES: [u64; 5] = [0, 7, 9_007_199_254_740_993, 1 << 62, i64::MAX as u6
 
 impl Op {
     pub fn random(random: &mut Random<'_>) -> Self {
-        match random.below(26) {
+        match random.below(32) {
             0..=6 => {
                 let name = *random.pick(&NAMES);
                 Self::SaveStream(name.into(), stream_patch(random, name))
@@ -83,6 +88,8 @@ impl Op {
             })),
             19 => Self::DeleteStreamer((*random.pick(&HOSTS)).into()),
             20..=24 => Self::SaveEpisode(*random.pick(&EPISODES), episode_patch(random)),
+            25..=28 => Self::MoveStreams(moves(random)),
+            29..=30 => Self::EndHandovers(ends(random)),
             _ => Self::DeleteEpisode(*random.pick(&EPISODES)),
         }
     }
@@ -104,6 +111,22 @@ impl Op {
             Self::SetLayouts(items) => Command::SetLayouts {
                 items: layout_items(value(&json!({ "layouts": items })))?,
             },
+            Self::MoveStreams(items) => {
+                let mut items = layout_items(value(&json!({ "layouts": items })))?;
+                for (_, layout) in items.iter_mut() {
+                    layout.hands_over = true;
+                }
+                Command::SetLayouts { items }
+            }
+            Self::EndHandovers(ends) => {
+                let end = |(name, from, to): &(String, String, String)| HandoverEnd {
+                    name: stream(name),
+                    from: host(from),
+                    to: host(to),
+                };
+                let items = ends.iter().map(end).collect();
+                Command::EndHandovers { items }
+            }
             Self::SaveStreamer(hostname, patch) => {
                 let hostname = host(hostname);
                 let patch = streamer_patch(value(patch), &hostname, "")?;
@@ -154,6 +177,32 @@ fn items(
             item(random, left.swap_remove(at))
         })
         .collect()
+}
+
+/// Mostly a stream to one of the usual nodes, so that it moves often.
+fn moves(random: &mut Random<'_>) -> Vec<Value> {
+    if random.once_in(4) {
+        return items(random, &NAMES, |random, name| {
+            with_key(layout(random), "name", name)
+        });
+    }
+    let (name, host) = (*random.pick(&NAMES[..4]), *random.pick(&HOSTS[..4]));
+    vec![json!({"name": name, "ingest": host})]
+}
+
+/// Ends of handovers of half of the streams, between any of the usual nodes.
+fn ends(random: &mut Random<'_>) -> Vec<(String, String, String)> {
+    let mut ends = Vec::new();
+    for name in NAMES {
+        if random.below(2) == 0 {
+            continue;
+        }
+        for from in &HOSTS[..4] {
+            let others = HOSTS[..4].iter().filter(|to| *to != from);
+            ends.extend(others.map(|to| (name.into(), (*from).into(), (*to).into())));
+        }
+    }
+    ends
 }
 
 fn stream_patch(random: &mut Random<'_>, name: &str) -> Value {

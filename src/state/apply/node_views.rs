@@ -34,12 +34,9 @@ pub(super) fn finish(
     stream.updated_at = changes.stamp_ms;
     let mut new = StreamRecord::new(&stream);
     let moved = move_nodes(state, old, Some(&new), &mut changes.nodes);
-    if moved != [false; 3] {
-        for (role, moved) in moved.into_iter().enumerate() {
-            if moved {
-                stream.rendered[role] = changes.revision;
-            }
-        }
+    let before = (stream.rendered, stream.kept_rendered);
+    stamp_views(old, &mut stream, &moved, changes.revision);
+    if before != (stream.rendered, stream.kept_rendered) {
         new = StreamRecord::new(&stream);
     }
     changes.streams.push(StreamChange {
@@ -50,20 +47,54 @@ pub(super) fn finish(
     new
 }
 
+/// The views of a stream whose text changed.
+#[derive(Default)]
+struct MovedViews {
+    roles: [bool; 3],
+    /// That of the node that keeps the stream for a handover.
+    keeper: bool,
+}
+
+/// Sets the revisions at which the texts for the nodes of a stream last changed. A node that begins
+/// or ends to keep the stream, as its ingest node, is sent the same as before.
+fn stamp_views(old: Option<&StreamRecord>, stream: &mut Stream, moved: &MovedViews, revision: u64) {
+    let ingest = Role::Ingest as usize;
+    let mut kept_rendered = 0;
+    if let Some(old) = old {
+        let keeper = stream.handover_from.as_deref();
+        kept_rendered = keeper.map_or(0, |host| old.rendered_for(host, Role::Ingest));
+        let layout = stream.layouts.first();
+        if let Some(host) = layout.and_then(|layout| layout.ingest.as_deref()) {
+            stream.rendered[ingest] = old.rendered_for(host, Role::Ingest);
+        }
+    }
+    for (role, moved) in moved.roles.into_iter().enumerate() {
+        if moved {
+            stream.rendered[role] = revision;
+        }
+    }
+    stream.kept_rendered = if moved.keeper {
+        revision
+    } else {
+        kept_rendered
+    };
+}
+
 /// Compares what each holder was sent with what it will be sent, and adds the nodes whose view
-/// moves. Returns the roles whose text changed.
+/// moves.
 fn move_nodes(
     state: &State,
     old: Option<&StreamRecord>,
     new: Option<&StreamRecord>,
     nodes: &mut Vec<NodeChange>,
-) -> [bool; 3] {
-    let mut moved = [false; 3];
+) -> MovedViews {
+    let mut moved = MovedViews::default();
     let Some(name) = old.or(new).map(|record| StreamName::trusted(&record.name)) else {
         return moved;
     };
     let before = StreamView::new(state, old);
     let after = StreamView::new(state, new);
+    let keeper = new.and_then(|record| record.handover_from());
     let (mut text_before, mut text_after) = (Vec::new(), Vec::new());
     for &(host, role) in &after.holders {
         let role_before = before.role_of(host);
@@ -71,7 +102,11 @@ fn move_nodes(
         let is_sent = after.render(Some(role), host, &mut text_after);
         let visible = was_sent != is_sent || text_before != text_after;
         if visible && is_sent {
-            moved[role as usize] = true;
+            if role == Role::Ingest && keeper == Some(host) {
+                moved.keeper = true;
+            } else {
+                moved.roles[role as usize] = true;
+            }
         }
         if visible || role_before != Some(role) {
             nodes.push(NodeChange {
