@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::calls::park;
 use crate::faults::limit_files;
 use crate::fleet::{Fleet, save_streamer};
 use crate::metrics::Metrics;
@@ -154,6 +155,26 @@ fn configuration_of_the_old_streamer_changes_at_the_end_only() {
     let delta = config(&server, "s1", &delta, None).expect(200).json();
     assert_eq!(delta["removed"], json!(["a"]));
     assert_eq!(server.get(named).expect(200).json()["streams"], json!([]));
+}
+
+#[test]
+fn parked_poll_of_the_old_streamer_is_answered_at_the_end() {
+    // Goal: the move itself does not wake it. Method: of all answers during the handover only the
+    // one at its end lacks the stream.
+    let (server, mut fleet) = cluster(&["--layouter-handover", NEVER], json!({}));
+    let before = config(&server, "s1", "", None).expect(200);
+    let tag = before.etag().expect("a tag");
+    let since = before.json()["revision"].as_u64().expect("a revision");
+    let path = "/streamers/s1/streams?poll_timeout=50";
+    let mut whole = park(&server, path, &format!("If-None-Match: {tag}\r\n"));
+    let mut delta = park(&server, &format!("{path}&changes_since={since}"), "");
+    move_to(&server, "s2");
+    fleet.until(|fleet| fleet.has("s2") == 1);
+    report_until_over(&server, "s2");
+    let whole = whole.response(false).expect(200).json();
+    assert_eq!(whole["streams"], json!([]));
+    let delta = delta.response(false).expect(200).json();
+    assert_eq!(delta["removed"], json!(["a"]));
 }
 
 #[test]
