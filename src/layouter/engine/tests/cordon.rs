@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::layouter::{DvrSpec, Engine, Event, NodeSpec, NodeState, Rows, StreamSpec};
 use super::names::Hostname;
+use super::save;
 
 const CHANNELS: u32 = 10;
 
@@ -24,15 +25,6 @@ fn stream(name: &str, agent: &str, on: Option<usize>) -> StreamSpec {
     spec
 }
 
-fn save(engine: &mut Engine, nodes: Vec<NodeSpec>, streams: Vec<StreamSpec>) {
-    engine.apply(Event::Commit(Rows {
-        nodes,
-        streams,
-        ..Rows::default()
-    }));
-    engine.check();
-}
-
 /// Two nodes with the streams in their rows; then the first is cordoned.
 fn cordoned(streams: &[StreamSpec]) -> Engine {
     let mut engine = Engine::default();
@@ -46,6 +38,17 @@ fn cordoned(streams: &[StreamSpec]) -> Engine {
         assert_eq!(ingest(&engine, &spec.name), spec.layout.ingest.as_deref());
     }
     save(&mut engine, vec![node(1, true)], Vec::new());
+    engine
+}
+
+/// Streams `a` and `b` of one agent: `a` is on the cordoned node, and the other one was full before
+/// `b` was saved.
+fn full_elsewhere() -> Engine {
+    let mut engine = cordoned(&[stream("a", "x", Some(1))]);
+    let full = (0..CHANNELS).map(|i| stream(&format!("o{i}"), "", Some(2)));
+    let full: Vec<StreamSpec> = full.collect();
+    save(&mut engine, Vec::new(), full);
+    save(&mut engine, Vec::new(), vec![stream("b", "x", None)]);
     engine
 }
 
@@ -106,11 +109,7 @@ fn cordoned_node_keeps_a_group_that_is_edited() {
 
 #[test]
 fn new_stream_waits_if_only_a_cordoned_node_has_room() {
-    let mut engine = cordoned(&[stream("a", "x", Some(1))]);
-    let full = (0..CHANNELS).map(|i| stream(&format!("o{i}"), "", Some(2)));
-    let full: Vec<StreamSpec> = full.collect();
-    save(&mut engine, Vec::new(), full);
-    save(&mut engine, Vec::new(), vec![stream("b", "x", None)]);
+    let mut engine = full_elsewhere();
     settle(&mut engine);
     assert_eq!(ingest(&engine, "a"), Some("s1"), "it stays on the air");
     assert_eq!(ingest(&engine, "b"), None);
@@ -130,11 +129,7 @@ fn new_stream_waits_if_only_a_cordoned_node_has_room() {
 
 #[test]
 fn waiting_stream_joins_its_group_after_the_maintenance() {
-    let mut engine = cordoned(&[stream("a", "x", Some(1))]);
-    let full = (0..CHANNELS).map(|i| stream(&format!("o{i}"), "", Some(2)));
-    let full: Vec<StreamSpec> = full.collect();
-    save(&mut engine, Vec::new(), full);
-    save(&mut engine, Vec::new(), vec![stream("b", "x", None)]);
+    let mut engine = full_elsewhere();
     assert_eq!(ingest(&engine, "b"), None);
     save(&mut engine, vec![node(1, false)], Vec::new());
     settle(&mut engine);

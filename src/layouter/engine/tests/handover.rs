@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::layouter::{Engine, Event, NodeSpec, NodeState, Rows, StreamSpec};
+use super::layouter::{Engine, Event, NodeSpec, NodeState, StreamSpec};
 use super::names::Hostname;
+use super::save;
 
 fn node(n: usize, channel_limit: u32) -> NodeSpec {
     let mut spec = NodeSpec::streamer(&format!("s{n}"), channel_limit);
@@ -29,15 +30,6 @@ fn moved(name: &str, from: usize, to: usize) -> StreamSpec {
     let mut spec = stream(name, to);
     spec.handover_from = Some(node(from, 0).hostname);
     spec
-}
-
-fn save(engine: &mut Engine, nodes: Vec<NodeSpec>, streams: Vec<StreamSpec>) {
-    engine.apply(Event::Commit(Rows {
-        nodes,
-        streams,
-        ..Rows::default()
-    }));
-    engine.check();
 }
 
 fn ingest(engine: &Engine, name: &str) -> Option<Hostname> {

@@ -21,3 +21,15 @@ mod ops;
 
 use crate::layouter;
 use crate::state::name as names;
+
+use self::layouter::{Engine, Event, NodeSpec, Rows, StreamSpec};
+
+/// Commits rows and checks the engine.
+fn save(engine: &mut Engine, nodes: Vec<NodeSpec>, streams: Vec<StreamSpec>) {
+    engine.apply(Event::Commit(Rows {
+        nodes,
+        streams,
+        ..Rows::default()
+    }));
+    engine.check();
+}
