@@ -18,7 +18,7 @@
 //!          | List    -> core::lists              |        |                v
 //!          | Park    -> feed::Waiters <----------+        +--> followers, layouter, writer
 //!          | Pending -> core::pending <--- outbound pool, offload, what-if worker, other cores
-//!   connector -> queries of its streamers -> reports
+//!   connector -> queries of its streamers -> reports, their configuration
 //!
 //!   outbound pool    blocking HTTP calls to streamers and authorization backends
 //!   resolve          names of streamers that are queried
@@ -86,6 +86,7 @@
 //! activity, health        last signs of life of a node; what follows from them
 //! report                  statistics that a streamer sends
 //! query, connector        requests to a streamer for its report; what sends them
+//! provisioning, drift     writing configuration to streamers; its change there afterwards
 //! egress policy           the addresses that outbound calls may reach
 //! trace, span             requests that belong together, over several servers; one of them
 //! session (of a browser)  a cookie that stands for a credential, for the web interface

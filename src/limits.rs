@@ -58,6 +58,12 @@ pub const QUERY_PAGE_BYTES_MAX: usize = 512 * 1024;
 /// Most pages of one list: a report may have 100,000 streams.
 pub const QUERY_PAGES_MAX: usize = 2048;
 
+/// Longest part of a configuration that is written to a streamer.
+pub const PROVISIONED_BYTES_MAX: usize = 512 * 1024;
+
+/// Longest configuration that a streamer shows.
+pub const SHOWN_CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
+
 /// All pages of one list: as much as a report that a streamer sends.
 pub const QUERY_LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::tagged::BodySource;
 use super::{Call, Collection, ListRequest, Outcome, streamer_check};
 use crate::error::ApiError;
-use crate::feed::nodes::Standing;
+use crate::feed::nodes::{Provisioning, Standing};
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
 use crate::json::{Number, scan, write_string};
@@ -58,6 +58,7 @@ pub struct StreamerDoc<'a> {
     stats: Option<Arc<StreamerStats>>,
     /// Its last sign of life, and what follows from its signs.
     signs: Option<(Option<u64>, Option<Standing>)>,
+    provisioning: Option<Provisioning>,
 }
 
 impl<'a> StreamerDoc<'a> {
@@ -79,6 +80,7 @@ impl<'a> StreamerDoc<'a> {
             facts,
             stats,
             signs: fleet.and_then(|fleet| fleet.signs(&streamer.hostname)),
+            provisioning: fleet.and_then(|fleet| fleet.provisioning(&streamer.hostname)),
         }
     }
 
@@ -112,6 +114,24 @@ impl<'a> StreamerDoc<'a> {
         Some(text)
     }
 
+    /// Whether it has the configuration that was written to it, as canonical JSON.
+    fn provisioning(&self) -> Option<String> {
+        let provisioning = self.provisioning?;
+        let mut members = Vec::new();
+        if let Some(at_ms) = provisioning.drifted_at {
+            members.push(format!("\"drifted_at\":{at_ms}"));
+        }
+        if let Some(error) = provisioning.error {
+            members.push(format!("\"error\":\"{error}\""));
+        }
+        let status = provisioning.error.map_or("ok", |_| "failed");
+        members.push(format!("\"status\":\"{status}\""));
+        if let Some(at_ms) = provisioning.written_at {
+            members.push(format!("\"written_at\":{at_ms}"));
+        }
+        Some(format!("{{{}}}", members.join(",")))
+    }
+
     fn stats(&self) -> Option<&str> {
         Some(self.stats.as_ref()?.text(self.masked))
     }
@@ -135,6 +155,7 @@ impl Document for StreamerDoc<'_> {
                 self.streamer.updated_at.to_native(),
             ))),
             "stats" => Some(Raw::Json(Cow::Borrowed(self.stats()?))),
+            "provisioning" => Some(Raw::Json(Cow::Owned(self.provisioning()?))),
             "state" => Some(Raw::Json(Cow::Owned(self.state()?))),
             "dvrs" => Some(Raw::Json(Cow::Borrowed(self.dvrs()?))),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
@@ -150,6 +171,10 @@ impl Document for StreamerDoc<'_> {
         if let Some(dvrs) = self.dvrs() {
             out.extend_from_slice(b",\"dvrs\":");
             out.extend_from_slice(dvrs.as_bytes());
+        }
+        if let Some(provisioning) = self.provisioning() {
+            out.extend_from_slice(b",\"provisioning\":");
+            out.extend_from_slice(provisioning.as_bytes());
         }
         if let Some(state) = self.state() {
             out.extend_from_slice(b",\"state\":");

@@ -216,12 +216,17 @@ settings! {
         /// When as many fail in a row, that is logged.
         healthcheck_fails_threshold("streamer_healthcheck_fails_threshold"): u64 =
            number(1, 1_000_000), Default "5", AtOnce, Count "/streamer_healthcheck_fails_threshold";
-        /// Reserved for the provisioning of streamers: how often their configuration is compared
-        /// with the cluster's. This version configures none.
+        /// How often the configuration of each provisioned streamer is compared with what was
+        /// written to it; after failures, and while it changes each time, after pauses that double
+        /// to 60 s.
         reconciliation_interval("config_external_reconciliation_interval"): Duration =
             time(ms(1), HOUR), Default "5s", AtOnce, Ms "/config_external_reconciliation_interval";
-        /// Reserved for the provisioning of streamers: whether the server may write configuration
-        /// to them. This version writes to none.
+        /// Whether this server writes to the streamers that it queries (`streamer_queries`) the
+        /// part of their configuration that belongs to the cluster: the members of their `config`,
+        /// `config_external` (their path under `api_url`, if that is set) and `auth_backends` (all,
+        /// if there are any). They are written after the start and after changes, and again when a
+        /// streamer shows something else than after the write. Nothing else of its configuration is
+        /// named. Off if an orchestrator configures streamers.
         provision_enabled("cluster_node_config_provision_enabled"): bool = switch(),
             Default "false", AtOnce, Flag "/cluster/node_config_provision_enabled";
     }

@@ -7,11 +7,14 @@
 //! configuration is alive whatever its own API does.
 //!
 //! Reading order: `history` decides when a streamer is queried and what failures mean, `room` how
-//! many queries run at the same time, `query` makes one query, this file runs them. One task per
-//! core starts queries and ends those that are late; a query is a task while it runs; between
-//! queries a streamer costs an entry and its open connection.
+//! many queries run at the same time, `query` makes one query, this file runs them; `provision`
+//! decides what is written to streamers, and `provisioner` writes it. One task per core starts
+//! queries and ends those that are late; a query is a task while it runs; between queries a
+//! streamer costs an entry and its open connection.
 
 mod history;
+mod provision;
+mod provisioner;
 mod query;
 mod room;
 
@@ -29,6 +32,8 @@ use tracing::{debug, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::history::{QueryChange, QueryHistory, QuerySettings};
+use self::provision::ProvisionHistory;
+use self::provisioner::ProvisionSettings;
 use self::query::{QueryAnswer, QueryError, StreamerQuery};
 use self::room::QueryRoom;
 use crate::api::now_ms;
@@ -45,6 +50,7 @@ use crate::outbound::connection::{CallContext, PeerConnection};
 use crate::outbound::{Dialer, OutboundError};
 use crate::rt::{self, uptime_ms};
 use crate::state::State;
+use crate::state::entity::Entities;
 use crate::state::name::Hostname;
 use crate::state::pull::kind_of_record;
 use crate::state::record::{ArchivedNodeRole, StreamerRecord};
@@ -72,12 +78,20 @@ pub struct Connector {
     streamers: RefCell<HashMap<Hostname, QueriedStreamer>>,
     /// Entries whose time differs from that of the streamer are outdated.
     due: RefCell<BinaryHeap<Reverse<(u64, Hostname)>>>,
-    /// Queries started so far.
-    started: Cell<u64>,
+    /// Of streamers that were begun with, and of queries.
+    numbers: Cell<u64>,
     room: QueryRoom,
+    /// `None` while streamers are not provisioned.
+    provision: RefCell<Option<Rc<ProvisionSettings>>>,
+    /// The authorization backends, and as a member of configurations that are written.
+    auth_backends: RefCell<(Entities, Option<Rc<str>>)>,
+    /// Configurations that are being compared.
+    comparisons: Cell<usize>,
 }
 
 struct QueriedStreamer {
+    /// Unique per core.
+    number: u64,
     due_ms: u64,
     /// The number of the query that runs.
     running: Option<u64>,
@@ -85,6 +99,9 @@ struct QueriedStreamer {
     connection: Option<PeerConnection>,
     /// It has answered at its address.
     is_answered: bool,
+    provision: ProvisionHistory,
+    /// Its configuration is being compared.
+    is_compared: bool,
 }
 
 /// What a query was started with.
@@ -132,8 +149,11 @@ impl Connector {
             context: CallContext::new(dialer),
             streamers: RefCell::default(),
             due: RefCell::default(),
-            started: Cell::new(0),
+            numbers: Cell::new(0),
             room: QueryRoom::new(connections_max),
+            provision: RefCell::default(),
+            auth_backends: RefCell::default(),
+            comparisons: Cell::new(0),
         })
     }
 
@@ -141,6 +161,7 @@ impl Connector {
     pub async fn run(self: Rc<Self>) {
         let mut known = Streamers::new();
         let (mut ticked_ms, mut tick) = (uptime_ms(), IDLE_TICK);
+        let mut provisioned = false;
         while !self.shared.draining.load(Ordering::Acquire) {
             rt::sleep(tick).await;
             let now_ms = uptime_ms();
@@ -162,6 +183,11 @@ impl Connector {
                 self.follow(&known, &wanted, now_ms);
                 known = wanted;
             }
+            let provision = ProvisionSettings::of(&config.settings).map(Rc::new);
+            if std::mem::replace(&mut provisioned, provision.is_some()) && !provisioned {
+                self.stop_provisioning();
+            }
+            *self.provision.borrow_mut() = provision;
             self.start_due(now_ms, query_settings(&config.settings), &state)
                 .await;
             let is_idle = known.is_empty() && self.context.deadlines.count() == 0;
@@ -183,6 +209,10 @@ impl Connector {
         }
     }
 
+    fn next_number(&self) -> u64 {
+        self.numbers.replace(self.numbers.get() + 1)
+    }
+
     fn is_mine(&self, hostname: &Hostname) -> bool {
         let cores = self.shared.cores.len().max(1) as u64;
         xxh3_64(hostname.as_bytes()) % cores == self.core as u64
@@ -197,11 +227,14 @@ impl Connector {
         self.shared.workers.queries.streamers.add(1);
         let due_ms = first_due_ms(streamer, now_ms);
         let new = QueriedStreamer {
+            number: self.next_number(),
             due_ms,
             running: None,
             history: QueryHistory::new(now_ms),
             connection: None,
             is_answered: false,
+            provision: ProvisionHistory::default(),
+            is_compared: false,
         };
         self.streamers.borrow_mut().insert(hostname.clone(), new);
         self.push_due(due_ms, hostname.clone());
@@ -220,6 +253,7 @@ impl Connector {
         let Some(known) = streamers.get_mut(hostname) else {
             return;
         };
+        known.provision.on_change();
         let is_at_once =
             known.history.is_failing() || fetch_timeout_ms(before) != fetch_timeout_ms(now);
         if !is_at_once || known.running.is_some() {
@@ -241,6 +275,7 @@ impl Connector {
         if old.history.is_silent() {
             self.shared.workers.queries.silent.subtract(1);
         }
+        self.show(hostname, None);
     }
 
     fn push_due(&self, due_ms: u64, hostname: Hostname) {
@@ -309,8 +344,7 @@ impl Connector {
             self.push_due(known.due_ms, hostname);
             return false;
         }
-        let number = self.started.get();
-        self.started.set(number + 1);
+        let number = self.next_number();
         known.running = Some(number);
         let started = StartedQuery {
             number,
@@ -354,7 +388,12 @@ impl Connector {
         drop(query);
         self.room.end(started.was_failing);
         self.shared.workers.queries.running.subtract(1);
-        self.finish(hostname, &started, connection, result);
+        let is_answered = result.is_ok();
+        self.finish(hostname.clone(), &started, connection, result);
+        let provision = self.provision.borrow().clone();
+        if let Some(settings) = provision.filter(|_| is_answered) {
+            self.start_provisioning(&hostname, &settings);
+        }
     }
 
     /// Uses the result of a query, unless the streamer was changed meanwhile, then it may be of

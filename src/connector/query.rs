@@ -21,13 +21,16 @@ use crate::fleet::report::{ReportReader, StreamerReport};
 use crate::json::{self, Value};
 use crate::limits::{
     QUERY_CURSOR_BYTES_MAX, QUERY_LIST_BYTES_MAX, QUERY_OFFLOADED_BYTES_MIN, QUERY_PAGE_BYTES_MAX,
-    QUERY_PAGES_MAX, QUERY_STATS_BYTES_MAX,
+    QUERY_PAGES_MAX, QUERY_STATS_BYTES_MAX, SHOWN_CONFIG_BYTES_MAX,
 };
-use crate::outbound::connection::{CallContext, ExchangeError, PeerConnection, get_request};
+use crate::outbound::connection::{
+    CallContext, ExchangeError, PeerConnection, get_request, put_request,
+};
 use crate::outbound::{CallDeadline, OutboundError, TargetUrl};
 use crate::rt::{self, Inbox};
 use crate::state::record::StreamerRecord;
 
+const CONFIG_PATH: &str = "/streamer/api/v3/config";
 const STATS_PATH: &str = "/streamer/api/v3/config/stats";
 const STREAMS_PATH: &str = "/streamer/api/v3/streams?select=name,stats&limit=50";
 
@@ -93,6 +96,16 @@ pub struct StreamerQuery<'a> {
     pub connection: Option<PeerConnection>,
 }
 
+/// A request to a streamer, which may be sent twice.
+#[derive(Clone, Copy)]
+struct PeerCall<'a> {
+    path: &'a str,
+    /// Of a write.
+    body: Option<&'a str>,
+    /// Longest answer.
+    bytes_max: usize,
+}
+
 impl StreamerQuery<'_> {
     pub async fn run(&mut self) -> Result<QueryAnswer, QueryError> {
         let (body, has_key) = self.get(STATS_PATH, QUERY_STATS_BYTES_MAX).await?;
@@ -156,7 +169,7 @@ impl StreamerQuery<'_> {
     }
 
     /// Reads a body: on this thread, or on another one if it is large.
-    async fn read<T: Send + 'static>(
+    pub async fn read<T: Send + 'static>(
         &self,
         bytes: usize,
         read: impl FnOnce() -> T + Send + 'static,
@@ -179,12 +192,37 @@ impl StreamerQuery<'_> {
         })
     }
 
-    /// The body of an answer with the status 200, and whether the request was signed. Sends it
-    /// again while it fails in a way that passes, and there is time.
+    /// The configuration that the streamer shows.
+    pub async fn config(&mut self) -> Result<Vec<u8>, QueryError> {
+        Ok(self.get(CONFIG_PATH, SHOWN_CONFIG_BYTES_MAX).await?.0)
+    }
+
+    /// Writes members of the configuration of the streamer.
+    pub async fn write_config(&mut self, body: &str) -> Result<(), QueryError> {
+        let call = PeerCall {
+            path: CONFIG_PATH,
+            body: Some(body),
+            bytes_max: SHOWN_CONFIG_BYTES_MAX,
+        };
+        self.call(call).await.map(drop)
+    }
+
     async fn get(&mut self, path: &str, bytes_max: usize) -> Result<(Vec<u8>, bool), QueryError> {
+        let body = None;
+        let call = PeerCall {
+            path,
+            body,
+            bytes_max,
+        };
+        self.call(call).await
+    }
+
+    /// The body of an answer with success, and whether the request was signed. Sends the request
+    /// again while it fails in a way that passes, and there is time.
+    async fn call(&mut self, call: PeerCall<'_>) -> Result<(Vec<u8>, bool), QueryError> {
         let mut attempt = 0;
         loop {
-            let result = self.get_once(path, bytes_max).await;
+            let result = self.call_once(call).await;
             let Err(error) = &result else { return result };
             let random = getrandom::u64().unwrap_or_default();
             let pause_ms = retry_pause_ms(attempt, random);
@@ -197,19 +235,21 @@ impl StreamerQuery<'_> {
         }
     }
 
-    async fn get_once(
-        &mut self,
-        path: &str,
-        bytes_max: usize,
-    ) -> Result<(Vec<u8>, bool), QueryError> {
-        let request = peer::request(self.streamer, path, now_seconds());
+    async fn call_once(&mut self, call: PeerCall<'_>) -> Result<(Vec<u8>, bool), QueryError> {
+        let request = peer::request(self.streamer, call.path, now_seconds());
         // It is of a form or has a host that is never called.
         let request = request.ok_or(OutboundError::Forbidden)?;
         let has_key = request.has_key();
-        let bytes = get_request(&request.target, &request.headers);
-        let reply = self.exchange(&request.target, &bytes, bytes_max).await?;
+        let bytes = match call.body {
+            None => get_request(&request.target, &request.headers),
+            Some(body) => put_request(&request.target, &request.headers, body),
+        };
+        let reply = self
+            .exchange(&request.target, &bytes, call.bytes_max)
+            .await?;
         match reply {
             (200, body) => Ok((body, has_key)),
+            (201 | 204, _) if call.body.is_some() => Ok((Vec::new(), has_key)),
             (status, _) => Err(QueryError::Status(status)),
         }
     }

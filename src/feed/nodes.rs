@@ -28,6 +28,8 @@ pub struct NodeRuntime {
     pub activity: Activity,
     /// What follows from its activity; set by the layouter's thread. `None` until it has looked.
     standing: Mutex<Option<Standing>>,
+    /// Whether its configuration was written to it; set by the connector.
+    provisioning: Mutex<Option<Provisioning>>,
     /// The rendered configuration of its newest generation.
     rendered: Arc<RenderedSlot>,
 }
@@ -51,6 +53,25 @@ impl NodeRuntime {
         let is_lost = self.standing().is_some_and(|it| it.name == OFFLINE);
         !is_lost && self.activity.last_seen_ms().is_some()
     }
+
+    pub fn provisioning(&self) -> Option<Provisioning> {
+        *self.provisioning.lock()
+    }
+
+    pub fn set_provisioning(&self, provisioning: Option<Provisioning>) {
+        *self.provisioning.lock() = provisioning;
+    }
+}
+
+/// Whether a streamer has the configuration that was written to it. Times are UTC ms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Provisioning {
+    /// Why the last comparison or write failed.
+    pub error: Option<&'static str>,
+    /// The last write.
+    pub written_at: Option<u64>,
+    /// The last time that something else was found than what was written.
+    pub drifted_at: Option<u64>,
 }
 
 /// The name of a [`Standing`] of a node that is lost.

@@ -22,7 +22,7 @@ use super::report::{
     JOINED, OptionalNumber, ReportedDvrs, ReportedError, StreamStats, StreamStatus, StreamerReport,
     StreamerStats,
 };
-use crate::feed::nodes::{NodeTable, Standing};
+use crate::feed::nodes::{NodeTable, Provisioning, Standing};
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
 use crate::state::name::{Hostname, shard_of};
@@ -546,6 +546,11 @@ impl View<'_> {
         Some(node.map_or((None, None), |node| {
             (node.activity.last_seen_ms(), node.standing())
         }))
+    }
+
+    /// Whether a streamer has the configuration that was written to it; `None` if none was.
+    pub fn provisioning(&self, hostname: &str) -> Option<Provisioning> {
+        self.stats.nodes.as_ref()?.find(hostname)?.provisioning()
     }
 
     /// Calls `look` with the current stats of one stream, if any. Of its nodes, `ingest` is

@@ -341,16 +341,38 @@ async fn send_all(
 
 /// The bytes of a `GET` request.
 pub fn get_request(target: &TargetUrl, headers: &[(&'static str, String)]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512);
+    request("GET", target, headers, None)
+}
+
+/// The bytes of a `PUT` request with a JSON body.
+pub fn put_request(target: &TargetUrl, headers: &[(&'static str, String)], body: &str) -> Vec<u8> {
+    request("PUT", target, headers, Some(body))
+}
+
+fn request(
+    method: &str,
+    target: &TargetUrl,
+    headers: &[(&'static str, String)],
+    body: Option<&str>,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512 + body.map_or(0, str::len));
     let mut add = |parts: &[&str]| {
         for part in parts {
             out.extend_from_slice(part.as_bytes());
         }
     };
-    add(&["GET ", target.path_and_query(), " HTTP/1.1\r\n"]);
+    add(&[method, " ", target.path_and_query(), " HTTP/1.1\r\n"]);
     add(&["Host: ", target.authority(), "\r\n"]);
     add(&["User-Agent: weir/", env!("CARGO_PKG_VERSION"), "\r\n"]);
     add(&["Accept: application/json\r\n"]);
+    if let Some(body) = body {
+        let length = body.len().to_string();
+        add(&[
+            "Content-Type: application/json\r\nContent-Length: ",
+            &length,
+            "\r\n",
+        ]);
+    }
     let own = target.authorization().map(|value| ("authorization", value));
     let given = headers.iter().map(|(name, value)| (*name, value.as_str()));
     for (name, value) in own.into_iter().chain(given) {
@@ -359,7 +381,7 @@ pub fn get_request(target: &TargetUrl, headers: &[(&'static str, String)]) -> Ve
             add(&[name, ": ", value, "\r\n"]);
         }
     }
-    add(&["\r\n"]);
+    add(&["\r\n", body.unwrap_or_default()]);
     out
 }
 

@@ -224,7 +224,7 @@ fn check_after_failures(
     (server, streamer)
 }
 
-type FakeFleet = FakeServer<FakeStreamer>;
+pub type FakeFleet = FakeServer<FakeStreamer>;
 
 #[test]
 fn failed_queries_are_tolerated_up_to_the_threshold() {

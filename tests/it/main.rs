@@ -40,6 +40,7 @@ mod config_external;
 mod connector;
 mod connector_hostile;
 mod connector_layouter;
+mod connector_provision;
 mod demo;
 mod episode;
 mod etag;

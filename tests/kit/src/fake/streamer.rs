@@ -41,6 +41,12 @@ pub struct FakeStreamer {
     /// Stats by the name of their stream.
     pub streams: BTreeMap<String, Value>,
     pub pages: FakePages,
+    /// Its configuration, of which a `PUT` replaces members; lost at a restart.
+    pub config: Value,
+    /// The status of answers to a `PUT` of its configuration, if it refuses that.
+    pub refuses_config: Option<u16>,
+    /// Shows another configuration each time.
+    pub changes_config: bool,
     /// Replaces the answer about itself.
     pub body: Option<String>,
     /// Requests that were refused because of their credentials.
@@ -70,6 +76,11 @@ fn large_page(begin: usize, limit: usize) -> FakeAnswer {
     FakeAnswer::text(200, &body)
 }
 
+/// The configuration of a new installation.
+fn own_config() -> Value {
+    json!({"listeners": {"http": [{"port": 80}]}, "loglevel": "debug", "streams": [{"name": "own"}]})
+}
+
 impl FakeStreamer {
     pub fn new(key: &str) -> Self {
         Self {
@@ -77,6 +88,9 @@ impl FakeStreamer {
             stats: json!({"cpu_usage": 7, "server_version": "24.11"}),
             streams: BTreeMap::new(),
             pages: FakePages::Complete,
+            config: own_config(),
+            refuses_config: None,
+            changes_config: false,
             body: None,
             refused: 0,
             unavailable: 0,
@@ -106,6 +120,24 @@ impl FakeStreamer {
         let expected: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
         let time = time.parse::<u64>().unwrap_or(0);
         digest == expected && time.abs_diff(now_ms() / 1000) <= SKEW_SECONDS
+    }
+
+    fn configure(&mut self, request: &FakeRequest) -> FakeAnswer {
+        if request.is_change() {
+            if let Some(status) = self.refuses_config {
+                return FakeAnswer::text(status, r#"{"error":"refused"}"#);
+            }
+            let (own, new) = (self.config.as_object_mut(), request.json());
+            let (Some(own), Value::Object(new)) = (own, new) else {
+                return FakeAnswer::text(400, r#"{"error":"not_an_object"}"#);
+            };
+            own.extend(new);
+        }
+        if self.changes_config {
+            let count = self.config["config_external"].as_str().map_or(0, str::len);
+            self.config["config_external"] = json!("x".repeat(count + 1));
+        }
+        FakeAnswer::json(200, &self.config)
     }
 
     fn own_stats(&self) -> Value {
@@ -173,12 +205,14 @@ impl FakeKind for FakeStreamer {
                 None => FakeAnswer::json(200, &self.own_stats()),
             },
             "/streamer/api/v3/streams" => self.list(request),
+            "/streamer/api/v3/config" => self.configure(request),
             _ => FakeAnswer::text(404, r#"{"error":"not_found"}"#),
         }
     }
 
     fn restart(&mut self) {
         self.started_at = now_ms() / 1000;
+        self.config = own_config();
     }
 
     fn keeps_alive(&self) -> bool {
