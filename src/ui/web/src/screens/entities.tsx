@@ -14,18 +14,19 @@ export function Entities({ route, me, kind }: ScreenProps & { kind: EntityKind }
   const query = useMemo(() => ({ q, sort, select: kind.select }), [q, sort]);
   const pages = usePages<string, Entity>(kind.path, query, kind.collection);
   const [isNew, setNew] = useState(false);
+  const [name] = route.rest;
   const set = (change: Record<string, string>) =>
     go(href(kind.screen, [], { ...route.query, ...change }), { replace: true });
   const close = () => {
     setNew(false);
-    go(href(kind.screen, [], route.query));
+    // Back leads to what was before the dialog.
+    if (name !== undefined) go(href(kind.screen, [], route.query), { replace: true });
   };
   const saved = () => {
     close();
     pages.again();
   };
   const mayWrite = kind.mayWrite(me);
-  const [name] = route.rest;
   return (
     <>
       <div class="bar-top">
