@@ -76,6 +76,10 @@ pub enum Printable {
     BridgeCompose,
     /// A man page: of the program, or of a subcommand.
     Man,
+    /// A Grafana dashboard of the metrics.
+    Grafana,
+    /// Alert rules of Prometheus.
+    Alerts,
 }
 
 #[derive(Debug, Parser)]
@@ -137,8 +141,8 @@ enum Verb {
         #[command(flatten)]
         configured: Configured<STORE>,
     },
-    /// Print the OpenAPI document, the example configuration, man pages, a systemd unit or a
-    /// compose file of this version.
+    /// Print the OpenAPI document, the example configuration, man pages, units, a dashboard or
+    /// alert rules of this version.
     Print {
         what: Printable,
         /// With `man`: the page of this subcommand.

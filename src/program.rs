@@ -51,6 +51,8 @@ fn execute(task: Task) -> Result<Exit, Failure> {
         Task::Print(Printable::Unit) => done(stdout::print(dist::UNIT)),
         Task::Print(Printable::BridgeUnit) => done(stdout::print(dist::BRIDGE_UNIT)),
         Task::Print(Printable::BridgeCompose) => done(stdout::print(dist::BRIDGE_COMPOSE)),
+        Task::Print(Printable::Grafana) => done(stdout::print(&dist::dashboard())),
+        Task::Print(Printable::Alerts) => done(stdout::print(&dist::alerts())),
         Task::Print(Printable::Man) => cli::man(None).map(|()| Exit::Done),
         Task::Man(verb) => cli::man(verb.as_deref()).map(|()| Exit::Done),
         Task::Completions(shell) => done(cli::completions(shell)),

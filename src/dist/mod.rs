@@ -3,10 +3,14 @@
 //! The texts are embedded, so that `weir print unit` and `weir print config` print those of this
 //! version.
 
+mod monitoring;
+
 use std::env;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+pub use monitoring::{alerts, dashboard};
 
 /// The systemd unit. [`notify`] implements its `Type=notify`.
 pub const UNIT: &str = include_str!("weir.service");

@@ -47,6 +47,7 @@ mod etag;
 mod event;
 mod event_subjects;
 mod metrics;
+mod monitoring;
 mod negotiation;
 mod offline;
 mod openapi;

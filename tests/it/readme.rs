@@ -134,6 +134,8 @@ fn every_command_in_readme_exists() {
         "print bridge-unit",
         "print bridge-compose",
         "print man",
+        "print grafana",
+        "print alerts",
         "status",
         "get",
         "describe",
