@@ -198,7 +198,7 @@ pub const OPERATIONS: &[Endpoint] = &[
         layout::preview_stream, &words::stream::PREVIEW_LAYOUT_CHANGE_FOR_STREAM_CONFIG).page(&[]),
     get(("/streams/", NAME, "/layout/explain"),
         "stream_layout_explain", right("streams", Read), layout::explain,
-        &words::stream::STREAM_LAYOUT_EXPLAIN),
+        &words::stream::STREAM_LAYOUT_EXPLAIN).query(layout::EXPLAIN_PARAMETERS),
     get(("/streams/", NAME, "/layouts"),
         "stream_layouts_get", right("streams", Read), stream::layouts,
         &words::stream::STREAM_LAYOUTS_GET).page(stream::LAYOUTS_PARAMETERS),

@@ -17,6 +17,7 @@ use crate::layouter::whatif::assumed::AssumedEvent;
 use crate::layouter::whatif::consequences::PreviewVisibility;
 use crate::layouter::whatif::worker::{PreviewRequest, WhatIfQuery, layouter_disabled};
 use crate::layouter::whatif::{explain, preview};
+use crate::query::params::{Choice, Parameter, ParameterValues as _};
 use crate::query::{Query, pairs};
 use crate::state::State;
 use crate::state::apply::stream_not_found;
@@ -108,13 +109,24 @@ pub fn capacity(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(whatif(WhatIfQuery::Capacity))
 }
 
+pub const EXPLAIN_PARAMETERS: &[&dyn Parameter] = &[&GROUP];
+
+const GROUP: Choice = Choice::new(
+    "group",
+    &["reasons"],
+    "`reasons` counts the nodes by their reasons in `groups` and names the best ones only, so that \
+     the answer does not grow with the cluster.",
+)
+.example(r#""reasons""#);
+
 pub fn explain(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let name = call.stream_name()?;
+    let grouped = call.choice(&GROUP)?.is_some();
     if call.state.stream(&name).is_none() {
         return Err(stream_not_found());
     }
     require_layouter(call)?;
-    Ok(whatif(WhatIfQuery::Explain(name)))
+    Ok(whatif(WhatIfQuery::Explain { name, grouped }))
 }
 
 /// Whether a list selects the layout decisions. Errors in the query string are left to the query

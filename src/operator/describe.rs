@@ -1,7 +1,5 @@
 //! `weir describe`, `weir explain` and `weir history`.
 
-use std::collections::BTreeMap;
-
 use clap::Args;
 use serde_json::Value;
 use ureq::http::Method;
@@ -13,9 +11,6 @@ use super::output::{Printer, pairs};
 use super::words::{age, at, cell, count, counted, items, number, rate, text, time};
 use crate::client::{ClientError, escape};
 use crate::exit::{Exit, Failure};
-
-/// Nodes that an explanation names one by one.
-const BEST_MAX: usize = 5;
 
 /// Lines of events and of layouts in a description.
 const RECENT_MAX: usize = 10;
@@ -182,9 +177,9 @@ pub fn explain(server: &Connection, flags: &ExplainFlags) -> Result<Exit, Failur
     print(explanation(server, &flags.name)?.trim_start())
 }
 
-/// Why a stream is where it is: one sentence, the best nodes, and the others by reason.
+/// Why a stream is where it is: one sentence, the best nodes, and all by their reasons.
 fn explanation(server: &Connection, name: &str) -> Result<String, Failure> {
-    let path = format!("/streams/{}/layout/explain", escape(name));
+    let path = format!("/streams/{}/layout/explain?group=reasons", escape(name));
     let answer = match server.try_send(Method::GET, &path, &[], None) {
         Ok(answer) => answer.body,
         Err(ClientError::Status { status: 409, .. }) => {
@@ -193,14 +188,7 @@ fn explanation(server: &Connection, name: &str) -> Result<String, Failure> {
         Err(error) => return Err(failure(&error)),
     };
     let mut out = format!("\n{}\n", cell(at(&answer, "summary")));
-    let may = |node: &&Value| at(node, "node_decision") == &Value::Bool(true);
-    let mut able: Vec<&Value> = items(&answer, "nodes").iter().filter(may).collect();
-    able.sort_by_key(|node| {
-        let is_current = at(node, "current") == &Value::Bool(true);
-        let score = at(node, "score").as_i64().unwrap_or(0);
-        (!is_current, std::cmp::Reverse(score))
-    });
-    for node in able.iter().take(BEST_MAX) {
+    for node in items(&answer, "nodes") {
         out.push_str(&format!(
             "  {} ({}): {}\n",
             cell(at(node, "hostname")),
@@ -208,21 +196,16 @@ fn explanation(server: &Connection, name: &str) -> Result<String, Failure> {
             cell(at(node, "summary"))
         ));
     }
-    if able.len() > BEST_MAX {
-        let more = (able.len() - BEST_MAX) as u64;
-        out.push_str(&format!("  {} more can take it\n", count(more)));
-    }
-    let mut refusing: BTreeMap<String, u64> = BTreeMap::new();
-    for node in items(&answer, "nodes").iter().filter(|node| !may(node)) {
-        *refusing.entry(cell(at(node, "reasons"))).or_default() += 1;
-    }
-    let mut refusing: Vec<(String, u64)> = refusing.into_iter().collect();
-    refusing.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
-    for (reasons, number) in refusing {
-        out.push_str(&format!(
-            "  {} cannot: {reasons}\n",
-            counted(number, "node")
-        ));
+    for group in items(&answer, "groups") {
+        let (nodes, role) = (number(group, "nodes"), cell(at(group, "role")));
+        let nodes = counted(nodes, "node");
+        let hosts = cell(at(group, "hostnames"));
+        match cell(at(group, "reasons")) {
+            none if none.is_empty() => {
+                out.push_str(&format!("  {nodes} can ({role}): {hosts}\n"));
+            }
+            reasons => out.push_str(&format!("  {nodes} cannot ({role}): {reasons}: {hosts}\n")),
+        }
     }
     Ok(out)
 }

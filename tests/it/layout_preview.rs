@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::calls::{lay_out, poll_as_streamer};
-use crate::fleet::{self, Fleet, Ingests, ingests, moved};
+use crate::fleet::{self, Fleet, Ingests, ingests, moved, save_streamer, save_streams, server};
 use crate::restricted::{strings, token};
 use weir_testkit::{PREFIX, TestServer, encode_segment, wait_until};
 
@@ -640,4 +640,46 @@ fn preview_names_only_what_its_caller_may_see() {
     assert_eq!(part["changes"][0]["capacity"], 0, "{part}");
     let names = strings(&part, "unplaced_sample", "name");
     assert!(names.iter().all(|name| name.starts_with("c1")), "{part}");
+}
+
+#[test]
+fn grouped_explanation_does_not_grow_with_the_cluster() {
+    let server = server(&[]);
+    let mut fleet = Fleet::new();
+    for host in ["s1", "s2"] {
+        save_streamer(&server, host, json!({}));
+        fleet.join(&server, &[host]);
+    }
+    save_streams(&server, 0..1);
+    fleet.until(|fleet| fleet.has("s1") + fleet.has("s2") == 1);
+    for count in [20, 60] {
+        let more = (0..count).map(
+            |n| json!({"hostname": format!("x{n:02}"), "role": "streamer", "cluster_key": "k"}),
+        );
+        let more = Value::Array(more.collect());
+        server.put("/streamers/batch", more).expect(204);
+        let path = "/streams/c00/layout/explain?group=reasons";
+        let explained = wait_until(
+            "all nodes to be counted",
+            || server.get(path).expect(200).json(),
+            |explained| {
+                let groups = explained["groups"].as_array().expect("groups");
+                let nodes = groups.iter().map(|group| group["nodes"].as_u64());
+                nodes.flatten().sum::<u64>() == count + 2
+            },
+        );
+        assert_eq!(
+            explained["nodes"].as_array().map(Vec::len),
+            Some(2),
+            "{explained}"
+        );
+        let groups = &explained["groups"];
+        assert_eq!(groups.as_array().map(Vec::len), Some(2), "{explained}");
+        assert_eq!(groups[0]["nodes"], count, "{explained}");
+        assert_eq!(groups[0]["reasons"], json!(["node_offline"]));
+        assert_eq!(groups[0]["hostnames"].as_array().map(Vec::len), Some(5));
+        assert_eq!(groups[1]["reasons"], json!([]));
+    }
+    let refused = server.get("/streams/c00/layout/explain?group=names");
+    refused.expect(400);
 }

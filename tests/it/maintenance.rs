@@ -39,6 +39,8 @@ fn cordoned_streamer_keeps_its_streams_and_takes_no_others() {
         (&s1["node_decision"], &s1["reasons"]),
         (&json!(false), &json!(["node_cordoned"]))
     );
+    let summary = s1["summary"].as_str().expect("a sentence");
+    assert!(summary.contains("the node is in maintenance"), "{summary}");
     // An operator may place a stream there all the same.
     let layout = json!({"layout": {"ingest": "s1"}});
     server.put("/streams/c04", layout).expect(200);

@@ -1,6 +1,7 @@
 //! Explanations: every node's decision about a stream, as codes and as sentences.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use super::preview::role_name;
 use super::snapshot::{RenderLayout, WhatIfSnapshot};
@@ -20,23 +21,22 @@ const KINDS: [SlotKind; 3] = [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::I
 const HELD_SUMMARY: &str = "Held: the stream came to two streamers shortly before each was lost. \
                             An edit of the stream, or an hour, ends that.";
 
+/// Nodes of each role that a grouped explanation has beside the current one.
+const BEST_MAX: usize = 5;
+/// Names of nodes in a group.
+const GROUP_HOSTS_MAX: usize = 5;
+/// Groups, by the number of their nodes. There are as many as combinations of reasons.
+const GROUPS_MAX: usize = 50;
+
 /// The body of `GET /streams/{name}/layout/explain`.
 pub fn render(
     snapshot: &WhatIfSnapshot,
     name: &StreamName,
+    grouped: bool,
     render_layout: RenderLayout,
 ) -> Result<Vec<u8>, ApiError> {
     let stream = snapshot.state.stream(name).ok_or_else(stream_not_found)?;
-    let mut out = b"{\"layout\":".to_vec();
-    if stream.layout().is_some() {
-        render_layout(stream, &mut out);
-    } else {
-        out.extend_from_slice(b"{}");
-    }
-    out.extend_from_slice(b",\"name\":");
-    write_string(&mut out, name);
-    out.extend_from_slice(b",\"nodes\":[");
-    let mut is_first = true;
+    let (mut nodes, mut groups) = (Vec::new(), Vec::new());
     let mut summary = String::new();
     for kind in KINDS {
         let Some(decisions) = sorted(&snapshot.engine, name, kind) else {
@@ -45,12 +45,13 @@ pub fn render(
         if kind == SlotKind::Ingest {
             summary = summary_of(&decisions, snapshot.engine.expects_nodes());
         }
-        for decision in &decisions {
-            if !std::mem::take(&mut is_first) {
-                out.push(b',');
-            }
-            node(decision, kind, &mut out);
-        }
+        let is_shown = |at: usize, decision: &NodeDecision<'_>| {
+            !grouped || decision.here || at <= BEST_MAX && decision.reasons.is_empty()
+        };
+        let shown = decisions.iter().enumerate();
+        let shown = shown.filter(|(at, decision)| is_shown(*at, decision));
+        nodes.extend(shown.map(|(_, decision)| node(decision, kind)));
+        groups.extend(groups_of(&decisions, kind));
     }
     if snapshot.engine.is_quarantined(name) {
         HELD_SUMMARY.clone_into(&mut summary);
@@ -62,10 +63,49 @@ pub fn render(
             "The layouter has not processed the stream yet.".to_owned()
         };
     }
-    out.extend_from_slice(b"],\"summary\":");
+    let mut out = b"{".to_vec();
+    if grouped {
+        out.extend_from_slice(b"\"groups\":");
+        Value::Array(groups).write(&mut out);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"layout\":");
+    if stream.layout().is_some() {
+        render_layout(stream, &mut out);
+    } else {
+        out.extend_from_slice(b"{}");
+    }
+    out.extend_from_slice(b",\"name\":");
+    write_string(&mut out, name);
+    out.extend_from_slice(b",\"nodes\":");
+    Value::Array(nodes).write(&mut out);
+    out.extend_from_slice(b",\"summary\":");
     write_string(&mut out, &summary);
     out.push(b'}');
     Ok(out)
+}
+
+/// The nodes of one role by their reasons, the largest group first.
+fn groups_of(decisions: &[NodeDecision<'_>], kind: SlotKind) -> Vec<Value> {
+    let mut by_reasons: BTreeMap<Reasons, Vec<&str>> = BTreeMap::new();
+    for decision in decisions {
+        let hosts = by_reasons.entry(decision.reasons).or_default();
+        hosts.push(decision.hostname.as_str());
+    }
+    let mut groups: Vec<(Reasons, Vec<&str>)> = by_reasons.into_iter().collect();
+    groups.sort_by_key(|(_, hosts)| Reverse(hosts.len()));
+    let group = |(reasons, hosts): (Reasons, Vec<&str>)| {
+        let mut item = Object::default();
+        let named = hosts.iter().take(GROUP_HOSTS_MAX).copied();
+        item.insert("hostnames", Value::Array(named.map(Value::from).collect()));
+        let count = json::Number::Unsigned(hosts.len() as u64);
+        item.insert("nodes", Value::Number(count));
+        let reasons = reasons.public_codes().map(Value::from);
+        item.insert("reasons", Value::Array(reasons.collect()));
+        item.insert("role", Value::from(role_name(kind)));
+        Value::Object(item)
+    };
+    groups.into_iter().take(GROUPS_MAX).map(group).collect()
 }
 
 /// Decisions of the nodes of the right role: the current node first, then the best.
@@ -97,7 +137,7 @@ fn suitability(decision: &NodeDecision<'_>) -> u64 {
     u64::from(decision.score) * 1000 + u64::from(1000 - decision.load_permille.min(1000))
 }
 
-fn node(decision: &NodeDecision<'_>, kind: SlotKind, out: &mut Vec<u8>) {
+fn node(decision: &NodeDecision<'_>, kind: SlotKind) -> Value {
     let allowed = decision.reasons.is_empty();
     let mut item = Object::default();
     item.insert("current", Value::Bool(decision.here));
@@ -113,7 +153,7 @@ fn node(decision: &NodeDecision<'_>, kind: SlotKind, out: &mut Vec<u8>) {
         );
     }
     item.insert("summary", Value::from(sentence(decision).as_str()));
-    Value::Object(item).write(out);
+    Value::Object(item)
 }
 
 fn sentence(decision: &NodeDecision<'_>) -> String {
@@ -137,7 +177,7 @@ fn sentence(decision: &NodeDecision<'_>) -> String {
     format!("Cannot take the stream: {}; {load}.", why.join(", "))
 }
 
-const PHRASES: [(Reasons, &str); 11] = [
+const PHRASES: [(Reasons, &str); 12] = [
     (Reasons::ROLE, "the node has another role"),
     (Reasons::NAMESPACE, "the node is in another namespace"),
     (
@@ -155,6 +195,7 @@ const PHRASES: [(Reasons, &str); 11] = [
     (Reasons::DVR_SIZE, "not enough disk space for the recording"),
     (Reasons::CPU, "CPU pressure"),
     (Reasons::SIBLING, "the node has another slot of the stream"),
+    (Reasons::CORDONED, "the node is in maintenance"),
 ];
 
 fn summary_of(decisions: &[NodeDecision<'_>], expects_nodes: bool) -> String {
@@ -191,10 +232,12 @@ fn summary_of(decisions: &[NodeDecision<'_>], expects_nodes: bool) -> String {
                 .take(3)
                 .map(|(count, phrase)| format!("{count}: {phrase}"))
                 .collect();
-            format!(
-                "Waiting: none of {total} nodes can take it ({}).",
-                why.join("; ")
-            )
+            let why = if why.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", why.join("; "))
+            };
+            format!("Waiting: none of {total} nodes can take it{why}.")
         }
         _ if expects_nodes => format!(
             "Not placed yet: streamers that were saved are expected; {able} of {total} nodes can \
@@ -245,4 +288,18 @@ fn decisions(engine: &Engine, name: &StreamName) -> Vec<Value> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_phrase() {
+        let all = Reasons(u16::MAX).codes().count();
+        assert_eq!(all, PHRASES.len());
+        for (reason, phrase) in PHRASES {
+            assert_eq!(reason.codes().count(), 1, "{phrase}");
+        }
+    }
 }

@@ -38,8 +38,9 @@ pub enum WhatIfQuery {
     Cluster(Vec<AssumedEvent>, PreviewVisibility),
     /// How many more streams fit.
     Capacity,
-    /// The layout of a stream, with every node's decision about it.
-    Explain(StreamName),
+    /// The layout of a stream, with every node's decision about it: one by one, or in groups of
+    /// equal reasons.
+    Explain { name: StreamName, grouped: bool },
     /// A finished page of streams, to be completed with every node's decision about each.
     Decisions { page: Box<[u8]> },
 }
@@ -157,7 +158,9 @@ fn answer(
         }
         WhatIfQuery::Cluster(events, visible) => preview::cluster(&snapshot()?, events, &visible),
         WhatIfQuery::Capacity => Ok(capacity::render(&snapshot()?)),
-        WhatIfQuery::Explain(name) => explain::render(&snapshot()?, &name, render),
+        WhatIfQuery::Explain { name, grouped } => {
+            explain::render(&snapshot()?, &name, grouped, render)
+        }
         WhatIfQuery::Decisions { page } => Ok(explain::with_decisions(&snapshot()?, &page)),
     }
 }

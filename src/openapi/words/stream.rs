@@ -238,7 +238,8 @@ pub const STREAM_LAYOUT_EXPLAIN: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Explain the layout of a stream",
     description: "The layout of the stream with its reason, and for every node whether the \
-         stream could be placed there: all reasons against it, or its score.",
+         stream could be placed there: all reasons against it, or its score. With `group=reasons` \
+         the nodes are counted by their reasons.",
     parameters: &[NAME],
     responses: &[
         json(
