@@ -284,18 +284,21 @@ impl KindDifferences {
         wanted: &FileObject,
     ) -> Result<(), Failure> {
         let kind = self.kind;
-        let mut given = kind.given(row)?;
-        let is_masked = holds(&given, MASK);
-        let mut patch = patch_between(&given, &wanted.object);
-        if is_masked && patch.is_some() && !holds(&wanted.object, MASK) {
-            given = kind.given(&server.object(kind, &name)?.body)?;
-            patch = patch_between(&given, &wanted.object);
+        let wanted = &wanted.object;
+        // Lists of some kinds have the defaults, and a file may leave them out or not.
+        let effective = kind.effective(wanted)?;
+        let mut given = kind.effective(&kind.given(row)?)?;
+        let mut patch = patch_between(&given, &effective);
+        if patch.is_some() && holds(&given, MASK) && !holds(wanted, MASK) {
+            let object = server.object(kind, &name)?.body;
+            given = kind.effective(&kind.given(&object)?)?;
+            patch = patch_between(&given, &effective);
         }
         let Some(patch) = patch else {
             self.equal += 1;
             return Ok(());
         };
-        let shown = lines(&kind.masked(&given), &kind.masked(&wanted.object));
+        let shown = lines(&kind.masked(&given), &kind.masked(&effective));
         self.lines
             .push(format!("~ {} {}", kind.name, printable(&name)));
         if shown.is_empty() {

@@ -226,18 +226,33 @@ impl ObjectKind {
     pub fn given(&self, object: &Value) -> Result<Value, Failure> {
         let name = &object[self.key];
         let given = object.get("config_on_disk").unwrap_or(object);
-        let unexpected =
-            |what: String| Failure::new(Exit::Runtime, format!("unexpected {}: {what}", self.name));
-        let mut given = json::parse(given.to_string().as_bytes())
-            .map_err(|error| unexpected(format!("{error:?}")))?;
+        let mut given = self.parsed(given)?;
         (self.schema)().prune(&mut given);
-        let mut given: Value = serde_json::from_str(&given.to_string())
-            .map_err(|error| unexpected(error.to_string()))?;
+        let mut given = self.from_text(&given.to_string())?;
         if let Some(members) = given.as_object_mut() {
             members.remove("updated_at");
             members.insert(self.key.to_owned(), name.clone());
         }
         Ok(given)
+    }
+
+    /// An object as the server uses it, with the defaults of absent members.
+    pub fn effective(&self, object: &Value) -> Result<Value, Failure> {
+        let effective = (self.schema)().effective(&self.parsed(object)?);
+        self.from_text(&effective.text)
+    }
+
+    fn parsed(&self, object: &Value) -> Result<json::Value, Failure> {
+        json::parse(object.to_string().as_bytes())
+            .map_err(|error| self.unexpected(format!("{error:?}")))
+    }
+
+    fn from_text(&self, text: &str) -> Result<Value, Failure> {
+        serde_json::from_str(text).map_err(|error| self.unexpected(error.to_string()))
+    }
+
+    fn unexpected(&self, what: String) -> Failure {
+        Failure::new(Exit::Runtime, format!("unexpected {}: {what}", self.name))
     }
 
     /// An object with its secrets masked, for a person to read.

@@ -369,6 +369,23 @@ fn apply_deletes_with_prune_only_and_within_its_scope() {
         left,
         "nothing is deleted"
     );
+    // Of some kinds the server shows the defaults that a file leaves out.
+    shell.write(
+        "kinds.toml",
+        "[streamer.s1]\nrole = \"streamer\"\ncluster_key = \"k\"\n\
+         [auth-backend.b]\nallow_ips = [\"10.0.0.0/8\"]\n\
+         [balancer.l]\nservers = [{name = \"s1\"}]\n\
+         [stream.d]\nstatic = true\n",
+    );
+    shell.prints("apply -f kinds.toml", 0);
+    shell.prints("diff -f kinds.toml", 0);
+    shell.write("kinds.toml", "[balancer.l]\nmode = \"usage\"\n");
+    let text = shell.prints("diff -f kinds.toml", 4);
+    assert!(text.contains("mode: \"bitrate\" -> \"usage\""), "{text}");
+    shell.prints("apply -f kinds.toml", 0);
+    shell.write("kinds.toml", "[balancer.l]\n");
+    shell.prints("apply -f kinds.toml", 0);
+    shell.prints("diff -f kinds.toml", 0);
     for (text, what) in [
         (
             "{\"stream\": {\"name\": \"a\"}}\n{\"stream\": {\"name\": \"a\"}}",
