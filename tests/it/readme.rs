@@ -1,6 +1,8 @@
 //! README is correct: its commands exist, and its example of the API does what it shows when
 //! it is pasted.
 
+use std::fs;
+use std::path::Path;
 use std::thread;
 
 use weir_testkit::{TestServer, run};
@@ -211,4 +213,19 @@ fn folders_in_readme_exist() {
         }
     }
     assert!(folders >= 20, "only {folders} folders were found");
+}
+
+#[test]
+fn pictures_in_readme_exist_and_are_small() {
+    let names = README
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    let pictures: Vec<&str> = names.filter(|name| name.ends_with(".png")).collect();
+    assert_eq!(pictures.len(), 2, "{pictures:?}");
+    for name in pictures {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let bytes = fs::metadata(&path).expect(name).len();
+        assert!(bytes <= 300_000, "{name}: {bytes} bytes");
+    }
 }
