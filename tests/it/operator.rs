@@ -4,12 +4,16 @@
 use std::fs;
 use std::path::Path;
 use std::process::Output;
+use std::thread;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::faults::limit_files;
 use crate::fleet::{Fleet, save_streamer, save_streams, server as with_layouter};
-use weir_testkit::{API_KEY, TestServer, run};
+use crate::metrics::Metrics;
+use weir_testkit::sys::{self, Signal};
+use weir_testkit::{API_KEY, TestServer, run, wait_until};
 
 /// An operator with a home directory of its own.
 struct OperatorShell<'s> {
@@ -404,6 +408,53 @@ fn apply_deletes_with_prune_only_and_within_its_scope() {
     let refusal = shell.fails("apply -f x.jsonl", 1);
     assert!(refusal.contains("titel"), "{refusal}");
     server.get("/streams/n").expect(404);
+}
+
+#[test]
+fn apply_survives_a_full_disk_and_is_finished_after_a_kill() {
+    let mut server = TestServer::new();
+    let line = |at: usize| json!({"stream": {"name": format!("s{at:04}"), "title": "t"}});
+    let text: Vec<String> = (0..1500).map(|at| line(at).to_string()).collect();
+    for is_killed in [true, false] {
+        streams(&server, 1);
+        let shell = OperatorShell::new(&server);
+        shell.write("all.jsonl", &text.join("\n"));
+        let failures = || {
+            let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+            Metrics::read(&answer).value("weir_writer_failures_total", &[]) as u64
+        };
+        limit_files(server.id(), Some(0));
+        let pid = server.id();
+        let output = thread::scope(|scope| {
+            let apply = scope.spawn(|| shell.run("apply -f all.jsonl"));
+            wait_until("a refused batch", failures, |count| *count > 0);
+            if is_killed {
+                sys::signal(pid, Signal::KILL).expect("it runs");
+            } else {
+                limit_files(pid, None);
+            }
+            apply.join().expect("it ends")
+        });
+        let code = output.status.code();
+        assert_eq!(code, Some(i32::from(is_killed)), "{output:?}");
+        drop(shell);
+        if is_killed {
+            server.wait();
+            server.start();
+            assert_eq!(server.get("/streams/s0000").status, 404, "it was refused");
+        }
+    }
+    let shell = OperatorShell::new(&server);
+    shell.write("all.jsonl", &text.join("\n"));
+    assert_eq!(
+        shell.prints("get streams -o name --all", 0).lines().count(),
+        1501
+    );
+    let text = shell.fails("apply -f all.jsonl", 0);
+    assert!(
+        text.contains("0 to create, 0 to change, 1500 equal"),
+        "{text}"
+    );
 }
 
 #[test]
