@@ -185,6 +185,8 @@ pub struct Grant {
     /// When the token last changed.
     pub revision: u64,
     pub rights: Arc<Rights>,
+    /// Streamers are sent the authorization backends.
+    pub provisions: bool,
 }
 
 /// Which entities of one collection a caller may see, beyond what it was let in for.

@@ -52,6 +52,7 @@ impl Token {
             digest: self.digest,
             revision: self.revision,
             rights: self.rights.clone(),
+            provisions: false,
         }
     }
 }

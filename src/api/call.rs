@@ -16,7 +16,7 @@ use super::stream_doc::Around;
 use crate::access::auth::{Auth, Caller};
 use crate::access::browser_sessions::{BrowserSession, cookie_of, is_of_page};
 use crate::access::compiled::CompiledRules;
-use crate::access::rights::Visibility;
+use crate::access::rights::{Grant, Visibility};
 use crate::agents::messages::NewConnection;
 use crate::agents::refusals::Refusals;
 use crate::core::message::{Completion, Reply};
@@ -210,12 +210,20 @@ impl Call<'_> {
         }
     }
 
+    /// What the commands of the caller are applied with.
+    pub fn grant(&self) -> Option<Box<Grant>> {
+        let mut grant = self.caller.grant()?;
+        let config = self.shared.settings.running.config();
+        grant.provisions = config.settings.fleet.provision_enabled;
+        Some(grant)
+    }
+
     /// The command with its origin, with what the caller may change, and with the conditions of
     /// the request.
     pub fn audited(&self, command: Command) -> Result<AuditedCommand, ApiError> {
         Ok(AuditedCommand {
             audit: Some(Box::new(self.audit(Some(&command)))),
-            grant: self.caller.grant(),
+            grant: self.grant(),
             conditions: self.preconditions(&command)?,
             command,
         })

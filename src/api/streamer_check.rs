@@ -104,7 +104,7 @@ fn shown(error: ApiError, reveals: bool) -> ApiError {
 /// Starts the call that precedes `command`. An invalid command is refused without a call.
 pub fn before(call: &Call<'_>, command: Command) -> Result<Outcome, ApiError> {
     let command = call.audited(command)?;
-    let permission = call.caller.grant();
+    let permission = call.grant();
     let permission = permission.map(|grant| ChangeRights::of(&grant, call.state));
     let permission = permission.transpose()?;
     if let Some(permission) = &permission {

@@ -45,15 +45,14 @@ use crate::fleet::peer;
 use crate::fleet::queries::QueryOutcome;
 use crate::fleet::report::ReportSource;
 use crate::json::{Number, scan};
-use crate::native_name::MediaServerKind;
 use crate::outbound::connection::{CallContext, PeerConnection};
 use crate::outbound::{Dialer, OutboundError};
 use crate::rt::{self, uptime_ms};
 use crate::state::State;
 use crate::state::entity::Entities;
 use crate::state::name::Hostname;
-use crate::state::pull::kind_of_record;
-use crate::state::record::{ArchivedNodeRole, StreamerRecord};
+use crate::state::pull::is_queried;
+use crate::state::record::StreamerRecord;
 
 /// How often due queries and overdue ones are looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -546,14 +545,6 @@ fn query_settings(settings: &Settings) -> QuerySettings {
         fails_threshold: usize::try_from(threshold).unwrap_or(usize::MAX),
         dead_timeout_ms: settings.layouter.dead_timeout.as_millis() as u64,
     }
-}
-
-/// Whether a streamer has the API that is queried. Media servers of other kinds have none; their
-/// bridges report.
-fn is_queried(streamer: &StreamerRecord) -> bool {
-    matches!(streamer.role, ArchivedNodeRole::Streamer)
-        && kind_of_record(streamer) == MediaServerKind::Flussonic
-        && scan::member(&streamer.config, "api_url").is_some()
 }
 
 /// Whether a change of a streamer leaves its queries as they are.

@@ -228,7 +228,7 @@ impl ObjectKind {
         let given = object.get("config_on_disk").unwrap_or(object);
         let mut given = self.parsed(given)?;
         (self.schema)().prune(&mut given);
-        let mut given = self.from_text(&given.to_string())?;
+        let mut given = self.value_of(&given.to_string())?;
         if let Some(members) = given.as_object_mut() {
             members.remove("updated_at");
             members.insert(self.key.to_owned(), name.clone());
@@ -239,7 +239,7 @@ impl ObjectKind {
     /// An object as the server uses it, with the defaults of absent members.
     pub fn effective(&self, object: &Value) -> Result<Value, Failure> {
         let effective = (self.schema)().effective(&self.parsed(object)?);
-        self.from_text(&effective.text)
+        self.value_of(&effective.text)
     }
 
     fn parsed(&self, object: &Value) -> Result<json::Value, Failure> {
@@ -247,7 +247,7 @@ impl ObjectKind {
             .map_err(|error| self.unexpected(format!("{error:?}")))
     }
 
-    fn from_text(&self, text: &str) -> Result<Value, Failure> {
+    fn value_of(&self, text: &str) -> Result<Value, Failure> {
         serde_json::from_str(text).map_err(|error| self.unexpected(error.to_string()))
     }
 

@@ -32,7 +32,8 @@ pub struct TokenFlags {
     /// What it may do; reading includes lists.
     #[arg(long, value_enum, value_delimiter = ',', required = true)]
     may: Vec<TokenRight>,
-    /// The objects it may do that with, for instance streams/* or streams/news%2F*.
+    /// The objects it may do that with, for instance streams/* or streams/news%2F*; with several,
+    /// those of each.
     #[arg(long, value_name = "SCOPE", required = true)]
     scope: Vec<String>,
 }
@@ -42,7 +43,7 @@ pub struct WhoamiFlags {}
 
 pub fn create(server: &Connection, flags: &TokenFlags) -> Result<Exit, Failure> {
     let has = |right| flags.may.contains(&right);
-    let mut permission = json!({"scopes": flags.scope});
+    let mut rights = json!({});
     for (name, is_given) in [
         ("list", has(TokenRight::List) || has(TokenRight::Read)),
         ("read", has(TokenRight::Read)),
@@ -50,11 +51,18 @@ pub fn create(server: &Connection, flags: &TokenFlags) -> Result<Exit, Failure> 
         ("execute", has(TokenRight::Execute)),
     ] {
         if is_given {
-            permission[name] = Value::Bool(true);
+            rights[name] = Value::Bool(true);
         }
     }
+    // The scopes of one permission have to match all.
+    let of_scope = |scope: &String| {
+        let mut permission = rights.clone();
+        permission["scopes"] = json!([scope]);
+        permission
+    };
+    let permissions: Vec<Value> = flags.scope.iter().map(of_scope).collect();
     let path = format!("/api_tokens/{}", escape(&flags.name));
-    let body = json!({"permissions": [permission]});
+    let body = json!({"permissions": permissions});
     // A token of this name keeps its key and its permissions.
     let only_new = [("if-none-match", "*")];
     let saved = server

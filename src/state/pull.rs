@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::State;
 use super::name::Hostname;
-use super::record::StreamerRecord;
+use super::record::{ArchivedNodeRole, StreamerRecord};
 use crate::error::{self, ApiError};
 use crate::json::{self, Object, Value, scan};
 use crate::native_name::MediaServerKind;
@@ -43,6 +43,14 @@ pub fn kind_of_record(streamer: &StreamerRecord) -> MediaServerKind {
     let kind = scan::member(&streamer.config, "kind").and_then(text_of);
     kind.and_then(|kind| MediaServerKind::parse(&kind))
         .unwrap_or_default()
+}
+
+/// Whether a streamer has the API that is queried. Media servers of other kinds have none; their
+/// bridges report.
+pub fn is_queried(streamer: &StreamerRecord) -> bool {
+    matches!(streamer.role, ArchivedNodeRole::Streamer)
+        && kind_of_record(streamer) == MediaServerKind::Flussonic
+        && scan::member(&streamer.config, "api_url").is_some()
 }
 
 /// A JSON string as text.

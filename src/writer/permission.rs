@@ -7,7 +7,8 @@
 //!
 //! Writing an entity is not enough to set a credential of it, because the credential opens what
 //! `execute` on the entity opens: the configuration of a streamer with all passwords in it, the
-//! control connection of an agent.
+//! control connection of an agent. While streamers are provisioned, the credentials of a streamer
+//! also open the authorization backends, which are written to it.
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::state::State;
 use crate::state::apply::{Changes, EntityChange};
 use crate::state::command::Command;
 use crate::state::entity::{Key, Kind};
+use crate::state::pull::is_queried;
 
 /// Members of a streamer that open it, or determine where its key is sent.
 const STREAMER_CREDENTIALS: [&[&str]; 5] = [
@@ -36,7 +38,10 @@ const AGENT_CREDENTIALS: [&[&str]; 1] = [&["key"]];
 const NAMED_MAX: usize = 20;
 
 /// The permissions of the token behind a command.
-pub struct ChangeRights(Arc<Rights>);
+pub struct ChangeRights {
+    rights: Arc<Rights>,
+    provisions: bool,
+}
 
 impl ChangeRights {
     /// The permissions that the token has in `state`; an error if its key is not valid any more.
@@ -45,17 +50,23 @@ impl ChangeRights {
         let record = state.entities(Kind::ApiToken).get(&key);
         let record = record.ok_or_else(lost_credentials)?;
         if record.revision == grant.revision {
-            return Ok(Self(grant.rights.clone()));
+            return Ok(Self {
+                rights: grant.rights.clone(),
+                provisions: grant.provisions,
+            });
         }
         let token = Token::of(record).filter(|token| token.digest == grant.digest);
         token
-            .map(|token| Self(token.rights))
+            .map(|token| Self {
+                rights: token.rights,
+                provisions: grant.provisions,
+            })
             .ok_or_else(lost_credentials)
     }
 
     /// Checks what a command names: entities and credentials.
     pub fn check_command(&self, command: &Command) -> Result<(), ApiError> {
-        let mut missing = Missing::new(&self.0, false);
+        let mut missing = Missing::new(&self.rights, false);
         let to = &mut missing;
         let streamer = |to: &mut Missing<'_>, hostname: &str, patch: &Object| {
             to.require(Action::Write, "streamers", hostname);
@@ -111,17 +122,26 @@ impl ChangeRights {
     /// Checks what a command changes in `state`. Entities that the token does not see are counted,
     /// not named.
     pub fn check_changes(&self, state: &State, changes: &Changes) -> Result<(), ApiError> {
-        let mut missing = Missing::new(&self.0, true);
+        let mut missing = Missing::new(&self.rights, true);
         for change in &changes.streams {
             missing.require(Action::Write, "streams", &change.name);
         }
         for change in &changes.streamers {
             missing.require(Action::Write, "streamers", &change.hostname);
             let old = state.streamer(&change.hostname);
+            let was_queried = old.is_some_and(is_queried);
             let old = old.map_or("{}", |old| old.config.as_str());
             let new = change.new.as_ref().map(|new| new.config.as_str());
-            if differs(&STREAMER_CREDENTIALS, old, new) {
+            let opens = differs(&STREAMER_CREDENTIALS, old, new);
+            if opens {
                 missing.require(Action::Execute, "streamers", &change.hostname);
+            }
+            let is_provisioned = self.provisions && change.new.as_ref().is_some_and(is_queried);
+            if is_provisioned && (opens || !was_queried) {
+                let backends = state.entities(Kind::AuthBackend).by_key().keys();
+                for key in backends {
+                    missing.require_entity(Action::Execute, Kind::AuthBackend, key);
+                }
             }
         }
         for EntityChange {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::connector::{FakeFleet, KEY, fake, queries, server, stats, until_queries, until_stats};
 use crate::faults::limit_files;
 use weir_testkit::fake::FakeRequest;
-use weir_testkit::{TestServer, wait_until};
+use weir_testkit::{PREFIX, TestServer, wait_until};
 
 const CONFIG: &str = "/streamer/api/v3/config";
 const SECRET: &str = "token-of-a-viewer";
@@ -251,4 +251,52 @@ fn nothing_of_provisioning_is_stored() {
     assert_eq!(next_write(&streamer), first);
     until_provisioning(&server, |shown| shown["status"] == "ok");
     no_write(&server, &streamer);
+}
+
+#[test]
+fn token_needs_execute_on_the_backends_that_a_streamer_receives() {
+    let token = |server: &TestServer, execute: &[&str]| {
+        let mut permissions = vec![json!({"scopes": ["streamers/*"], "read": true, "write": true})];
+        // All scopes of one permission have to match.
+        let execute = execute
+            .iter()
+            .map(|scope| json!({"scopes": [scope], "execute": true}));
+        permissions.extend(execute);
+        let body = json!({"key": "key-of-a-token", "permissions": permissions});
+        server.put("/api_tokens/t", body).expect(200);
+    };
+    let save = |server: &TestServer, body: &Value| {
+        let path = format!("{PREFIX}/streamers/s9");
+        let fields = [("Authorization", "Bearer key-of-a-token")];
+        let body = body.to_string();
+        let mut client = server.connect();
+        client.request("PUT", &path, &fields, body.as_bytes())
+    };
+    let mut streamer = json!({
+        "role": "streamer", "cluster_key": "k", "api_url": "http://127.0.0.1:9", "kind": "flussonic",
+    });
+    for is_provisioned in [true, false] {
+        let mut arguments = arguments();
+        if !is_provisioned {
+            arguments[0] = "--cluster-node-config-provision-enabled=false";
+        }
+        let server = server(&arguments);
+        token(&server, &["streamers/*"]);
+        // There is nothing to receive yet.
+        save(&server, &streamer).expect(200);
+        save_backend(&server, SECRET);
+        streamer["api_url"] = json!("http://127.0.0.1:10");
+        let answer = save(&server, &streamer);
+        assert_eq!(answer.status, if is_provisioned { 403 } else { 200 });
+        save(&server, &json!({"labels": {"a": "b"}})).expect(200);
+        // Servers of other kinds receive nothing, until they are no such servers any more.
+        server.delete("/streamers/s9").expect(204);
+        streamer["kind"] = json!("mediamtx");
+        save(&server, &streamer).expect(200);
+        let answer = save(&server, &json!({"kind": "flussonic"}));
+        assert_eq!(answer.status, if is_provisioned { 403 } else { 200 });
+        streamer["kind"] = json!("flussonic");
+        token(&server, &["streamers/*", "auth_backends/*"]);
+        save(&server, &streamer).expect(200);
+    }
 }

@@ -207,7 +207,7 @@ fn restricted_token_sees_and_changes_its_part() {
     server.put("/streams/other", json!({})).expect(200);
     let mut shell = OperatorShell::new(&server);
     let created = shell.prints(
-        "token create anna --may read,write --scope streams/tv%2F*",
+        "token create anna --may read,write --scope streams/tv%2F* --scope agents/*",
         0,
     );
     let text = shell.fails("token create anna --may read --scope *", 5);

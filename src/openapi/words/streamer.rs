@@ -87,7 +87,9 @@ pub const STREAMER_SAVE: OperationDoc = OperationDoc {
          To set a credential (`cluster_key`, and `cluster_key`, `rproxy.endpoint_auth` and \
          `rproxy.streampoint_key` of `config`) or to change `api_url`, where the key is sent, a \
          token needs `execute` on the node besides `write`, because the cluster key opens what \
-         `execute` does. A mask that is written back keeps the credential and needs no more.",
+         `execute` does. A mask that is written back keeps the credential and needs no more. While \
+         `cluster.node_config_provision_enabled` is on, a node that Weir queries receives the \
+         authorization backends, so that it needs `execute` on all of them too.",
     parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_config"),
