@@ -16,6 +16,7 @@ import { hashOf, readRoute } from './src/router';
 import { changeOf, settingsOf, typedValue } from './src/settings';
 import { filtered, fullest, type StreamerRow } from './src/streamer_rows';
 import { code, t, TEXTS } from './src/text';
+import { checkedQuestion, draftOf, isComplete, largestFirst, questionOf } from './src/whatif';
 
 test('integers of 64 bits are kept as text', () => {
   const kept = (source: string) => exact('id', Number(source), { source });
@@ -156,11 +157,64 @@ test('a session is shown the screens that it may read', () => {
     features: [],
   });
   const main = ['overview', 'streamers', 'streams', 'events'];
-  const all = [...main, 'layouter', 'agents', 'tokens', 'auth', 'balancers', 'settings'];
+  const of = ['whatif', 'layouter', 'agents', 'tokens', 'auth', 'balancers', 'settings'];
+  const all = [...main, ...of];
   assert.deepEqual(permittedScreens(session(['*'], { admin: true })), all);
   assert.deepEqual(permittedScreens(session(['*'], { read: true })), all);
   assert.deepEqual(permittedScreens(session(['streams/a%2F*'], { read: true })), ['streams']);
   assert.deepEqual(permittedScreens(session(['*'], { write: true })), []);
+});
+
+test('a question survives its address', () => {
+  const questions = [
+    { kind: 'lose', hosts: 'a.example.com,b.example.com' },
+    { kind: 'add', count: '200', like: 'cam/ä b' },
+    { kind: 'change', host: 'a.example.com', patch: '{"channel_limit": 9007199254740993}' },
+    { kind: 'stream', name: 'cam/a', patch: '{"labels": {"required.site": null}}' },
+  ] as const;
+  for (const question of questions) {
+    const { query } = readRoute(hashOf('whatif', [], question));
+    assert.deepEqual(questionOf(query), question);
+    assert.ok(isComplete(questionOf(query)));
+    assert.deepEqual(checkedQuestion(question), question);
+  }
+  assert.deepEqual(questionOf({ kind: 'toString', hosts: 'a', patch: '{}' }), {
+    kind: 'lose',
+    hosts: 'a',
+  });
+  assert.ok(!isComplete(questionOf({})), 'an empty address asks nothing');
+  const typed = checkedQuestion({ kind: 'lose', hosts: ' a,b\nb  c, ' });
+  assert.deepEqual(typed, { kind: 'lose', hosts: 'a,b,c' });
+  assert.equal(draftOf({ kind: 'add' }).count, '100');
+});
+
+test('a question that is wrong or has a secret is refused', () => {
+  for (const count of ['0', '-1', '1.5', '1e3', '10000000', 'many']) {
+    assert.throws(() => checkedQuestion({ kind: 'add', count }), /whole number/, count);
+  }
+  assert.throws(() => checkedQuestion({ kind: 'lose', hosts: ' , ' }), /empty/);
+  assert.throws(() => checkedQuestion({ kind: 'stream', name: ' ', patch: '{}' }), /empty/);
+  const change = (patch: string) => () => checkedQuestion({ kind: 'change', host: 'a', patch });
+  assert.throws(change('[]'), /JSON object/);
+  assert.throws(change('{'), SyntaxError);
+  assert.throws(change('{"cluster_key": "secret"}'), /cluster_key/);
+  const patch = '{"labels": {}, "inputs": [{"url": "rtsp://user:secret@a"}]}';
+  assert.throws(() => checkedQuestion({ kind: 'stream', name: 'a', patch }), /inputs/);
+});
+
+test('the largest change of a load is first', () => {
+  const load = (hostname: string, delta: number) => ({
+    hostname,
+    role: 'ingest',
+    before: 10,
+    after: 10 + delta,
+    delta,
+  });
+  const loads = [load('b', 3), load('a', 3), load('c', -9), load('d', 1)];
+  assert.deepEqual(
+    largestFirst(loads).map(({ hostname }) => hostname),
+    ['c', 'a', 'b', 'd'],
+  );
 });
 
 test('what is requested during a run is run once more at its end', async () => {
@@ -310,7 +364,7 @@ test('every text is used', () => {
     'new.',
     'none.',
   ];
-  const byCode = ['reason.', 'cause.', 'setting.'];
+  const byCode = ['reason.', 'cause.', 'setting.', 'role.'];
   const unused = Object.keys(TEXTS).filter((key) => {
     const isBuilt = built.some((prefix) => key.startsWith(prefix) && all.includes(`\`${prefix}$`));
     const isCode = byCode.some((prefix) => key.startsWith(prefix));

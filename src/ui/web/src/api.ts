@@ -33,6 +33,10 @@ export class ApiError extends Error {
   }
 }
 
+/** Whether a question was refused because the layouter is off. */
+export const isLayouterOff = (error: unknown): boolean =>
+  error instanceof ApiError && error.code === 'layouter_disabled';
+
 let onUnauthorized: () => void = () => {};
 
 /** Sets the listener of every 401, which shows the login page. */

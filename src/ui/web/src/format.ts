@@ -8,12 +8,15 @@ const locale = 'en';
 const whole = new Intl.NumberFormat(locale);
 const one = new Intl.NumberFormat(locale, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const two = new Intl.NumberFormat(locale, { maximumFractionDigits: 2 });
+const difference = new Intl.NumberFormat(locale, { signDisplay: 'exceptZero' });
 const relative = new Intl.RelativeTimeFormat(locale, { style: 'short', numeric: 'always' });
 
 const ABSENT = '–';
 const isAbsent = (n: Maybe): n is null | undefined => n === null || n === undefined;
 
 export const count = (n: Maybe) => (isAbsent(n) ? ABSENT : whole.format(n));
+/** A difference, with its sign. */
+export const signed = (n: number) => difference.format(n);
 export const percent = (n: Maybe) => (isAbsent(n) ? ABSENT : `${whole.format(Math.round(n))} %`);
 
 /** A bit rate from kbit/s, the unit of the API. */

@@ -20,6 +20,7 @@ import { Stream } from './screens/stream';
 import { Streamer } from './screens/streamer';
 import { Streamers } from './screens/streamers';
 import { Streams } from './screens/streams';
+import { WhatIf } from './screens/whatif';
 import { Search } from './search';
 import { t } from './text';
 import { showTheme, theme } from './theme';
@@ -29,6 +30,7 @@ const LISTS: Record<ScreenName, ComponentType<ScreenProps>> = {
   streamers: Streamers,
   streams: Streams,
   events: Events,
+  whatif: WhatIf,
   layouter: Layouter,
   agents: Agents,
   tokens: Tokens,
@@ -47,6 +49,7 @@ const LETTERS: Record<string, ScreenName> = {
   n: 'streamers',
   s: 'streams',
   e: 'events',
+  w: 'whatif',
   l: 'layouter',
   a: 'agents',
   t: 'tokens',

@@ -152,7 +152,29 @@ export interface PredictedLayout {
   change_reason?: string;
 }
 
-export interface Prediction {
+/** The number of streams of one role on a streamer, now and then. */
+export interface LoadChange {
+  hostname: string;
+  role: string;
+  before: number;
+  after: number;
+  delta: number;
+  /** The limit of the streamer; 0: it has none. */
+  capacity?: number;
+}
+
+/** What would be changed, by stream or by streamer. */
+export interface Prediction<Change> {
   estimated_count?: number;
-  changes: PredictedLayout[];
+  changes: Change[];
+  /** Changes that this session may not see. */
+  hidden?: number;
+  moves_caused: number;
+  /** Moves that are due anyway. */
+  moves_pending: number;
+  unplaced: number;
+  unplaced_before: number;
+  unplaced_copies: number;
+  /** Without a name: one of those that would be added. */
+  unplaced_sample: { name?: string; reasons: string[] }[];
 }

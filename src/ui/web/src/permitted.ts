@@ -6,6 +6,7 @@ export type ScreenName =
   | 'streamers'
   | 'streams'
   | 'events'
+  | 'whatif'
   | 'layouter'
   | 'agents'
   | 'tokens'
@@ -16,6 +17,7 @@ export type ScreenName =
 export const MAIN_SCREENS: ScreenName[] = ['overview', 'streamers', 'streams', 'events'];
 export const SCREENS: ScreenName[] = [
   ...MAIN_SCREENS,
+  'whatif',
   'layouter',
   'agents',
   'tokens',
@@ -30,6 +32,7 @@ const COLLECTIONS: Record<ScreenName, string> = {
   streamers: 'streamers',
   streams: 'streams',
   events: 'events',
+  whatif: 'cluster',
   layouter: 'config',
   agents: 'agents',
   tokens: 'api_tokens',

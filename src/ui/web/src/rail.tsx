@@ -9,6 +9,7 @@ const ICONS: Record<ScreenName | 'more', string> = {
   streamers: 'M4 5h16v6H4zM4 13h16v6H4zM7 8h.01M7 16h.01',
   streams: 'M4 6h16M4 12h16M4 18h10',
   events: 'M12 7v5l3 2M12 3a9 9 0 1 0 9 9',
+  whatif: 'M8 9a4 4 0 1 1 6 3.5c-1.3.8-2 1.6-2 3M12 19h.01',
   layouter: 'M4 5h6v6H4zM14 13h6v6h-6zM10 8h4a3 3 0 0 1 3 3v2',
   agents: 'M12 20v-7M8 9a5.5 5.5 0 0 1 8 0M5 6a10 10 0 0 1 14 0M12 13h.01',
   tokens: 'M14 10a4 4 0 1 0-3.5 4L13 16.5h2v2h3v-3.5z',

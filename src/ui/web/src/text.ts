@@ -7,6 +7,7 @@ const en = {
   'nav.streamers': 'Streamers',
   'nav.streams': 'Streams',
   'nav.events': 'Events',
+  'nav.whatif': 'What if',
   'nav.layouter': 'Layouter',
   'nav.agents': 'Agents',
   'nav.tokens': 'Tokens',
@@ -264,6 +265,50 @@ const en = {
   'edit.moving': { one: '{n} stream would move:', other: '{n} streams would move:' },
   'edit.no_preview': 'The layouter is off: no stream would move.',
   'edit.not_object': 'The patch must be a JSON object',
+  'whatif.lead': 'The layouter answers for a copy of the cluster. Nothing changes by a question.',
+  'whatif.question': 'Question',
+  'whatif.kind': 'What happens',
+  'whatif.lose': 'Streamers are lost',
+  'whatif.add': 'Streams are added',
+  'whatif.change': 'A streamer changes',
+  'whatif.stream': 'A stream changes',
+  'whatif.hosts': 'Streamers that are lost together',
+  'whatif.count': 'Number of streams',
+  'whatif.like': 'Like this stream (may be empty)',
+  'whatif.ask': 'Ask',
+  'whatif.may_not': 'This credential may not ask what would move',
+  'whatif.incomplete': 'A field of the question is empty',
+  'whatif.not_count': 'The number of streams must be a whole number from 1 to 1,000,000',
+  'whatif.member': 'Where streams run does not depend on {name}. Possible: {names}',
+  'whatif.answer': 'Answer',
+  'whatif.off': 'The layouter is off: nothing is placed or moved, so there is no answer.',
+  'whatif.nothing': 'Nothing would change.',
+  'whatif.moves': 'Streams that move',
+  'whatif.pending': {
+    one: '{n} more is due anyway',
+    other: '{n} more are due anyway',
+  },
+  'whatif.unplaced': 'Without a place',
+  'whatif.already': '{n} without this',
+  'whatif.copies': {
+    one: '{n} copy without a place',
+    other: '{n} copies without a place',
+  },
+  'whatif.loads': 'Loads that change',
+  'whatif.now': 'Now',
+  'whatif.then': 'Then',
+  'whatif.delta': 'Change',
+  'whatif.bars': 'Load now and then',
+  'whatif.sample': 'Some of those without a place, and why',
+  'whatif.new_stream': 'a new stream',
+  'whatif.hidden': {
+    one: '{n} change is not shown to this credential',
+    other: '{n} changes are not shown to this credential',
+  },
+  'whatif.saved': 'Saved: {name}',
+  'whatif.if_lost': 'What if it is lost?',
+  'role.dvr_backup': 'copies',
+  'role.inference': 'analytics',
   'why.cannot': '{n} cannot: {reason}',
   'why.here': 'here',
   'why.all': 'All {n}',
@@ -382,8 +427,10 @@ export function t(key: TextKey, values: Record<string, string | number> = {}): s
   });
 }
 
+type CodePrefix = 'reason' | 'cause' | 'state' | 'setting' | 'role';
+
 /** The text of a code of the API; a code that is not known here is shown in words. */
-export function code(prefix: 'reason' | 'cause' | 'state' | 'setting', of: string): string {
+export function code(prefix: CodePrefix, of: string): string {
   const key = `${prefix}.${of}`;
   return hasText(key) ? t(key) : of.replaceAll('_', ' ');
 }

@@ -1,54 +1,47 @@
 // Editing a stream: a merge patch, what would move because of it, then the save of that version.
 import { useState } from 'preact/hooks';
-import { ApiError, exchange, post } from '../api';
-import { changeShown, checkedPatch, ConflictError } from '../changes';
-import * as f from '../format';
-import { streamPath, url } from '../json';
-import type { Prediction, StreamEntity } from '../model';
+import { isLayouterOff } from '../api';
+import { changeShown, checkedPatch, ConflictError, tagOf } from '../changes';
+import { streamPath } from '../json';
+import type { PredictedLayout, Prediction, StreamEntity } from '../model';
 import { Dialog, Failure } from '../parts';
 import { useSteps } from '../steps';
-import { code, t } from '../text';
+import { t } from '../text';
+import { previewChange } from '../whatif';
+import { Moves } from './moves';
 
 const SHOWN_MOVES = 20;
-const PREVIEWED_MAX = 1000;
 
 /** A preview, and the version of the stream that it was made from. */
 interface Preview {
   etag: string | null;
   /** `null`: the layouter is off, so nothing is moved. */
-  prediction: Prediction | null;
+  prediction: Prediction<PredictedLayout> | null;
   patch: string;
 }
 
 async function preview(name: string, patch: string): Promise<Preview> {
-  const { etag } = await exchange<StreamEntity>('GET', streamPath(name));
-  const path = url(`${streamPath(name)}/preview_layout_change`, { limit: PREVIEWED_MAX });
+  const path = streamPath(name);
   try {
-    return { etag, patch, prediction: await post<Prediction>(path, { text: patch }) };
+    const asked = { limit: SHOWN_MOVES, text: patch };
+    return { patch, ...(await previewChange<PredictedLayout>(path, asked)) };
   } catch (error) {
-    const isOff = error instanceof ApiError && error.code === 'layouter_disabled';
-    if (!isOff) throw error;
-    return { etag, patch, prediction: null };
+    if (!isLayouterOff(error)) throw error;
+    return { etag: await tagOf(path), patch, prediction: null };
   }
 }
 
 const movesOf = ({ prediction }: Preview) =>
   prediction?.estimated_count ?? prediction?.changes.length ?? 0;
 
-function Moves({ of }: { of: Preview }) {
+function PreviewedMoves({ of }: { of: Preview }) {
   const n = movesOf(of);
   if (!of.prediction) return <p class="lead">{t('edit.no_preview')}</p>;
   if (n === 0) return <p class="lead">{t('edit.still')}</p>;
   return (
     <>
       <p class="lead">{t('edit.moving', { n })}</p>
-      {of.prediction.changes.slice(0, SHOWN_MOVES).map((change) => (
-        <p class="move">
-          <b>{change.name}</b> → {change.ingest ?? t('stream.at_nothing')}{' '}
-          <span class="muted">{code('reason', change.change_reason ?? 'none')}</span>
-        </p>
-      ))}
-      {n > SHOWN_MOVES && <p class="muted">{t('bulk.more', { n: f.count(n - SHOWN_MOVES) })}</p>}
+      <Moves of={of.prediction.changes} total={n} most={SHOWN_MOVES} />
     </>
   );
 }
@@ -108,7 +101,7 @@ export function Edit({ stream, onClose, onSaved }: EditProps) {
       <Failure error={error} />
       {answer && (
         <div role="status">
-          <Moves of={answer} />
+          <PreviewedMoves of={answer} />
         </div>
       )}
     </Dialog>

@@ -1,5 +1,5 @@
 // The landing page: whether the cluster is well, what needs attention, how much room is left.
-import { ApiError, OVERVIEW } from '../api';
+import { isLayouterOff, OVERVIEW } from '../api';
 import { folded } from '../folding';
 import * as f from '../format';
 import {
@@ -107,6 +107,8 @@ interface NeedLine {
   of: MarkOf;
   text: string;
   to?: string;
+  /** Where a streamer leads. */
+  hostTo?: (hostname: string) => string;
   hosts: { hostname: string; n: number }[];
 }
 
@@ -145,20 +147,23 @@ function needs({ stats, capacity, unplaced, isOff }: Cluster): NeedLine[] {
     losses.length > 0 && {
       of: 'degradated',
       text: t('need.loss', { n: losses.length }),
+      hostTo: (hosts) => href('whatif', [], { kind: 'lose', hosts }),
       hosts: losses.map((loss) => ({ hostname: loss.hostname, n: loss.unplaced })),
     },
   ];
   return lines.filter((line) => line !== false);
 }
 
-function Need({ line: { of, text, to, hosts } }: { line: NeedLine }) {
+const toStreamer = (hostname: string) => href('streamers', [hostname]);
+
+function Need({ line: { of, text, to, hosts, hostTo = toStreamer } }: { line: NeedLine }) {
   return (
     <li>
       <Mark of={of} />
       {to ? <a href={to}>{text}</a> : <span>{text}</span>}
       <span class="some">
         {hosts.slice(0, SHOWN_HOSTS).map(({ hostname, n }) => (
-          <a class="chip" href={href('streamers', [hostname])}>
+          <a class="chip" href={hostTo(hostname)}>
             {shortHost(hostname)} {n > 0 && <b>{f.short(n)}</b>}
           </a>
         ))}
@@ -257,7 +262,7 @@ export function Overview() {
   const recent = useQuery<Page<'events', EventRecord>>(OVERVIEW.events, { wake: () => true });
   const error = stats.error ?? unplaced.error;
   const failed = capacity.error;
-  const isOff = failed instanceof ApiError && failed.code === 'layouter_disabled';
+  const isOff = isLayouterOff(failed);
   if (!stats.data || !unplaced.data) {
     return error ? (
       <Failure error={error} again={stats.again} />

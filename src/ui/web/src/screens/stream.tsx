@@ -1,6 +1,6 @@
 // One stream: where it runs and why, where it has been, who changed it, its configuration.
 import { useState } from 'preact/hooks';
-import { ApiError, newestEvents } from '../api';
+import { isLayouterOff, newestEvents } from '../api';
 import { changeShown } from '../changes';
 import { folded } from '../folding';
 import * as f from '../format';
@@ -157,7 +157,7 @@ function useStream(name: string) {
 }
 
 function WhyPanel({ isPlaced, error, data }: { isPlaced: boolean } & ExplainState) {
-  const isOff = error instanceof ApiError && error.code === 'layouter_disabled';
+  const isOff = isLayouterOff(error);
   return (
     <Panel title={isPlaced ? t('stream.why') : t('stream.why_not')}>
       {isOff ? <p class="muted">{t('why.off')}</p> : <Failure error={error} />}

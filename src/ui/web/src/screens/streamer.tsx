@@ -92,6 +92,10 @@ function Title({ streamer }: { streamer: StreamerEntity }) {
         </small>
       </h1>
       <Labels labels={streamer.labels} most={6} />
+      <span class="grow" />
+      <a class="button" href={href('whatif', [], { kind: 'lose', hosts: streamer.hostname })}>
+        {t('whatif.if_lost')}
+      </a>
     </div>
   );
 }
