@@ -185,6 +185,7 @@ test('a question survives its address', () => {
   assert.ok(!isComplete(questionOf({})), 'an empty address asks nothing');
   const typed = checkedQuestion({ kind: 'lose', hosts: ' a,b\nb  c, ' });
   assert.deepEqual(typed, { kind: 'lose', hosts: 'a,b,c' });
+  assert.equal(draftOf(typed).hosts, 'a\nb\nc');
   assert.equal(draftOf({ kind: 'add' }).count, '100');
 });
 

@@ -272,7 +272,7 @@ const en = {
   'whatif.add': 'Streams are added',
   'whatif.change': 'A streamer changes',
   'whatif.stream': 'A stream changes',
-  'whatif.hosts': 'Streamers that are lost together',
+  'whatif.hosts': 'Streamers that are lost together, one a line',
   'whatif.count': 'Number of streams',
   'whatif.like': 'Like this stream (may be empty)',
   'whatif.ask': 'Ask',

@@ -44,10 +44,11 @@ export function questionOf(query: Record<string, string>): Question {
 }
 
 /** The question to edit: what is missing is filled with an example. */
-export const draftOf = (question: Question): Question => ({
-  ...EXAMPLES[question.kind],
-  ...question,
-});
+export function draftOf(question: Question): Question {
+  const draft = { ...EXAMPLES[question.kind], ...question };
+  if (draft.hosts) draft.hosts = hostsOf(draft.hosts).join('\n');
+  return draft;
+}
 
 export const isComplete = (question: Question): boolean =>
   FIELDS[question.kind].every((field) => OPTIONAL.includes(field) || question[field]);

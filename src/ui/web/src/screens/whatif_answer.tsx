@@ -143,17 +143,20 @@ function Apply({ answer, me, onConflict }: ApplyProps) {
 export function AnswerPanel(props: ApplyProps) {
   const { answer } = props;
   const { prediction, loads, streams, total, isByStream } = answer;
+  const { unplaced, unplaced_before, unplaced_sample, hidden } = prediction;
+  // Those of the question come first; those that have no place anyway follow the loads.
+  const isWorse = unplaced > unplaced_before;
+  const sample = unplaced_sample.length > 0 && <Unplaced of={unplaced_sample} />;
   return (
     <Panel title={t('whatif.answer')} kind="answer">
       <Numbers answer={answer} />
       <Apply {...props} />
-      {prediction.unplaced_sample.length > 0 && <Unplaced of={prediction.unplaced_sample} />}
+      {isWorse && sample}
       {total === 0 && <p class="empty">{t('whatif.nothing')}</p>}
       {isByStream && <Moves of={streams} total={total} most={ROWS_SHOWN} />}
       {loads.length > 0 && <Loads of={loads} total={total} />}
-      {!!prediction.hidden && (
-        <p class="muted">{t('whatif.hidden', { n: prediction.hidden })}</p>
-      )}
+      {!!hidden && <p class="muted">{t('whatif.hidden', { n: hidden })}</p>}
+      {!isWorse && sample}
     </Panel>
   );
 }
