@@ -881,6 +881,42 @@ const CHECKS = {
     await context.close();
   },
 
+  async 'lists of entities show what others save'(browser) {
+    const permissions = [{ scopes: ['streams/*'], list: true }];
+    // The list, an entity, what is saved first and then, and what is shown of that.
+    const lists = [
+      ['agents', '/agents/news', {}, null, null],
+      ['tokens', '/api_tokens/news', { permissions }, null, 'list, read: streams/*'],
+      ['auth', '/auth_backends/news', { allow_ips: ['10.0.0.0/8'] }, null, 'denied'],
+      ['balancers', '/load-balancers/news', { mode: 'clients' }, null, 'streams'],
+    ];
+    lists[1][3] = { permissions: [{ ...permissions[0], read: true }] };
+    lists[2][3] = { allow_default: false };
+    lists[3][3] = { mode: 'streams' };
+    const { page, context, reports } = await loggedIn(browser);
+    await waitText(page, '.live', 'Live');
+    for (const [screen, path, first, then, shown] of lists) {
+      await go(page, `#/${screen}`);
+      await page.waitForSelector(`.t-${screen} .tbody`, WAIT);
+      const others = await call('GET', path.replace('/news', '?limit=1'));
+      await waitText(page, '.bar-top h1 small', count(others.estimated_count));
+      await call('PUT', path, first);
+      await waitText(page, `.t-${screen} .tbody .name`, 'news');
+      if (then) {
+        await call('PUT', path, then);
+        await waitText(page, `.t-${screen} .tbody .tr`, shown);
+      }
+      await call('DELETE', path);
+      await page.waitForFunction(
+        (at) => ![...document.querySelectorAll(at)].some((it) => it.textContent === 'news'),
+        WAIT,
+        `.t-${screen} .tbody .name`,
+      );
+    }
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
   async 'lists of entities say what may be done'(browser) {
     await call('PUT', '/auth_backends/office', { allow_ips: ['10.0.0.0/8'], allow_default: false });
     const { page, context } = await loggedIn(browser, { hash: '#/balancers' });

@@ -25,6 +25,8 @@ export interface PagedRows<Row> extends Rows<Row> {
   error: Error | null;
   isLoading: boolean;
   again: () => void;
+  /** Reads what was read once more and replaces it at once; what is shown stays until then. */
+  refresh: () => Promise<void>;
   /** Replaces members of rows that are held; no row moves. */
   patch: (keyOf: (row: Row) => string, fresh: Map<string, Partial<Row>>) => void;
 }
@@ -83,6 +85,20 @@ async function load<Name extends string, Row>(
   return true;
 }
 
+/** The pages that a store has had, read once more into another one, as far as there are as many. */
+async function loadAgain<Name extends string, Row>(
+  old: Store<Row>,
+  ...[path, query, collection]: [string, Record<string, unknown>, Name]
+): Promise<Store<Row>> {
+  const fresh = { ...emptyStore<Row>(old.key), abort: old.abort };
+  const had = old.pages.filter((page) => page.rows || page.size).length;
+  for (let index = 0; index < Math.max(1, had) && fresh.pages[index]; index += 1) {
+    await load(fresh, index, path, query, collection);
+    if (fresh.error) break;
+  }
+  return fresh;
+}
+
 function dropFar<Row>(store: Store<Row>, from: number): void {
   store.pages.forEach((page, index) => {
     if (!page.rows || Math.abs(index - from) <= KEPT_PAGES / 2) return;
@@ -132,6 +148,15 @@ export function usePages<Name extends string, Row>(
       for (const page of store.pages) {
         page.rows = page.rows?.map((row) => ({ ...row, ...fresh.get(keyOf(row)) }));
       }
+      redraw();
+    },
+    refresh: async () => {
+      // So far down the list, changes are shown when it begins again.
+      if (store.pages.length > KEPT_PAGES) return;
+      const fresh = await loadAgain<Name, Row>(store, path, query, collection);
+      if (held.current !== store || store.abort.signal.aborted) return;
+      if (fresh.error) store.error = fresh.error;
+      else held.current = fresh;
       redraw();
     },
     again: () => {

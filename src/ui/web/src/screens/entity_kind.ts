@@ -1,5 +1,5 @@
 // What the lists of agents, tokens, authorization backends and load balancers have in common.
-import type { Session } from '../model';
+import type { EventRecord, Session } from '../model';
 import type { Column, TableKind } from '../table';
 
 /** An entity as lists have it: with masks in place of secrets. */
@@ -12,6 +12,8 @@ export interface EntityKind {
   collection: string;
   /** The member that names an entity. */
   key: 'id' | 'name';
+  /** What events about it name: the type of the entity, or the beginning of the operation. */
+  about: 'agent' | 'api_token' | 'auth_backend' | 'load_balancer';
   table: TableKind;
   columns: Column<Entity>[];
   /** The members that are read: no secrets. */
@@ -28,6 +30,10 @@ export interface EntityKind {
 }
 
 export const nameOf = (kind: EntityKind, row: Entity) => String(row[kind.key]);
+
+/** Whether an event is about entities of this kind. */
+export const isAbout = ({ about }: EntityKind, event: EventRecord): boolean =>
+  event.entity_type === about || (event.operation_id ?? event.event).startsWith(`${about}_`);
 
 export const pathOf = (kind: EntityKind, name: string) =>
   `${kind.path}/${encodeURIComponent(name)}`;

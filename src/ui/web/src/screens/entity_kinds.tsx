@@ -60,6 +60,7 @@ const AGENTS: EntityKind = {
   path: '/agents',
   collection: 'agents',
   key: 'id',
+  about: 'agent',
   table: 'agents',
   select:
     'id,layout.ingest,stats.agent_type,stats.version,stats.peer_ip,' +
@@ -106,6 +107,7 @@ const TOKENS: EntityKind = {
   path: '/api_tokens',
   collection: 'api_tokens',
   key: 'name',
+  about: 'api_token',
   table: 'tokens',
   select: 'name,permissions,auth_scopes',
   columns: [
@@ -130,6 +132,7 @@ const AUTH: EntityKind = {
   path: '/auth_backends',
   collection: 'auth_backends',
   key: 'name',
+  about: 'auth_backend',
   table: 'auth',
   select: ['name', 'allow_default', 'backends', ...RULES].join(','),
   columns: [
@@ -161,6 +164,7 @@ const BALANCERS: EntityKind = {
   path: '/load-balancers',
   collection: 'balancers',
   key: 'name',
+  about: 'load_balancer',
   table: 'balancers',
   select: 'name,mode,servers',
   columns: [
