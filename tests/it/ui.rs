@@ -446,7 +446,7 @@ fn interface_works_in_a_browser() {
         "{passed:#?}"
     );
     let count = passed.iter().filter(|line| line.starts_with("ok ")).count();
-    assert!(count >= 35, "{passed:#?}");
+    assert!(count >= 36, "{passed:#?}");
 }
 
 #[test]

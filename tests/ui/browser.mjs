@@ -694,7 +694,8 @@ const CHECKS = {
   },
 
   async 'what if: every kind is asked, long answers are cut, refusals are words'(browser) {
-    const made = Array.from({ length: 60 }, (_, number) => `limit-${number}.example.com`);
+    const long = 'x'.repeat(60);
+    const made = Array.from({ length: 60 }, (_, number) => `${long}-${number}.example.com`);
     const { page, context, reports } = await loggedIn(browser);
     await page.waitForSelector('.tile', WAIT);
     await page.keyboard.press('g');
@@ -749,12 +750,27 @@ const CHECKS = {
         body: Buffer.from(JSON.stringify(body)).toString('base64'),
       });
     };
-    const long = reply(200, { ...saved.answer, changes });
+    const cut = reply(200, { ...saved.answer, changes, hidden: 3 });
     await go(page, '#/whatif?kind=lose&hosts=edge-1.example.com');
-    await long;
+    await cut;
     await waitText(page, '.answer', 'and 10 more');
     assert.equal((await loadRows(page)).length, 50);
     assert.equal((await loadRows(page))[0][0], made[59], 'the largest change first');
+    await waitText(page, '.answer', '3 changes are not shown to this credential');
+    const changesOfStreams = made.slice(0, 50).map((name) => ({ name, ingest: name }));
+    const streams = { ...saved.answer, changes: changesOfStreams, estimated_count: 61 };
+    // Without touch: the page is not loaded again.
+    await page.setViewport({ ...SIZES.narrow, isMobile: false, hasTouch: false });
+    const isFit = () => page.evaluate(() => document.documentElement.scrollWidth <= innerWidth);
+    assert.equal((await loadRows(page)).length, 50);
+    assert.ok(await isFit(), 'long hostnames stay within the window');
+    await session.send('Fetch.enable', { patterns: [{ urlPattern: '*/*preview*' }] });
+    const ofStreams = reply(200, streams);
+    await go(page, '#/whatif?kind=stream&name=like-this&patch={"labels":{}}');
+    await ofStreams;
+    await waitText(page, '.answer', 'and 11 more');
+    assert.ok(await isFit(), 'long names stay within the window');
+    await page.setViewport(SIZES.wide);
     const off = reply(409, { errors: [{ code: 'layouter_disabled', title: 'off' }] });
     await go(page, '#/whatif?kind=lose&hosts=edge-2.example.com');
     await off;
@@ -765,6 +781,29 @@ const CHECKS = {
     );
     await context.close();
     await call('DELETE', '/streams/like-this');
+  },
+
+  async 'what if: a loss on the overview leads to its question'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams' });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const session = await page.createCDPSession();
+    const hostname = 'edge-1.example.com';
+    const losses = [{ hostname, streams: 9, unplaced: 7, survives: false }];
+    const capacity = JSON.stringify({ classes: [], losses, survives_any_loss: false });
+    session.on('Fetch.requestPaused', ({ requestId }) => {
+      const body = Buffer.from(capacity).toString('base64');
+      void session.send('Fetch.fulfillRequest', { requestId, responseCode: 200, body });
+    });
+    await session.send('Fetch.enable', { patterns: [{ urlPattern: '*/cluster/capacity' }] });
+    await go(page, '#/overview');
+    const chip = '.needs a.chip[href*="whatif"]';
+    await page.waitForSelector(chip, WAIT);
+    assert.equal(await textOf(page, chip), 'edge-1 7');
+    await page.click(chip);
+    await page.waitForSelector('.answer .tile', WAIT);
+    assert.equal(await page.$eval('textarea[name=hosts]', (it) => it.value), hostname);
+    assert.deepEqual(reports, []);
+    await context.close();
   },
 
   async 'what if: a restricted session is not offered what it may not'(browser) {

@@ -26,38 +26,40 @@ function Loads({ of, total }: { of: LoadChange[]; total: number }) {
   const scale = Math.max(1, ...shown.flatMap(({ before, after }) => [before, after]));
   return (
     <>
-      <table class="plain loads">
-        <thead>
-          <tr>
-            <th>{t('col.streamer')}</th>
-            <th class="num">{t('whatif.now')}</th>
-            <th class="num">{t('whatif.then')}</th>
-            <th class="num">{t('whatif.delta')}</th>
-            <th class="wide">
-              <span class="hidden">{t('whatif.bars')}</span>
-            </th>
-          </tr>
-        </thead>
-        <tbody>
-          {shown.map((load) => (
-            <tr key={`${load.hostname} ${load.role}`}>
-              <td>
-                <StreamerLink hostname={load.hostname} />{' '}
-                {load.role !== 'ingest' && <span class="label">{code('role', load.role)}</span>}
-              </td>
-              <td class="num">{f.count(load.before)}</td>
-              <td class="num">
-                {f.count(load.after)}
-                {!!load.capacity && <small class="muted"> / {f.count(load.capacity)}</small>}
-              </td>
-              <td class="num">{f.signed(load.delta)}</td>
-              <td class="wide">
-                <LoadBars load={load} scale={scale} />
-              </td>
+      <div class="scroll" tabindex={0} role="region" aria-label={t('whatif.loads')}>
+        <table class="plain loads">
+          <thead>
+            <tr>
+              <th>{t('col.streamer')}</th>
+              <th class="num">{t('whatif.now')}</th>
+              <th class="num">{t('whatif.then')}</th>
+              <th class="num">{t('whatif.delta')}</th>
+              <th class="wide">
+                <span class="hidden">{t('whatif.bars')}</span>
+              </th>
             </tr>
-          ))}
-        </tbody>
-      </table>
+          </thead>
+          <tbody>
+            {shown.map((load) => (
+              <tr key={`${load.hostname} ${load.role}`}>
+                <td>
+                  <StreamerLink hostname={load.hostname} />{' '}
+                  {load.role !== 'ingest' && <span class="label">{code('role', load.role)}</span>}
+                </td>
+                <td class="num">{f.count(load.before)}</td>
+                <td class="num">
+                  {f.count(load.after)}
+                  {!!load.capacity && <small class="muted"> / {f.count(load.capacity)}</small>}
+                </td>
+                <td class="num">{f.signed(load.delta)}</td>
+                <td class="wide">
+                  <LoadBars load={load} scale={scale} />
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
       {total > shown.length && (
         <p class="muted">{t('bulk.more', { n: f.count(total - shown.length) })}</p>
       )}
