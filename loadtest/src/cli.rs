@@ -7,6 +7,7 @@ use crate::schedule::Nanos;
 use crate::streamers::Validator;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 
 /// Load tool of Weir: fleets of simulated streamers and operators, measured open-loop, with a proof
 /// at the end.
@@ -54,6 +55,9 @@ pub struct Common {
     /// Write the figures as JSON to this file, - for standard output
     #[arg(long, global = true)]
     pub json: Option<String>,
+    /// Write the report as a page with plots to this file
+    #[arg(long, global = true)]
+    pub html: Option<PathBuf>,
     /// Same seed, same cluster and same choices
     #[arg(long, global = true, default_value_t = 1)]
     pub seed: u64,

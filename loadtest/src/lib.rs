@@ -22,6 +22,7 @@ pub mod copy;
 pub mod failover;
 pub mod judge;
 pub mod net;
+pub mod page;
 pub mod plan;
 pub mod polled;
 pub mod prepare;

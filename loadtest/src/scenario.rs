@@ -8,6 +8,7 @@ use crate::copy::{Copy, FaultKind};
 use crate::failover;
 use crate::judge;
 use crate::net::{self, Clock, Driver, Net};
+use crate::page;
 use crate::plan::{Edit, Move, Plan, RunTimes};
 use crate::prepare;
 use crate::report::{Fault, Faults, Proof, Report};
@@ -651,6 +652,10 @@ fn finish(cli: &Cli, report: &Report) -> Result<bool, String> {
             print!("{}", report.text(passed));
         }
         None => print!("{}", report.text(passed)),
+    }
+    if let Some(file) = &cli.common.html {
+        std::fs::write(file, page::page(report, passed))
+            .map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(passed)
 }

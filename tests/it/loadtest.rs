@@ -23,6 +23,7 @@ fn tool() -> Option<PathBuf> {
 fn passes(server: &TestServer, tool: &Path, arguments: &[&str]) -> Value {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let report = scratch.path().join("report.json");
+    let page = scratch.path().join("report.html");
     let output = Command::new(tool)
         .env_clear()
         .args(arguments)
@@ -32,6 +33,8 @@ fn passes(server: &TestServer, tool: &Path, arguments: &[&str]) -> Value {
         .args(["--timeout", "60s", "--settle", "60s", "--grace", "5s"])
         .arg("--json")
         .arg(&report)
+        .arg("--html")
+        .arg(&page)
         .stdin(Stdio::null())
         .output()
         .expect("the tool can be started");
@@ -43,7 +46,13 @@ fn passes(server: &TestServer, tool: &Path, arguments: &[&str]) -> Value {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    serde_json::from_str(&text).unwrap_or(Value::Null)
+    let report: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    let named = |member: &str| report[member].as_object().map_or(0, serde_json::Map::len);
+    if named("series") + named("wakes") > 0 {
+        let page = std::fs::read_to_string(&page).expect("a page is written");
+        assert!(page.contains("<svg") && page.ends_with('\n'), "{page}");
+    }
+    report
 }
 
 fn cluster(tool: &Path) -> TestServer {
