@@ -305,7 +305,14 @@ fn server_with_fixture() -> (TestServer, String) {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("an address").to_string();
     drop(free);
-    let server = TestServer::with(&["--layouter-enabled", "--listen", &address]);
+    // The streamers send no sign of life after this: they are up until the last check.
+    let server = TestServer::with(&[
+        "--layouter-enabled",
+        "--streamer-dead-timeout",
+        "1h",
+        "--listen",
+        &address,
+    ]);
     for number in 1..=6 {
         let site = if number < 3 { "fra" } else { "ams" };
         let key = format!("k{number}");
