@@ -9,12 +9,13 @@ import * as f from './src/format';
 import { exact, parse, streamPath, url } from './src/json';
 import { recentMoves } from './src/layouter_moves';
 import { LogPosition } from './src/log_position';
-import type { EventRecord, Session } from './src/model';
+import type { EventRecord, Maintenance, Session } from './src/model';
 import { oneAtATime } from './src/one_at_a_time';
 import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
+import { withoutSecrets } from './src/secrets';
 import { changeOf, settingsOf, typedValue } from './src/settings';
-import { filtered, fullest, type StreamerRow } from './src/streamer_rows';
+import { filtered, fullest, rowOf, type StreamerRow } from './src/streamer_rows';
 import { code, t, TEXTS } from './src/text';
 import { checkedQuestion, draftOf, isComplete, largestFirst, questionOf } from './src/whatif';
 
@@ -145,6 +146,34 @@ test('streamers are filtered by all words and sorted with gaps last', () => {
   assert.deepEqual(names({ state: 'offline' }), ['d']);
   assert.equal(fullest([{ usage: 3 }, {}, { usage: 9 }]), 9);
   assert.equal(fullest(undefined), undefined);
+});
+
+test('secrets of a configuration are not kept', () => {
+  const streamer = {
+    hostname: 'edge-1',
+    cluster_key: 's3cret',
+    api_url: 'http://root:s3cret@edge-1:8080/x?a=1&token=s3cret',
+    play_urls: ['rtsp://s3cret@edge-1/', 'http://edge-1/@a'],
+    config: { cluster_key: 's3cret', http_proxies: [{ upstream: '//u:s3c@ret@h' }] },
+    labels: { key: 'a//b@c' },
+    state: { name: 'up', maintenance: { reason: 'http://wiki/?page=1' } },
+  };
+  const kept = withoutSecrets(streamer) as typeof streamer;
+  assert.doesNotMatch(JSON.stringify(kept), /s3c|ret"/);
+  assert.deepEqual(kept.labels, streamer.labels);
+  assert.deepEqual(kept.state, streamer.state);
+  assert.equal(kept.api_url, 'http://***@edge-1:8080/x?***');
+  assert.deepEqual(kept.play_urls, ['rtsp://***@edge-1/', 'http://edge-1/@a']);
+  assert.equal(streamer.cluster_key, 's3cret', 'the answer itself stays');
+});
+
+test('a cordoned streamer is found beside its state', () => {
+  const entity = (hostname: string, maintenance?: Maintenance) =>
+    rowOf({ hostname, state: { name: 'up', maintenance } }, new Map());
+  const rows = [entity('a'), entity('b', { mode: 'cordon', reason: 'disks', since: 1 })];
+  const named = (state: string) => filtered(rows, { state }).map((row) => row.hostname);
+  assert.deepEqual(named('cordoned'), ['b']);
+  assert.deepEqual(named('up'), ['a', 'b']);
 });
 
 test('a session is shown the screens that it may read', () => {

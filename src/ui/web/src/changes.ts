@@ -56,6 +56,15 @@ async function ifUnchanged(
 export const changeShown = (shown: Shown, text: string) =>
   ifUnchanged(shown, (headers) => put(shown.path, { text, headers }));
 
+/** Begins the maintenance of a streamer: it takes no new streams. */
+export const beginMaintenance = (shown: Shown, reason: string) =>
+  saveMaintenance(shown, { mode: 'cordon', reason });
+
+export const endMaintenance = (shown: Shown) => saveMaintenance(shown, { mode: 'none' });
+
+const saveMaintenance = (shown: Shown, body: Record<string, string>) =>
+  ifUnchanged(shown, (headers) => put(`${shown.path}/maintenance`, { body, headers }));
+
 export const removeShown = (shown: Shown) =>
   ifUnchanged(shown, (headers) => remove(shown.path, { headers }));
 

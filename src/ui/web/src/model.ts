@@ -65,6 +65,13 @@ export interface StreamerReport {
   partitions?: { usage?: number }[];
 }
 
+/** A cordoned streamer keeps its streams and takes no new ones. */
+export interface Maintenance {
+  mode: 'cordon';
+  reason: string;
+  since: number;
+}
+
 export interface StreamerEntity {
   hostname: string;
   role?: string;
@@ -72,7 +79,13 @@ export interface StreamerEntity {
   channel_limit?: number;
   total_bandwidth?: number;
   cluster_key?: string;
-  state?: { name: StateName; cause?: string; since?: number; hold_until?: number };
+  state?: {
+    name: StateName;
+    cause?: string;
+    since?: number;
+    hold_until?: number;
+    maintenance?: Maintenance;
+  };
   stats?: StreamerReport;
 }
 

@@ -11,8 +11,8 @@ import { t } from './text';
 /** A pause in typing that is the end of it. */
 const TYPING_MS = 200;
 
-type Tone = 'ok' | 'warn' | 'bad' | 'off' | 'wait';
-export type MarkOf = Health | RunStatus | StateName | 'none' | 'unplaced';
+type Tone = 'ok' | 'warn' | 'bad' | 'off' | 'wait' | 'pause';
+export type MarkOf = Health | RunStatus | StateName | 'cordoned' | 'none' | 'unplaced';
 
 const SHAPES: Record<Tone, () => JSX.Element> = {
   ok: () => <circle cx="6" cy="6" r="4.5" />,
@@ -25,6 +25,7 @@ const SHAPES: Record<Tone, () => JSX.Element> = {
       <circle cx="6" cy="6" r="4" fill="none" stroke="currentColor" stroke-width="1.4" />
     </>
   ),
+  pause: () => <path d="M2 1.5h3v9H2ZM7 1.5h3v9H7Z" />,
 };
 const TONES: Record<MarkOf, Tone> = {
   operational: 'ok',
@@ -38,6 +39,7 @@ const TONES: Record<MarkOf, Tone> = {
   outage: 'bad',
   error: 'bad',
   offline: 'bad',
+  cordoned: 'pause',
   disabled: 'off',
   none: 'off',
   unplaced: 'bad',
@@ -323,6 +325,29 @@ export function Dialog({ title, onClose, actions, children }: DialogProps) {
         {actions && <footer>{actions}</footer>}
       </form>
     </dialog>
+  );
+}
+
+interface TextInputProps {
+  label: string;
+  name: string;
+  value: string;
+  onType: (text: string) => void;
+}
+
+/** The first field of a dialog. */
+export function TextInput({ label, name, value, onType }: TextInputProps) {
+  return (
+    <label class="stacked">
+      {label}
+      <input
+        name={name}
+        autocomplete="off"
+        autofocus
+        value={value}
+        onInput={(event) => onType(event.currentTarget.value)}
+      />
+    </label>
   );
 }
 

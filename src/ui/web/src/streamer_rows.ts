@@ -1,5 +1,5 @@
 // Streamers with the counts of their streams, as rows.
-import type { Health, StateName, StreamerEntity, StreamerHealth } from './model';
+import type { Health, Maintenance, StateName, StreamerEntity, StreamerHealth } from './model';
 
 /** The limit of a streamer without one of its own. */
 export const CHANNELS_USUAL = 6000;
@@ -8,6 +8,7 @@ export interface StreamerRow {
   hostname: string;
   labels: Record<string, string>;
   state: StateName;
+  maintenance?: Maintenance;
   health: Health;
   assigned: number;
   limit: number;
@@ -23,7 +24,7 @@ export interface StreamerRow {
   version?: string;
 }
 
-export type SortableField = keyof Omit<StreamerRow, 'labels'>;
+export type SortableField = keyof Omit<StreamerRow, 'labels' | 'maintenance'>;
 
 /** The fullest partition. */
 export function fullest(partitions: { usage?: number }[] | undefined): number | undefined {
@@ -37,6 +38,7 @@ export function rowOf(entity: StreamerEntity, health: Map<string, StreamerHealth
     hostname: entity.hostname,
     labels: entity.labels ?? {},
     state: entity.state?.name ?? 'unknown',
+    maintenance: entity.state?.maintenance,
     health: counts?.status ?? 'outage',
     assigned: counts?.stream_metrics.total ?? 0,
     limit: entity.channel_limit ?? CHANNELS_USUAL,
@@ -54,6 +56,12 @@ export function rowOf(entity: StreamerEntity, health: Map<string, StreamerHealth
   return row;
 }
 
+/** What a list of streamers can be filtered by. A cordoned streamer has a state, too. */
+export type StateFilter = StateName | 'cordoned';
+
+export const isIn = (row: StreamerRow, state: string): boolean =>
+  state === 'cordoned' ? row.maintenance !== undefined : row.state === state;
+
 /** Rows whose names, labels and versions have all words, sorted. */
 export function filtered(rows: StreamerRow[], filter: Record<string, string>): StreamerRow[] {
   const words = (filter.q ?? '').toLowerCase().split(/\s+/).filter(Boolean);
@@ -63,7 +71,7 @@ export function filtered(rows: StreamerRow[], filter: Record<string, string>): S
   };
   const kept = rows.filter(
     (row) =>
-      (!filter.state || row.state === filter.state) &&
+      (!filter.state || isIn(row, filter.state)) &&
       (!filter.health || row.health === filter.health) &&
       words.every((word) => textOf(row).includes(word)),
   );

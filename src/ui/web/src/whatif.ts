@@ -32,7 +32,7 @@ const DEMANDS = ['claims', 'dvr', 'labels', 'namespace', 'transcoder', 'vision']
 /** What decides which streams a streamer may take. */
 const STREAMER_MEMBERS = ['channel_limit', 'labels', 'namespace', 'role', 'total_bandwidth'];
 /** Changes that are requested: the largest number that the API returns at once. */
-const LOADS_READ = 10_000;
+export const LOADS_READ = 10_000;
 /** Rows that are drawn; the others are counted. */
 export const ROWS_SHOWN = 50;
 

@@ -5,7 +5,7 @@ import { get, post } from '../api';
 import { changeShown, checkedPatch, create, removeShown, tagOf, type Shown } from '../changes';
 import { url } from '../json';
 import type { Session } from '../model';
-import { Copy, Dialog, Failure } from '../parts';
+import { Copy, Dialog, Failure, TextInput } from '../parts';
 import { useSteps } from '../steps';
 import { t } from '../text';
 import { pathOf, type Entity, type EntityKind } from './entity_kind';
@@ -69,16 +69,7 @@ export function NewEntity({ kind, onClose, onSaved }: NewProps) {
   );
   return (
     <Dialog title={t(`new.${kind.screen}`)} onClose={onClose} actions={actions}>
-      <label class="stacked">
-        {t('entity.name')}
-        <input
-          name="name"
-          autocomplete="off"
-          autofocus
-          value={name}
-          onInput={(event) => setName(event.currentTarget.value)}
-        />
-      </label>
+      <TextInput label={t('entity.name')} name="name" value={name} onType={setName} />
       <PatchField text={text} onType={setText} />
       <Failure error={error} />
     </Dialog>
@@ -145,11 +136,13 @@ function Commands({ kind, name, me }: { kind: EntityKind; name: string; me: Sess
 
 interface DeletionProps {
   of: Shown;
+  /** What depends on it. */
+  lead?: string;
   onClose: () => void;
   onSaved: () => void;
 }
 
-function Deletion({ of, onClose, onSaved }: DeletionProps) {
+export function Deletion({ of, lead, onClose, onSaved }: DeletionProps) {
   const [typed, setTyped] = useState('');
   const { error, isBusy, run } = useSteps();
   const actions = (
@@ -172,15 +165,13 @@ function Deletion({ of, onClose, onSaved }: DeletionProps) {
   );
   return (
     <Dialog title={t('entity.deletes', { name: of.name })} onClose={onClose} actions={actions}>
-      <label class="stacked">
-        {t('entity.type_name', { name: of.name })}
-        <input
-          autocomplete="off"
-          autofocus
-          value={typed}
-          onInput={(event) => setTyped(event.currentTarget.value)}
-        />
-      </label>
+      {lead && <p class="lead">{lead}</p>}
+      <TextInput
+        label={t('entity.type_name', { name: of.name })}
+        name="typed"
+        value={typed}
+        onType={setTyped}
+      />
       <Failure error={error} />
     </Dialog>
   );

@@ -11,7 +11,7 @@ import { StreamerLink, Tabs, Time } from '../parts';
 import { useQuery } from '../query';
 import { href, type ScreenProps } from '../router';
 import { code, t } from '../text';
-import { Edit } from './edit';
+import { EditStream } from './edit';
 import { EventLines } from './event_line';
 import { runMark, runWord } from './stream_status';
 import { Why } from './why';
@@ -206,7 +206,9 @@ export function Stream({ route, me }: ScreenProps) {
         onEdit={() => setEditing(true)}
       />
       <Failure error={failed ?? entity.error} again={refresh} />
-      {isEditing && <Edit stream={stream} onClose={() => setEditing(false)} onSaved={saved} />}
+      {isEditing && (
+        <EditStream stream={stream} me={me} onClose={() => setEditing(false)} onSaved={saved} />
+      )}
       <div class="facts-line">
         {stream.title && <span class="title">{stream.title}</span>}
         <Labels labels={stream.labels} most={8} />

@@ -1,6 +1,6 @@
 // One streamer: how full, how well, what runs on it.
 import type { ComponentChildren } from 'preact';
-import { useMemo } from 'preact/hooks';
+import { useMemo, useState } from 'preact/hooks';
 import { newestEvents } from '../api';
 import { folded } from '../folding';
 import * as f from '../format';
@@ -10,10 +10,12 @@ import { usePages } from '../pages';
 import { Bar, Copy, Failure, JsonText, Labels, Mark, Panel, Time } from '../parts';
 import { useQuery } from '../query';
 import { go, href, type ScreenProps } from '../router';
+import { withoutSecrets } from '../secrets';
 import { CHANNELS_USUAL, fullest } from '../streamer_rows';
 import { Table } from '../table';
 import { code, t } from '../text';
 import { EventLines } from './event_line';
+import { Maintenance, StreamerActions } from './streamer_actions';
 import { BITRATE, NAME, VIEWERS } from './stream_columns';
 
 const SELECT = 'name,disabled,layout.ingest,stats.status,stats.bitrate,stats.online_clients';
@@ -76,7 +78,9 @@ function Meters({ streamer, assigned }: { streamer: StreamerEntity; assigned: nu
   );
 }
 
-function Title({ streamer }: { streamer: StreamerEntity }) {
+type Children = { children: ComponentChildren };
+
+function Title({ streamer, children }: { streamer: StreamerEntity } & Children) {
   const state = streamer.state?.name ?? 'unknown';
   const cause = streamer.state?.cause;
   return (
@@ -96,6 +100,7 @@ function Title({ streamer }: { streamer: StreamerEntity }) {
       <a class="button" href={href('whatif', [], { kind: 'lose', hosts: streamer.hostname })}>
         {t('whatif.if_lost')}
       </a>
+      {children}
     </div>
   );
 }
@@ -115,26 +120,20 @@ function Report({ report }: { report: StreamerReport }) {
   );
 }
 
-/** The answer without its key, which an administrator is sent. */
-function withoutKey(answer: unknown): StreamerEntity {
-  const streamer = answer as StreamerEntity;
-  return streamer.cluster_key ? { ...streamer, cluster_key: '***' } : streamer;
-}
-
 /** The configuration without reports. */
 function shownConfig(streamer: StreamerEntity): Record<string, unknown> {
   const { stats: _stats, state: _state, ...config } = streamer;
   return config;
 }
 
-export function Streamer({ route }: ScreenProps) {
+export function Streamer({ route, me }: ScreenProps) {
   const hostname = route.rest[0] ?? '';
   const sort = route.query.sort ?? '-stats.online_clients';
   const about = (events: EventRecord[]) => events.some((it) => it.entity_id === hostname);
   const entity = useQuery<StreamerEntity>(streamerPath(hostname), {
     every: 5000,
     wake: about,
-    keep: withoutKey,
+    keep: (answer) => withoutSecrets(answer) as StreamerEntity,
   });
   const log = useQuery<Page<'events', EventRecord>>(newestEvents(12, { entity_id: hostname }), {
     wake: about,
@@ -144,6 +143,7 @@ export function Streamer({ route }: ScreenProps) {
     [hostname, sort],
   );
   const pages = usePages<'streams', StreamEntity>('/streams', query, 'streams');
+  const [failed, setFailed] = useState<Error | null>(null);
   if (!entity.data) {
     return entity.error ? (
       <Failure error={entity.error} again={entity.again} />
@@ -158,8 +158,19 @@ export function Streamer({ route }: ScreenProps) {
   const filter = <a href={href('streams', [], { streamer: hostname })}>{t('streamer.filter')}</a>;
   return (
     <>
-      <Title streamer={streamer} />
+      <Title streamer={streamer}>
+        <StreamerActions
+          streamer={streamer}
+          etag={entity.etag}
+          assigned={pages.total}
+          me={me}
+          onChanged={entity.again}
+          onFailure={setFailed}
+        />
+      </Title>
+      <Failure error={failed} />
       <Failure error={entity.error ?? pages.error} again={entity.again} />
+      <Maintenance of={streamer} />
       <Meters streamer={streamer} assigned={pages.total} />
       <div class="columns wide-left">
         <Panel title={t('streams.title')} aside={filter} kind="with-table">

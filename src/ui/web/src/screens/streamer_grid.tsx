@@ -1,7 +1,7 @@
 // All streamers as cells, grouped by a label, coloured by one number.
 import { useMemo } from 'preact/hooks';
 import * as f from '../format';
-import { shortHost } from '../parts';
+import { Mark, shortHost } from '../parts';
 import { href } from '../router';
 import type { StreamerRow } from '../streamer_rows';
 import { t, type TextKey } from '../text';
@@ -58,18 +58,25 @@ function Cell({ row, by }: { row: StreamerRow; by: Metric }) {
   const title = [
     row.hostname,
     `${t(`state.${row.state}`)} · ${t(`status.${row.health}`)}`,
+    ...(row.maintenance ? [`${t('state.cordoned')} ${row.maintenance.reason}`] : []),
     `${t('col.assigned')} ${f.count(row.assigned)} / ${f.count(row.limit)}`,
     `${t('col.cpu')} ${f.percent(row.cpu)}, ${t('col.disk')} ${f.percent(row.disk)}`,
     t('streamers.in_outage', { n: row.errors }),
   ];
+  const isUp = row.state === 'up';
   return (
     <a
-      class={`cell ${colour(row, by)}`}
+      class={`cell ${colour(row, by)}${row.maintenance ? ' cordoned' : ''}`}
       href={href('streamers', [row.hostname])}
       title={title.join('\n')}
     >
       <b>{shortHost(row.hostname)}</b>
-      <i>{row.state === 'up' ? METRICS[by].text(row) : t(`state.${row.state}`)}</i>
+      <i>{isUp ? METRICS[by].text(row) : t(`state.${row.state}`)}</i>
+      {row.maintenance && (
+        <i>
+          <Mark of="cordoned" /> {t('state.cordoned')}
+        </i>
+      )}
     </a>
   );
 }

@@ -1,17 +1,16 @@
 // All streamers: a table to sort, or a grid that shows the whole at once.
 import { useMemo } from 'preact/hooks';
 import * as f from '../format';
-import type { StateName } from '../model';
 import { rowsOf } from '../pages';
 import { Bar, Choice, Failure, Labels, Mark, StreamerLink, Tabs } from '../parts';
 import { go, href, type ScreenProps } from '../router';
-import { filtered, type StreamerRow } from '../streamer_rows';
+import { filtered, isIn, type StateFilter, type StreamerRow } from '../streamer_rows';
 import { useStreamers } from '../streamers';
 import { Table, type Column } from '../table';
 import { t } from '../text';
 import { Cells, METRICS, type Metric } from './streamer_grid';
 
-const STATES: StateName[] = ['up', 'held', 'unknown', 'offline'];
+const STATES: StateFilter[] = ['up', 'held', 'unknown', 'offline', 'cordoned'];
 
 function Standing({ row }: { row: StreamerRow }) {
   const isUp = row.state === 'up';
@@ -24,6 +23,14 @@ function Standing({ row }: { row: StreamerRow }) {
         <>
           {' '}
           <span class={`label state-${row.state}`}>{t(`state.${row.state}`)}</span>
+        </>
+      )}
+      {row.maintenance && (
+        <>
+          {' '}
+          <span class="label cordoned" title={row.maintenance.reason}>
+            <Mark of="cordoned" /> {t('state.cordoned')}
+          </span>
         </>
       )}
     </>
@@ -143,9 +150,9 @@ interface BarProps {
 }
 
 function StateChips({ rows, query, set }: Omit<BarProps, 'shown'>) {
-  const counts = STATES.map((state): [StateName, number] => [
+  const counts = STATES.map((state): [StateFilter, number] => [
     state,
-    rows.filter((row) => row.state === state).length,
+    rows.filter((row) => isIn(row, state)).length,
   ]);
   return (
     <div class="chips">

@@ -21,7 +21,7 @@ function LoadBars({ load, scale }: { load: LoadChange; scale: number }) {
   );
 }
 
-function Loads({ of, total }: { of: LoadChange[]; total: number }) {
+export function Loads({ of, total }: { of: LoadChange[]; total: number }) {
   const shown = of.slice(0, ROWS_SHOWN);
   const scale = Math.max(1, ...shown.flatMap(({ before, after }) => [before, after]));
   return (
@@ -86,7 +86,7 @@ function Numbers({ answer: { prediction, total, isByStream } }: { answer: WhatIf
 }
 
 /** Streams without a place, of which the API names some, and why no streamer takes them. */
-function Unplaced({ of }: { of: WhatIfAnswer['prediction']['unplaced_sample'] }) {
+export function Unplaced({ of }: { of: WhatIfAnswer['prediction']['unplaced_sample'] }) {
   return (
     <>
       <h3>{t('whatif.sample')}</h3>
