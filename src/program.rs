@@ -35,6 +35,7 @@ fn execute(task: Task) -> Result<Exit, Failure> {
     match task {
         Task::Nothing => Ok(Exit::Done),
         Task::Serve(config) => {
+            demo::end_with_parent(&config.sources.environment)?;
             let set_level = log_to_stderr(config.settings.log.level);
             server::run(&config, set_level)
         }

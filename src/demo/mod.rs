@@ -7,6 +7,7 @@
 mod cluster;
 mod streamer;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -28,6 +30,24 @@ use crate::stdout;
 
 /// A streamer that is silent for this long is lost.
 const DEAD_TIMEOUT: &str = "10s";
+
+/// The variable of the server with the process id of the demo.
+const PARENT: &str = "WEIR_DEMO_PARENT";
+
+/// Makes the server of a demo end with the demo, also if that is killed. Other servers go on.
+pub fn end_with_parent(environment: &[(OsString, OsString)]) -> Result<(), Failure> {
+    let parent = environment.iter().find(|(name, _)| name == PARENT);
+    let Some(parent) = parent.and_then(|(_, pid)| pid.to_str()?.parse::<i32>().ok()) else {
+        return Ok(());
+    };
+    process::set_parent_process_death_signal(Some(process::Signal::TERM))
+        .map_err(cannot("end with the demo"))?;
+    // It may have ended before the signal was set.
+    if process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent) {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Runtime, "the demo has ended"))
+}
 
 /// How the demo listens and what it simulates.
 #[derive(Debug, Args)]
@@ -72,6 +92,7 @@ impl DemoServer {
             // No setting of this process counts. All users of the machine see arguments.
             .env_clear()
             .env("CENTRAL_API_KEY", key)
+            .env(PARENT, std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -107,9 +128,9 @@ impl DemoServer {
 
 impl Drop for DemoServer {
     fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {
+        if let Some(pid) = process::Pid::from_raw(self.0.id().cast_signed()) {
             // It may have ended already, by the same signal from the terminal.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = process::kill_process(pid, process::Signal::TERM);
         }
         let _ = self.0.wait();
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -124,6 +125,27 @@ fn streamer_of_the_demo_fails_and_returns() {
     };
     wait_until("the loss", || kinds(&demo, "down"), |count| *count > 0);
     assert_eq!(demo.interrupt(), Vec::<String>::new());
+}
+
+#[test]
+fn server_of_a_killed_demo_ends() {
+    let mut demo = RunningDemo::start(&["--streams", "5"]);
+    let address: SocketAddr = demo
+        .base
+        .replace("http://", "")
+        .parse()
+        .expect("an address");
+    demo.child.kill().expect("it runs");
+    demo.child.wait().expect("a child");
+    wait_until(
+        "the end of the server",
+        || {
+            // A request blocks until it is answered or refused.
+            let output = demo.weir("healthcheck");
+            (output.0, TcpStream::connect(address).is_err())
+        },
+        |(_, is_gone)| *is_gone,
+    );
 }
 
 #[test]
