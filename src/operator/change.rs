@@ -8,7 +8,7 @@ use ureq::http::Method;
 use super::connection::{Connection, failure};
 use super::difference::merge;
 use super::kinds::{self, ObjectKind};
-use super::selection::{Agreement, Filters};
+use super::selection::Selection;
 use super::words::{at, cell, counted, items, printable};
 use crate::client::{ClientError, escape};
 use crate::exit::{Exit, Failure};
@@ -37,9 +37,7 @@ pub struct SetFlags {
     #[arg(long)]
     create: bool,
     #[command(flatten)]
-    filters: Filters,
-    #[command(flatten)]
-    agreement: Agreement,
+    selection: Selection,
 }
 
 #[derive(Debug, Args)]
@@ -48,9 +46,7 @@ pub struct SwitchFlags {
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
-    filters: Filters,
-    #[command(flatten)]
-    agreement: Agreement,
+    selection: Selection,
 }
 
 #[derive(Debug, Args)]
@@ -59,9 +55,7 @@ pub struct LabelFlags {
     #[arg(required = true, value_name = "NAME|KEY=VALUE|KEY-")]
     terms: Vec<String>,
     #[command(flatten)]
-    filters: Filters,
-    #[command(flatten)]
-    agreement: Agreement,
+    selection: Selection,
 }
 
 #[derive(Debug, Args)]
@@ -72,9 +66,7 @@ pub struct DeleteFlags {
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
-    filters: Filters,
-    #[command(flatten)]
-    agreement: Agreement,
+    selection: Selection,
 }
 
 #[derive(Debug, Args)]
@@ -88,9 +80,7 @@ pub struct MoveFlags {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    filters: Filters,
-    #[command(flatten)]
-    agreement: Agreement,
+    selection: Selection,
 }
 
 /// Splits terms into names and changes: a change is `FIELD=VALUE` or `FIELD-`.
@@ -126,8 +116,8 @@ fn patch_of(
 pub fn set(server: &Connection, flags: &SetFlags) -> Result<Exit, Failure> {
     let (names, changes) = names_and_changes(&flags.terms);
     let patch = patch_of(flags.kind, &changes, "")?;
-    let filters = &flags.filters;
-    let names = filters.names(server, flags.kind, &names, ("change", &flags.agreement))?;
+    let selection = &flags.selection;
+    let names = selection.names(server, flags.kind, &names, "change")?;
     save(server, flags.kind, &names, &patch, !flags.create)
 }
 
@@ -136,8 +126,7 @@ pub fn label(server: &Connection, flags: &LabelFlags) -> Result<Exit, Failure> {
     let kind = stream()?;
     let (names, changes) = names_and_changes(&flags.terms);
     let patch = patch_of(kind, &changes, "labels.")?;
-    let filters = &flags.filters;
-    let names = filters.names(server, kind, &names, ("label", &flags.agreement))?;
+    let names = flags.selection.names(server, kind, &names, "label")?;
     save(server, kind, &names, &patch, true)
 }
 
@@ -150,7 +139,7 @@ pub fn switch(
     let kind = stream()?;
     let verb = if is_disabled { "disable" } else { "enable" };
     let given = without_kind(&flags.names);
-    let names = (flags.filters).names(server, kind, given, (verb, &flags.agreement))?;
+    let names = flags.selection.names(server, kind, given, verb)?;
     save(
         server,
         kind,
@@ -314,8 +303,9 @@ pub fn progress(server: &Connection, total: usize) -> ProgressBar {
 /// `weir delete`. What is not there any more is printed and is no error.
 pub fn delete(server: &Connection, flags: &DeleteFlags) -> Result<Exit, Failure> {
     let kind = flags.kind;
-    let agreement = ("delete", &flags.agreement);
-    let names = (flags.filters).names(server, kind, &flags.names, agreement)?;
+    let names = flags
+        .selection
+        .names(server, kind, &flags.names, "delete")?;
     delete_all(server, kind, &names)
 }
 
@@ -359,7 +349,7 @@ pub fn delete_all(
 pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure> {
     let kind = stream()?;
     let given = without_kind(&flags.names);
-    let names = (flags.filters).names(server, kind, given, ("move", &flags.agreement))?;
+    let names = flags.selection.names(server, kind, given, "move")?;
     if !flags.force && names.len() <= VERDICTS_MAX {
         let mut refused = Vec::new();
         for name in &names {

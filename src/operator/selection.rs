@@ -32,6 +32,15 @@ pub struct Agreement {
     pub yes: bool,
 }
 
+/// The objects of a change beside those that are named.
+#[derive(Debug, Args)]
+pub struct Selection {
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    agreement: Agreement,
+}
+
 /// `FIELD=VALUE`, for clap.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let (field, value) = text.split_once('=').ok_or("must be FIELD=VALUE")?;
@@ -62,7 +71,9 @@ impl Filters {
         let all: Vec<(String, String)> = labels.chain(self.filters.iter().cloned()).collect();
         query(&all)
     }
+}
 
+impl Selection {
     /// The names of the objects: those given, or all that pass the filters, which the operator has
     /// to confirm.
     pub fn names(
@@ -70,9 +81,9 @@ impl Filters {
         server: &Connection,
         kind: &ObjectKind,
         given: &[String],
-        (what, agreement): (&str, &Agreement),
+        verb: &str,
     ) -> Result<Vec<String>, Failure> {
-        match (given.is_empty(), self.is_empty()) {
+        match (given.is_empty(), self.filters.is_empty()) {
             (false, true) => return Ok(given.to_vec()),
             (true, true) => {
                 let what = format!("no {} is named: give names, --label or --filter", kind.name);
@@ -85,7 +96,7 @@ impl Filters {
             (true, false) => {}
         }
         let mut names = Vec::new();
-        let query = format!("select={}&{}", kind.key, self.query());
+        let query = format!("select={}&{}", kind.key, self.filters.query());
         server.pages(kind, &query, SELECTED_MAX, |rows| {
             let found = rows.iter().filter_map(|row| row[kind.key].as_str());
             names.extend(found.map(str::to_owned));
@@ -96,7 +107,7 @@ impl Filters {
             return Err(Failure::new(Exit::Runtime, what));
         }
         let count = words::counted(names.len() as u64, kind.name);
-        confirm(&format!("{what} {count}"), agreement.yes)?;
+        confirm(&format!("{verb} {count}"), self.agreement.yes)?;
         Ok(names)
     }
 }

@@ -113,17 +113,24 @@ fn demo_shows_a_living_cluster_and_leaves_nothing() {
 #[test]
 fn streamer_of_the_demo_fails_and_returns() {
     let mut demo = RunningDemo::start(&["--streams", "20", "--outage", "40s"]);
-    let kinds = |demo: &RunningDemo, state: &str| {
-        let line = "events --kind layouter_streamer_state --limit 1000 -o jsonl";
+    // The states of the one that fails, newest first.
+    let states = |demo: &RunningDemo| -> Vec<String> {
+        let line = "events --kind layouter_streamer_state --entity edge-12.demo -o jsonl";
         let (_, text) = demo.weir(line);
         let events = text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok());
-        events
-            .filter(|event: &Value| event["state"] == state && event["entity_id"] == "edge-12.demo")
-            .count()
+        let state = |event: Value| event["state"].as_str().map(str::to_owned);
+        events.filter_map(state).collect()
     };
-    wait_until("the loss", || kinds(&demo, "down"), |count| *count > 0);
+    wait_until(
+        "the loss and the return",
+        || states(&demo),
+        |states| {
+            let down = states.iter().rposition(|state| state == "down");
+            down.is_some_and(|down| states[..down].iter().any(|state| state == "up"))
+        },
+    );
     assert_eq!(demo.interrupt(), Vec::<String>::new());
 }
 

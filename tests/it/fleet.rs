@@ -249,6 +249,16 @@ pub fn server(more: &[&str]) -> TestServer {
     TestServer::with(&arguments)
 }
 
+/// Streamers that were saved and live.
+pub fn fleet_of(server: &TestServer, hosts: &[&str]) -> Fleet {
+    let mut fleet = Fleet::new();
+    for host in hosts {
+        save_streamer(server, host, json!({}));
+        fleet.join(server, &[host]);
+    }
+    fleet
+}
+
 pub fn save_streamer(server: &TestServer, host: &str, more: Value) {
     let mut body = json!({"role": "streamer", "cluster_key": "key"});
     let fields = more.as_object().expect("an object").clone();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::calls::{lay_out, poll_as_streamer};
-use crate::fleet::{self, Fleet, Ingests, ingests, moved, save_streamer, save_streams, server};
+use crate::fleet::{self, Fleet, Ingests, fleet_of, ingests, moved, save_streams, server};
 use crate::restricted::{strings, token};
 use weir_testkit::{PREFIX, TestServer, encode_segment, wait_until};
 
@@ -645,11 +645,7 @@ fn preview_names_only_what_its_caller_may_see() {
 #[test]
 fn grouped_explanation_does_not_grow_with_the_cluster() {
     let server = server(&[]);
-    let mut fleet = Fleet::new();
-    for host in ["s1", "s2"] {
-        save_streamer(&server, host, json!({}));
-        fleet.join(&server, &[host]);
-    }
+    let mut fleet = fleet_of(&server, &["s1", "s2"]);
     save_streams(&server, 0..1);
     fleet.until(|fleet| fleet.has("s1") + fleet.has("s2") == 1);
     for count in [20, 60] {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, StreamNames, ingests, on, save_streamer, save_streams, server};
+use crate::fleet::{StreamNames, fleet_of, ingests, on, save_streamer, save_streams, server};
 use weir_testkit::TestServer;
 
 const PATH: &str = "/streamers/s1/maintenance";
@@ -19,11 +19,7 @@ fn end(server: &TestServer) -> Value {
 #[test]
 fn cordoned_streamer_keeps_its_streams_and_takes_no_others() {
     let server = server(&[]);
-    let mut fleet = Fleet::new();
-    for host in ["s1", "s2"] {
-        save_streamer(&server, host, json!({}));
-        fleet.join(&server, &[host]);
-    }
+    let mut fleet = fleet_of(&server, &["s1", "s2"]);
     save_streams(&server, 0..4);
     fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 2);
     let own = on(&ingests(&server), "s1");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::faults::limit_files;
-use crate::fleet::{Fleet, save_streamer, save_streams, server as with_layouter};
+use crate::fleet::{fleet_of, save_streams, server as with_layouter};
 use crate::metrics::Metrics;
 use weir_testkit::sys::{self, Signal};
 use weir_testkit::{API_KEY, TestServer, run, wait_until};
@@ -226,11 +226,7 @@ fn restricted_token_sees_and_changes_its_part() {
 #[test]
 fn status_names_what_is_wrong_and_exits_with_3() {
     let server = with_layouter(&["--streamer-dead-timeout", "4s"]);
-    let mut fleet = Fleet::new();
-    for host in ["s1", "s2"] {
-        save_streamer(&server, host, json!({}));
-        fleet.join(&server, &[host]);
-    }
+    let mut fleet = fleet_of(&server, &["s1", "s2"]);
     save_streams(&server, 0..4);
     fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 2);
     let shell = OperatorShell::new(&server);
