@@ -244,7 +244,8 @@ pub const OPERATIONS: &[Endpoint] = &[
         &words::streamer::STREAMER_STATS_REPORT).body_max(stats::BODY_BYTES_MAX),
     put(("/streamers/", HOSTNAME, "/maintenance"),
         "streamer_maintenance_save", right("streamers", Write), streamer::save_maintenance,
-        &words::streamer::STREAMER_MAINTENANCE_SAVE).entity(),
+        &words::streamer::STREAMER_MAINTENANCE_SAVE).entity()
+        .query(streamer::MAINTENANCE_PARAMETERS),
     get(("/streamers/", HOSTNAME, "/episodes"),
         "external_episodes_list", NODE, external_episodes::list,
         &words::config_external::EXTERNAL_EPISODES_LIST).page(external_episodes::PARAMETERS),

@@ -20,11 +20,14 @@ use crate::layouter::whatif::{explain, preview};
 use crate::query::params::{Choice, Parameter, ParameterValues as _};
 use crate::query::{Query, pairs};
 use crate::state::State;
-use crate::state::apply::stream_not_found;
-use crate::state::command::{Command, StreamPatch, stream_items, streamer_items, streamer_patch};
+use crate::state::apply::{stream_not_found, streamer_not_found};
+use crate::state::command::{
+    Command, MaintenanceRequest, StreamPatch, stream_items, streamer_items, streamer_patch,
+};
+use crate::state::name::Hostname;
 
 /// Refuses queries while the layouter is disabled.
-fn require_layouter(call: &Call<'_>) -> Result<(), ApiError> {
+pub fn require_layouter(call: &Call<'_>) -> Result<(), ApiError> {
     let config = call.shared.settings.running.config();
     if config.settings.layouter.enabled {
         Ok(())
@@ -102,6 +105,20 @@ pub fn preview_cluster(call: &Call<'_>) -> Result<Outcome, ApiError> {
         events,
         preview_visibility(call),
     )))
+}
+
+/// The consequences of the maintenance of a streamer.
+pub fn preview_maintenance(
+    call: &Call<'_>,
+    hostname: Hostname,
+    wanted: MaintenanceRequest,
+) -> Result<Outcome, ApiError> {
+    require_layouter(call)?;
+    if call.state.streamer(&hostname).is_none() {
+        return Err(streamer_not_found());
+    }
+    let visible = preview_visibility(call);
+    Ok(whatif(WhatIfQuery::Maintenance(hostname, wanted, visible)))
 }
 
 pub fn capacity(call: &Call<'_>) -> Result<Outcome, ApiError> {

@@ -11,13 +11,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::tagged::BodySource;
-use super::{Call, Collection, ListRequest, Outcome, streamer_check};
+use super::{Call, Collection, ListRequest, Outcome, layout, streamer_check};
 use crate::error::ApiError;
-use crate::feed::nodes::{Provisioning, Standing};
+use crate::feed::nodes::{Draining, Provisioning, Standing};
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
-use crate::json::{Number, scan, write_string};
-use crate::query::params::ParameterValues as _;
+use crate::json::{Number, Object, Value, scan, write_string};
+use crate::query::params::{Flag, Parameter, ParameterValues as _};
 use crate::query::{Document, KeyOrder, ListKind, Raw, SearchField, Source};
 use crate::rt::utc_ms_of;
 use crate::schema;
@@ -25,7 +25,7 @@ use crate::state::State;
 use crate::state::apply::streamer_not_found;
 use crate::state::command::{Command, MaintenanceRequest, streamer_items, streamer_patch};
 use crate::state::name::Hostname;
-use crate::state::record::StreamerRecord;
+use crate::state::record::{ArchivedCordon, StreamerRecord};
 use crate::state::tag::{EntityName, Versioned as _, take_item_conditions};
 
 /// Renders one streamer. `masked` hides secrets.
@@ -58,6 +58,7 @@ pub struct StreamerDoc<'a> {
     stats: Option<Arc<StreamerStats>>,
     /// Its last sign of life, and what follows from its signs.
     signs: Option<(Option<u64>, Option<Standing>)>,
+    draining: Option<Draining>,
     provisioning: Option<Provisioning>,
 }
 
@@ -80,6 +81,7 @@ impl<'a> StreamerDoc<'a> {
             facts,
             stats,
             signs: fleet.and_then(|fleet| fleet.signs(&streamer.hostname)),
+            draining: fleet.and_then(|fleet| fleet.draining(&streamer.hostname)),
             provisioning: fleet.and_then(|fleet| fleet.provisioning(&streamer.hostname)),
         }
     }
@@ -101,11 +103,8 @@ impl<'a> StreamerDoc<'a> {
         };
         time(&mut text, "hold_until", hold_until_ms);
         if let Some(cordon) = self.streamer.cordon.as_ref() {
-            text.push_str(",\"maintenance\":{\"mode\":\"cordon\",\"reason\":");
-            let mut reason = Vec::new();
-            write_string(&mut reason, &cordon.reason);
-            text.push_str(&String::from_utf8_lossy(&reason));
-            let _ = write!(text, ",\"since\":{}}}", cordon.since.to_native());
+            text.push_str(",\"maintenance\":");
+            text.push_str(&maintenance(cordon, self.draining));
         }
         let _ = write!(text, ",\"name\":\"{name}\"");
         time(&mut text, "seen_at", seen_ms);
@@ -141,6 +140,42 @@ impl<'a> StreamerDoc<'a> {
         let dvrs = self.facts.as_ref()?.dvrs.as_ref()?;
         (scan::member(&self.config, "role") == Some("\"streamer\"")).then(|| dvrs.text(self.masked))
     }
+}
+
+/// The maintenance of a streamer and, while it is drained, what is left on it, as canonical JSON.
+fn maintenance(cordon: &ArchivedCordon, draining: Option<Draining>) -> String {
+    let mut members: Vec<(&str, Value)> = vec![
+        ("reason", Value::from(cordon.reason.as_str())),
+        ("since", Value::from(cordon.since.to_native())),
+    ];
+    let Some(order) = cordon.drain.as_ref() else {
+        members.push(("mode", Value::from("cordon")));
+        return object_text(members);
+    };
+    members.push(("mode", Value::from("drain")));
+    members.push(("pace", Value::from(u64::from(order.pace.to_native()))));
+    members.push(("return", Value::from(order.returns)));
+    if order.deadline > 0 {
+        members.push(("deadline", Value::from(order.deadline.to_native())));
+    }
+    if let Some(left) = draining {
+        members.push(("backups", Value::from(left.backups)));
+        members.push(("inferences", Value::from(left.inferences)));
+        members.push(("ingests", Value::from(left.ingests)));
+        members.push(("no_place", Value::from(left.no_place)));
+        if let Some(at_ms) = left.drained_ms {
+            members.push(("drained_at", Value::from(utc_ms_of(at_ms))));
+        }
+    }
+    object_text(members)
+}
+
+fn object_text(members: Vec<(&str, Value)>) -> String {
+    let mut object = Object::default();
+    for (name, value) in members {
+        object.insert(name, value);
+    }
+    Value::Object(object).to_text()
 }
 
 impl Document for StreamerDoc<'_> {
@@ -298,12 +333,28 @@ pub fn delete(call: &Call<'_>) -> Result<Outcome, ApiError> {
     }))
 }
 
+pub const MAINTENANCE_PARAMETERS: &[&dyn Parameter] = &[&DRY_RUN];
+
+const DRY_RUN: Flag = Flag::new(
+    "dry_run",
+    false,
+    "Answer with what would move instead, as `POST /cluster/preview` does: a drain as if it was \
+     done at once, with the streams that find no place. Nothing is changed.",
+)
+.example("true");
+
 /// `PUT /streamers/{hostname}/maintenance`.
 pub fn save_maintenance(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    Ok(Outcome::Command(Command::SetMaintenance {
-        hostname: call.hostname()?,
-        wanted: MaintenanceRequest::from_body(call.json()?)?,
-    }))
+    let hostname = call.hostname()?;
+    let wanted = MaintenanceRequest::from_body(call.json()?)?;
+    if call.flag(&DRY_RUN)? {
+        return layout::preview_maintenance(call, hostname, wanted);
+    }
+    if matches!(wanted, MaintenanceRequest::Drain { .. }) {
+        layout::require_layouter(call)?;
+    }
+    let command = Command::SetMaintenance { hostname, wanted };
+    Ok(Outcome::Command(command))
 }
 
 pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {

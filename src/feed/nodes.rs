@@ -28,6 +28,8 @@ pub struct NodeRuntime {
     pub activity: Activity,
     /// What follows from its activity; set by the layouter's thread. `None` until it has looked.
     standing: Mutex<Option<Standing>>,
+    /// What is left on it while it is drained; set by the layouter's thread.
+    draining: Mutex<Option<Draining>>,
     /// Whether its configuration was written to it; set by the connector.
     provisioning: Mutex<Option<Provisioning>>,
     /// The rendered configuration of its newest generation.
@@ -54,6 +56,14 @@ impl NodeRuntime {
         !is_lost && self.activity.last_seen_ms().is_some()
     }
 
+    pub fn draining(&self) -> Option<Draining> {
+        *self.draining.lock()
+    }
+
+    pub fn set_draining(&self, draining: Option<Draining>) {
+        *self.draining.lock() = draining;
+    }
+
     pub fn provisioning(&self) -> Option<Provisioning> {
         *self.provisioning.lock()
     }
@@ -72,6 +82,20 @@ pub struct Provisioning {
     pub written_at: Option<u64>,
     /// The last time that something else was found than what was written.
     pub drifted_at: Option<u64>,
+}
+
+/// What is left on a node that is drained.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Draining {
+    /// Streams that it ingests, or still runs for a handover.
+    pub ingests: u64,
+    /// DVR backups, and old ones until the new ones run.
+    pub backups: u64,
+    pub inferences: u64,
+    /// Those of them for which no other node has room.
+    pub no_place: u64,
+    /// Since when nothing is left, by its own report as well; a time of its [`Activity`].
+    pub drained_ms: Option<u64>,
 }
 
 /// The name of a [`Standing`] of a node that is lost.

@@ -22,7 +22,7 @@ use super::report::{
     JOINED, OptionalNumber, ReportedDvrs, ReportedError, StreamStats, StreamStatus, StreamerReport,
     StreamerStats,
 };
-use crate::feed::nodes::{NodeTable, Provisioning, Standing};
+use crate::feed::nodes::{Draining, NodeTable, Provisioning, Standing};
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
 use crate::state::name::{Hostname, shard_of};
@@ -114,6 +114,8 @@ struct ReportingNode {
     /// The times of its last report, and of its last report of streams.
     seen_ms: AtomicU64,
     streams_ms: AtomicU64,
+    /// Number of streams in its last report of streams.
+    listed: AtomicU64,
     /// Serial number of the last complete report of streams, which voids all earlier ones.
     round: AtomicU32,
     facts: ArcSwap<StreamerFacts>,
@@ -306,6 +308,7 @@ impl FleetStats {
             }
             if let Some(streams) = report.streams {
                 let round = host.round.load(Ordering::Acquire) + 1;
+                host.listed.store(streams.len() as u64, Ordering::Release);
                 self.put(&host, round, streams);
                 host.streams_ms.fetch_max(stamp, Ordering::AcqRel);
                 host.round.store(round, Ordering::Release);
@@ -368,6 +371,7 @@ impl FleetStats {
             reporting: Mutex::new(()),
             seen_ms: AtomicU64::new(0),
             streams_ms: AtomicU64::new(0),
+            listed: AtomicU64::new(0),
             round: AtomicU32::new(0),
             facts: ArcSwap::from_pointee(StreamerFacts {
                 hostname: hostname.clone(),
@@ -489,6 +493,14 @@ impl FleetStats {
         })
     }
 
+    /// The number of streams that a streamer listed, if that report has not expired.
+    pub fn listed(&self, hostname: &str, now: Instant) -> Option<u64> {
+        let hosts = self.hosts.load();
+        let host = hosts.get(hostname)?;
+        let listed = host.listed.load(Ordering::Acquire);
+        (host.streams_ms.load(Ordering::Acquire) >= self.oldest_ms(now)).then_some(listed)
+    }
+
     /// All streamers in the order of their names, also those with expired stats.
     pub fn streamers(&self) -> Vec<Arc<StreamerFacts>> {
         let hosts = self.hosts.load();
@@ -546,6 +558,11 @@ impl View<'_> {
         Some(node.map_or((None, None), |node| {
             (node.activity.last_seen_ms(), node.standing())
         }))
+    }
+
+    /// What is left on a streamer that is drained, as the layouter last looked.
+    pub fn draining(&self, hostname: &str) -> Option<Draining> {
+        self.stats.nodes.as_ref()?.find(hostname)?.draining()
     }
 
     /// Whether a streamer has the configuration that was written to it; `None` if none was.

@@ -9,11 +9,13 @@
 //! While the layouter is disabled there is no engine and nothing moves; when it is enabled the
 //! engine is built from the stored rows, as at a start.
 
+mod draining;
 mod handing_over;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use draining::DrainWatch;
 use tracing::{debug, error, info, warn};
 
 use super::handover::Handovers;
@@ -27,8 +29,8 @@ use super::plan::{Plan, matches_layout};
 use super::pressure::{CpuSample, Pressure, PressureSettings};
 use super::quarantine::{self, LostNode, Quarantine, is_edit};
 use super::{
-    Balance, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason, NodeSpec,
-    NodeState, Rows, SlotKind, StoredLayout, StreamSpec, Thresholds,
+    Balance, DrainSpec, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason,
+    NodeSpec, NodeState, Rows, SlotKind, StoredLayout, StreamSpec, Thresholds,
 };
 use crate::config::{LayouterBalance, LayouterSettings};
 use crate::error::ApiError;
@@ -139,6 +141,7 @@ struct Transfers {
     /// Nodes that got streams, with the revision they must receive to confirm them.
     unconfirmed: BTreeMap<Hostname, u64>,
     handovers: Handovers,
+    drains: DrainWatch,
 }
 
 /// What is not placed for a while.
@@ -172,6 +175,8 @@ struct Deadlines {
     tick_ms: u64,
     /// Step of the CPU controller.
     step_ms: u64,
+    /// Step of the nodes that are drained.
+    drain_ms: u64,
 }
 
 /// The signs of life of a node.
@@ -214,6 +219,7 @@ impl Controller {
                 activity_ms: now_ms,
                 tick_ms: now_ms + settings.interval_ms,
                 step_ms: now_ms,
+                drain_ms: now_ms,
             },
             holds: Holds::default(),
             settings,
@@ -275,8 +281,15 @@ impl Controller {
             activity_ms,
             tick_ms,
             step_ms,
+            drain_ms,
         } = self.due;
-        activity_ms.min(tick_ms).min(step_ms).min(plan)
+        let drains = self.engine.as_ref().is_some_and(Engine::has_drains);
+        let drain_ms = if drains { drain_ms } else { u64::MAX };
+        activity_ms
+            .min(tick_ms)
+            .min(step_ms)
+            .min(drain_ms)
+            .min(plan)
     }
 
     /// Handles commits, in their order, as one.
@@ -462,6 +475,7 @@ impl Controller {
             activity_ms: due.activity_ms.min(now_ms + self.activity_pause_ms()),
             tick_ms: due.tick_ms.min(now_ms + self.settings.interval_ms),
             step_ms: due.step_ms.min(now_ms + self.step_pause_ms()),
+            drain_ms: due.drain_ms,
         };
         if before.enabled != self.settings.enabled {
             self.rebuild_engine(now_ms);
@@ -492,6 +506,7 @@ impl Controller {
             self.due.step_ms = now_ms + self.step_pause_ms();
             self.relieve_pressure();
         }
+        self.advance_drains(now_ms);
         let wanted = self.engine.as_ref().is_some_and(Engine::tick_wanted);
         if now_ms >= self.due.tick_ms || wanted {
             if now_ms >= self.due.tick_ms {
@@ -582,6 +597,7 @@ impl Controller {
         self.reports.measured.forget_node(hostname);
         self.reports.settling.nodes.remove(hostname);
         self.transfers.unconfirmed.remove(hostname);
+        self.transfers.drains.forget(hostname);
     }
 
     fn publish_standings(&self) {
@@ -601,9 +617,14 @@ impl Controller {
 
     fn node_spec(&self, hostname: &Hostname, record: &StreamerRecord) -> NodeSpec {
         let (stats, state) = (self.reports.stats.get(hostname), self.node_state(hostname));
+        let spec = node_spec(record, stats, state);
         NodeSpec {
             settling: self.reports.settling.nodes.contains(hostname),
-            ..node_spec(record, stats, state)
+            drain: spec.drain.map(|drain| DrainSpec {
+                keeps_ms: self.settings.handover_ms,
+                ..drain
+            }),
+            ..spec
         }
     }
 

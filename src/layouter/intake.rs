@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 
-use super::{DvrSpec, NodeSpec, NodeState, PlacementRole, StoredLayout, StreamSpec};
+use super::{DrainSpec, DvrSpec, NodeSpec, NodeState, PlacementRole, StoredLayout, StreamSpec};
 use crate::json::{Number, scan};
 use crate::state::agent::agents_of;
 use crate::state::label;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::pull::kind_of_record;
-use crate::state::record::{ArchivedNodeRole, StreamRecord, StreamerRecord};
+use crate::state::record::{ArchivedCordon, ArchivedNodeRole, StreamRecord, StreamerRecord};
 
 /// Channel limit of a node that configures none.
 pub const CHANNEL_LIMIT_DEFAULT: u32 = 6000;
@@ -117,8 +117,21 @@ pub fn node_spec(record: &StreamerRecord, stats: Option<&NodeStats>, state: Node
                 .is_none_or(|bytes| bytes > 0),
         settling: false,
         cordoned: record.cordon.is_some(),
+        drain: record.cordon.as_ref().and_then(drain_spec),
         state,
     }
+}
+
+/// The controller adds how long old copies are kept.
+fn drain_spec(cordon: &ArchivedCordon) -> Option<DrainSpec> {
+    let order = cordon.drain.as_ref()?;
+    let deadline = order.deadline.to_native();
+    Some(DrainSpec {
+        streams_per_minute: order.pace.to_native(),
+        deadline_utc_ms: (deadline > 0).then_some(deadline),
+        returns: order.returns,
+        keeps_ms: 0,
+    })
 }
 
 /// The CPU limit of a node in permille; `None` if it has none.

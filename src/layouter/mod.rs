@@ -11,6 +11,7 @@
 //! waiting     else the slot waits until a node of its pool gains capacity      waiting
 //! lost node   its slots are placed again and remember their origin             nodes, restore
 //! row         a legal layout in a committed row wins over the engine's         rows
+//! drain       a node is emptied by pace, copies first                      drain
 //! tick        retry, fail-back, better labels, balance; each within a budget   balance, budget
 //! ```
 //!
@@ -44,9 +45,11 @@ pub(crate) mod thread;
 pub(crate) mod whatif;
 
 pub use engine::event::{
-    Balance, DvrSpec, EngineSettings, Event, LayoutChange, MoveReason, NodeSpec, NodeState,
-    PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout, StreamLayout,
-    StreamSpec,
+    Balance, DrainSpec, DvrSpec, EngineSettings, Event, LayoutChange, MoveReason, NodeSpec,
+    NodeState, PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
+    StreamLayout, StreamSpec,
 };
 pub use engine::settings::{MoveBudgets, Thresholds};
-pub use engine::{Capacity, ClassReport, Engine, NodeDecision, SlotCounts};
+pub use engine::{
+    Capacity, ClassReport, DrainProgress, Engine, MOVES_PER_EVENT_MAX, NodeDecision, SlotCounts,
+};

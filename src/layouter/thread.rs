@@ -71,6 +71,9 @@ pub type BitrateOf = Box<dyn Fn(&str, &str) -> Option<u64> + Send>;
 /// Returns whether a node runs a stream, by a report since a time of [`uptime_ms`].
 pub type RunsOn = Box<dyn Fn(&str, &str, u64) -> bool + Send>;
 
+/// Returns the number of streams in the last report of a node, unless it is outdated.
+pub type ListedOn = Box<dyn Fn(&str) -> Option<u64> + Send>;
+
 /// The connections of the layouter's thread to the other components.
 pub struct LayouterContext {
     pub commits: Receiver<Arc<Commit>>,
@@ -80,6 +83,7 @@ pub struct LayouterContext {
     pub stats_of: StatsOf,
     pub bitrate_of: BitrateOf,
     pub runs_on: RunsOn,
+    pub listed_on: ListedOn,
     pub commands: Commands,
     pub published: Arc<Published>,
     pub nodes: Arc<NodeTable>,
@@ -222,6 +226,7 @@ fn handle_reports(
         controller.record_running(&hostname, now_ms, |stream, since_ms| {
             (context.runs_on)(stream, &hostname, since_ms)
         });
+        controller.record_listed(&hostname, (context.listed_on)(&hostname), now_ms);
         if let Some(stats) = (context.stats_of)(&hostname) {
             controller.record_stats(&hostname, stats, now_ms);
         }

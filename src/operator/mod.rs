@@ -63,7 +63,9 @@ pub enum OperatorVerb {
     Move(Operated<change::MoveFlags>),
     /// Keep new streams from streamers, which keep those they have.
     Cordon(Operated<maintenance::CordonFlags>),
-    /// Let streamers take new streams again.
+    /// Move all streams off streamers, at a pace, without a gap.
+    Drain(Operated<maintenance::DrainFlags>),
+    /// Let streamers take new streams again; what a drain moved returns.
     Uncordon(Operated<maintenance::UncordonFlags>),
     /// Print what the layouter would do if streamers were lost, added or changed.
     WhatIf(Operated<what_if::WhatIfFlags>),
@@ -133,6 +135,7 @@ impl OperatorVerb {
             | Self::Delete(Operated { client, .. })
             | Self::Move(Operated { client, .. })
             | Self::Cordon(Operated { client, .. })
+            | Self::Drain(Operated { client, .. })
             | Self::Uncordon(Operated { client, .. })
             | Self::WhatIf(Operated { client, .. })
             | Self::Capacity(Operated { client, .. })
@@ -168,6 +171,7 @@ pub fn run(verb: OperatorVerb, config: &Config) -> Result<Exit, Failure> {
         OperatorVerb::Delete(it) => change::delete(&open(it.client)?, &it.own),
         OperatorVerb::Move(it) => change::relocate(&open(it.client)?, &it.own),
         OperatorVerb::Cordon(it) => maintenance::cordon(&open(it.client)?, &it.own),
+        OperatorVerb::Drain(it) => maintenance::drain(&open(it.client)?, &it.own),
         OperatorVerb::Uncordon(it) => maintenance::uncordon(&open(it.client)?, &it.own),
         OperatorVerb::WhatIf(it) => what_if::run(&open(it.client)?, &it.own),
         OperatorVerb::Capacity(it) => what_if::capacity(&open(it.client)?, &it.own),

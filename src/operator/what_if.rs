@@ -93,7 +93,8 @@ pub fn run(server: &Connection, flags: &WhatIfFlags) -> Result<Exit, Failure> {
     print(server, &answer.body)
 }
 
-fn print(server: &Connection, preview: &Value) -> Result<Exit, Failure> {
+/// Prints the answer of a preview.
+pub fn print(server: &Connection, preview: &Value) -> Result<Exit, Failure> {
     let mut printer = Printer::new();
     if server.output.is_json() {
         printer.json(preview)?;
@@ -128,10 +129,13 @@ fn print(server: &Connection, preview: &Value) -> Result<Exit, Failure> {
             let reasons = cell(at(sample, "reasons"));
             printer.line(&format!("  without a place: {name} ({reasons})"))?;
         }
+        for name in items(preview, "no_place_sample") {
+            printer.line(&format!("  stays: {}", cell(name)))?;
+        }
         printer.flush()?;
     }
     let more = number(preview, "unplaced").saturating_sub(number(preview, "unplaced_before"));
-    Ok(if more > 0 {
+    Ok(if more > 0 || number(preview, "no_place") > 0 {
         Exit::Unhealthy
     } else {
         Exit::Done

@@ -109,6 +109,7 @@ pub(super) fn start_layouter(
 ) -> Result<LayouterThread, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let (stats, bitrates, running) = (shared.clone(), shared.clone(), shared.clone());
+    let listed = shared.clone();
     let context = LayouterContext {
         commits,
         messages,
@@ -126,6 +127,7 @@ pub(super) fn start_layouter(
             let age = Duration::from_millis(uptime_ms().saturating_sub(since_ms));
             running.fleet.runs_on(stream, hostname, age, Instant::now())
         }),
+        listed_on: Box::new(move |hostname| listed.fleet.listed(hostname, Instant::now())),
         commands: shared.commands.clone(),
         published: shared.published.clone(),
         nodes: shared.nodes.clone(),

@@ -74,7 +74,7 @@ impl ChangedMembers {
     pub fn compare_streamers(&mut self, old: Option<&ArchivedStreamer>, new: &ArchivedStreamer) {
         let before = old.map(|old| saved(&old.config, old.filled_spans()));
         self.compare(before.as_deref(), &saved(&new.config, new.filled_spans()));
-        if old.is_some_and(|old| cordon_reason(old) != cordon_reason(new)) {
+        if old.is_some_and(|old| old.cordon != new.cordon) {
             self.add("/state/maintenance");
         }
     }
@@ -195,11 +195,6 @@ fn unescaped(name: &str) -> Cow<'_, str> {
     } else {
         name.into()
     }
-}
-
-fn cordon_reason(streamer: &ArchivedStreamer) -> Option<&str> {
-    let cordon = streamer.cordon.as_ref()?;
-    Some(&cordon.reason)
 }
 
 fn agent_layout(entity: &ArchivedEntity) -> Option<&ArchivedLayout> {

@@ -4,6 +4,8 @@
 //! on the newest state. They are made from bodies here, so that every endpoint reports errors in
 //! the same way.
 
+use std::time::Duration;
+
 use super::batch::BatchItems;
 use super::entity::{Key, Kind};
 use super::episode::PublicationReport;
@@ -14,12 +16,17 @@ use super::record::Publication;
 use super::retention::Retention;
 use super::tag::{EntityName, Precondition};
 use crate::access::rights::Grant;
+use crate::duration;
 use crate::error::{self, ApiError};
 use crate::json::{Number, Object, Value, patch};
 use crate::schema;
 
 /// Most items of one batch.
 pub const BATCH_ITEMS_MAX: usize = 10_000;
+/// Pace of a drain whose body has none, streams per minute.
+const DRAIN_PACE_DEFAULT: u32 = 200;
+/// Longest time until the deadline of a drain.
+const DRAIN_LIMIT_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// A requested change.
 #[derive(Debug, Clone)]
@@ -230,6 +237,16 @@ pub struct LayoutPatch {
 pub enum MaintenanceRequest {
     /// It takes no new streams.
     Cordon { reason: String },
+    /// Its streams leave, too.
+    Drain {
+        reason: String,
+        /// Streams per minute; 0: no limit.
+        pace: u32,
+        /// The longest time that it may take.
+        within: Option<Duration>,
+        /// The streams come back afterwards.
+        returns: bool,
+    },
     /// It takes streams again.
     End,
 }
@@ -246,13 +263,44 @@ impl MaintenanceRequest {
         let checked = schema.check(&body);
         checked.map_err(|violations| invalid(violations, ""))?;
         let text = |field: &str| body.get(field).and_then(Value::as_str);
-        Ok(match text("mode") {
-            Some("none") => Self::End,
-            _ => Self::Cordon {
-                reason: text("reason").unwrap_or_default().to_owned(),
-            },
-        })
+        let reason = text("reason").unwrap_or_default().to_owned();
+        match text("mode") {
+            Some("drain") => {
+                let pace = body.get("pace").and_then(Value::as_u64);
+                Ok(Self::Drain {
+                    reason,
+                    pace: pace.map_or(DRAIN_PACE_DEFAULT, |pace| pace as u32),
+                    within: text("deadline").map(drain_limit).transpose()?,
+                    returns: body.get("return").and_then(Value::as_bool).unwrap_or(true),
+                })
+            }
+            mode => {
+                for member in ["deadline", "pace", "return"] {
+                    if body.get(member).is_some() {
+                        let forbidden = "must not be given without mode `drain`";
+                        return Err(error::WRONG_FORMAT.about(format!("/{member}"), forbidden));
+                    }
+                }
+                Ok(match mode {
+                    Some("none") => Self::End,
+                    _ => Self::Cordon { reason },
+                })
+            }
+        }
     }
+}
+
+/// The longest time of a drain, as its body gives it.
+fn drain_limit(text: &str) -> Result<Duration, ApiError> {
+    let limit = duration::parse(text).ok_or_else(|| {
+        let wanted = format!("must be {}", duration::ALLOWED);
+        error::WRONG_FORMAT.about("/deadline", &wanted)
+    })?;
+    if limit > DRAIN_LIMIT_MAX {
+        let wanted = format!("must be at most {}", duration::text(DRAIN_LIMIT_MAX));
+        return Err(error::INPUT_OUT_OF_RANGE.about("/deadline", &wanted));
+    }
+    Ok(limit)
 }
 
 /// The end of a handover.

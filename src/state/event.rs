@@ -18,7 +18,7 @@ pub const LIST_BYTES_MAX: usize = 16 * 1024;
 pub const EVENTS_PER_BATCH_MAX: u64 = 1 << 16;
 
 /// The kinds of events, those of the reference first.
-pub const EVENT_KINDS: [&str; 24] = [
+pub const EVENT_KINDS: [&str; 26] = [
     "server_starting",
     "server_started",
     "database_error",
@@ -39,6 +39,8 @@ pub const EVENT_KINDS: [&str; 24] = [
     "layouter_cpu_pressure",
     "layouter_brake_on",
     "layouter_brake_off",
+    "layouter_streamer_drained",
+    "layouter_drain_overdue",
     "layouter_stream_held",
     "layouter_stream_released",
     "clock_doubted",

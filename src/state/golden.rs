@@ -14,9 +14,10 @@ use std::path::PathBuf;
 use super::entity::KINDS;
 use super::event_streams::stream_digest;
 use super::record::{
-    Cordon, EVENT_VERSION, Entity, EntityRecord, EventChunk, EventChunkRecord, EventStream, Facts,
-    Layout, NodeMark, NodeMarkRecord, NodeRole, Publication, RecordError, SCHEMA_VERSION,
-    STREAM_VERSION, STREAMER_VERSION, Stream, StreamRecord, Streamer, StreamerRecord,
+    Cordon, DrainOrder, EVENT_VERSION, Entity, EntityRecord, EventChunk, EventChunkRecord,
+    EventStream, Facts, Layout, NodeMark, NodeMarkRecord, NodeRole, Publication, RecordError,
+    SCHEMA_VERSION, STREAM_VERSION, STREAMER_VERSION, Stream, StreamRecord, Streamer,
+    StreamerRecord,
 };
 
 fn folder(version: u8) -> PathBuf {
@@ -59,6 +60,11 @@ fn all() -> Vec<Golden> {
     let cordon = Cordon {
         reason: "new disks".into(),
         since: 1_795_000_000_204,
+        drain: Some(DrainOrder {
+            pace: 200,
+            deadline: 1_795_000_009_999,
+            returns: true,
+        }),
     };
     all.extend(streamers(Some(&cordon), STREAMER_VERSION));
     all.extend(streams(Some(("s1.example.com", 4690)), STREAM_VERSION));
@@ -133,7 +139,8 @@ fn streams(handover: Option<(&str, u64)>, version: u8) -> [Golden; 2] {
     goldens.map(|golden| Golden { version, ..golden })
 }
 
-/// Streamers as they are after an upgrade from version 1, which had no `cordon`.
+/// Streamers as they are after an upgrade from version 1, which had no `cordon`, and version 2,
+/// which had no `drain`.
 fn streamers(cordon: Option<&Cordon>, version: u8) -> [Golden; 3] {
     let streamer = |role| streamer(role, cordon.cloned());
     let goldens = [
@@ -300,8 +307,14 @@ fn golden_records_of_every_version_read_back_whole() {
     goldens.extend(streams(None, 1));
     goldens.extend(streams(Some(("s1.example.com", 4711)), 2));
     goldens.extend(streamers(None, 1));
+    let cordon = Cordon {
+        reason: "new disks".into(),
+        since: 1_795_000_000_204,
+        drain: None,
+    };
+    goldens.extend(streamers(Some(&cordon), 2));
     goldens.push(events_v1());
-    for version in 1..=EVENT_VERSION.max(STREAM_VERSION) {
+    for version in 1..=EVENT_VERSION.max(STREAM_VERSION).max(STREAMER_VERSION) {
         let mut files: BTreeSet<String> = fs::read_dir(folder(version))
             .expect("every version has a folder")
             .map(|entry| entry.expect("is listed").file_name().into_string())

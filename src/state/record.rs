@@ -24,8 +24,9 @@ pub const SCHEMA_VERSION: u8 = 1;
 /// First byte of the records of streams. Version 1 did not have `handover_from`, version 2 not
 /// `kept_rendered`.
 pub const STREAM_VERSION: u8 = 3;
-/// First byte of the records of streamers. Version 1 did not have `cordon`.
-pub const STREAMER_VERSION: u8 = 2;
+/// First byte of the records of streamers. Version 1 did not have `cordon`, version 2 not its
+/// `drain`.
+pub const STREAMER_VERSION: u8 = 3;
 /// First byte of the records of events. Version 1 did not have their streams.
 pub const EVENT_VERSION: u8 = 2;
 
@@ -181,12 +182,51 @@ pub struct Streamer {
 
 /// Maintenance of a node that takes no new streams meanwhile.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
-#[rkyv(compare(PartialEq))]
+#[rkyv(compare(PartialEq), derive(PartialEq))]
 pub struct Cordon {
     /// As the operator gave it; may be empty.
     pub reason: String,
     /// Stamp of its begin, UTC ms.
     pub since: u64,
+    /// Present while its streams leave.
+    pub drain: Option<DrainOrder>,
+}
+
+/// How the streams of a node leave it.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq), derive(PartialEq))]
+pub struct DrainOrder {
+    /// Streams per minute; 0: no limit.
+    pub pace: u32,
+    /// UTC ms; 0: none.
+    pub deadline: u64,
+    /// The streams come back after the maintenance.
+    pub returns: bool,
+}
+
+/// A [`Streamer`] of version 2.
+#[derive(Archive, Serialize, Deserialize)]
+struct StreamerV2 {
+    hostname: String,
+    revision: u64,
+    updated_at: u64,
+    role: NodeRole,
+    cluster_key: String,
+    pull_authority: String,
+    pull_tls: bool,
+    is_restreamer: bool,
+    has_secrets: bool,
+    namespace: Option<String>,
+    cordon: Option<CordonV2>,
+    config: String,
+    filled: Vec<(u32, u32)>,
+}
+
+/// A [`Cordon`] of version 2.
+#[derive(Archive, Serialize, Deserialize)]
+struct CordonV2 {
+    reason: String,
+    since: u64,
 }
 
 /// A [`Streamer`] of version 1.
@@ -503,7 +543,37 @@ fn stream_of_version_2(archive: &[u8]) -> Result<Stream, RecordError> {
 }
 
 fn upgraded_streamer(found: u8, archive: &[u8]) -> Option<Result<Streamer, RecordError>> {
-    (found == 1).then(|| streamer_of_version_1(archive))
+    match found {
+        1 => Some(streamer_of_version_1(archive)),
+        2 => Some(streamer_of_version_2(archive)),
+        _ => None,
+    }
+}
+
+/// No streamer was drained when version 2 was written.
+fn streamer_of_version_2(archive: &[u8]) -> Result<Streamer, RecordError> {
+    let old = rkyv::access::<ArchivedStreamerV2, RkyvError>(archive)
+        .and_then(rkyv::deserialize::<StreamerV2, RkyvError>)
+        .map_err(|_| RecordError::Damaged)?;
+    Ok(Streamer {
+        hostname: old.hostname,
+        revision: old.revision,
+        updated_at: old.updated_at,
+        role: old.role,
+        cluster_key: old.cluster_key,
+        pull_authority: old.pull_authority,
+        pull_tls: old.pull_tls,
+        is_restreamer: old.is_restreamer,
+        has_secrets: old.has_secrets,
+        namespace: old.namespace,
+        cordon: old.cordon.map(|cordon| Cordon {
+            reason: cordon.reason,
+            since: cordon.since,
+            drain: None,
+        }),
+        config: old.config,
+        filled: old.filled,
+    })
 }
 
 /// No streamer was cordoned when version 1 was written.

@@ -266,6 +266,67 @@ fn status_names_what_is_wrong_and_exits_with_3() {
 }
 
 #[test]
+fn streamer_is_drained_from_the_command_line() {
+    let server = with_layouter(&[]);
+    let mut fleet = fleet_of(&server, &["s1", "s2"]);
+    save_streams(&server, 0..4);
+    fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 2);
+    let shell = OperatorShell::new(&server);
+    let text = shell.prints("drain s1 --dry-run", 0);
+    assert!(text.contains("2 streams would move"), "{text}");
+    assert!(text.contains("s1 (ingest): 2 -> 0"), "{text}");
+    let preview = shell.json("drain s1 --dry-run -o json");
+    assert_eq!(preview["no_place"], 0);
+    server
+        .put("/streamers/s2", json!({"channel_limit": 3}))
+        .expect(200);
+    let text = shell.prints("drain s1 --dry-run", 3);
+    assert!(text.contains("stays: c0"), "{text}");
+    server
+        .put("/streamers/s2", json!({"channel_limit": 9}))
+        .expect(200);
+    for (line, exit) in [
+        ("drain", 2),
+        ("drain s1 --deadline soon", 2),
+        ("drain s1 --pace 60001", 2),
+        ("drain s1 --dry-run --wait", 2),
+        ("drain s9", 1),
+    ] {
+        shell.fails(line, exit);
+    }
+    // It waits for the streamer's own report, not only for the moves.
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| shell.run("drain s1 --pace 0 --deadline 2h --reason x --wait"));
+        fleet.until(|fleet| fleet.has("s1") == 0 && fleet.has("s2") == 4);
+        let drained = || {
+            server
+                .put("/streamers/s1/stats", json!({"streams": []}))
+                .expect(204);
+            server.get("/streamers/s1").expect(200).json()["state"]["maintenance"].take()
+        };
+        wait_until("it is drained", drained, |it| it["drained_at"].is_u64());
+        let output = waits.join().expect("it ends");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(words.contains("s1: drained"), "{words}");
+    });
+    let text = shell.prints("describe streamer s1", 0);
+    assert!(text.contains("drain"), "{text}");
+    // Another one ends it meanwhile: that is an error.
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| shell.run("drain s2 --pace 1 --wait"));
+        let state = || server.get("/streamers/s2").expect(200).json()["state"].take();
+        wait_until("it begins", state, |it| {
+            it["maintenance"]["mode"] == "drain"
+        });
+        shell.prints("uncordon s2 s1", 0);
+        let output = waits.join().expect("it ends");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    });
+    fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 2);
+}
+
+#[test]
 fn events_are_lines_and_can_be_followed() {
     let server = TestServer::new();
     streams(&server, 2);

@@ -80,7 +80,8 @@ impl Controller {
             restreams: streamer.is_some_and(|it| may_restream(&self.state, it)),
             now_ms,
         };
-        self.transfers.handovers.reported(&report, runs);
+        self.transfers.handovers.reported(&report, &runs);
+        self.record_built(&report, &runs);
     }
 
     /// The next handovers to end, and their number for [`Controller::on_handover_reply`].

@@ -84,9 +84,11 @@ impl Engine {
         sum
     }
 
-    /// Panics if a slot waits that some node could take, or an ingest whose backup could give way.
-    /// Holds once ticks have nothing left to do.
+    /// Panics if a slot waits that some node could take, or an ingest whose backup could give way,
+    /// or if a node that is drained has what another could take. Holds once ticks and drains have
+    /// nothing left to do.
     pub fn check_rest(&self) {
+        self.check_drained();
         let mut siblings = Vec::new();
         for s in (0..self.table.slots.len() as u32).filter(|s| self.slot(*s).has(WAITING)) {
             let promotable = self.promotable(s, true);

@@ -77,6 +77,8 @@ pub struct NodeSpec {
     pub settling: bool,
     /// In maintenance: keeps its slots and takes no new ones.
     pub cordoned: bool,
+    /// Its slots leave; it must be `cordoned`, too.
+    pub drain: Option<DrainSpec>,
     /// Used when the node is new to the engine; afterwards only [`Event::NodeStates`] changes it.
     pub state: NodeState,
 }
@@ -97,9 +99,23 @@ impl NodeSpec {
             dvr: true,
             settling: false,
             cordoned: false,
+            drain: None,
             state: NodeState::Up,
         }
     }
+}
+
+/// How the slots of a node leave it for maintenance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DrainSpec {
+    /// Streams per minute; 0: no limit.
+    pub streams_per_minute: u32,
+    /// From then on without a limit, and before that fast enough to be done by then.
+    pub deadline_utc_ms: Option<u64>,
+    /// What leaves returns after the maintenance.
+    pub returns: bool,
+    /// The old copy of a backup is kept this long at most, until the new one runs; 0: not at all.
+    pub keeps_ms: u64,
 }
 
 /// How a stream is recorded.
@@ -240,6 +256,17 @@ pub enum Event {
         revision: u64,
     },
     Settings(EngineSettings),
+    /// Time passes for the nodes that are drained.
+    Drain {
+        now_ms: u64,
+        utc_ms: u64,
+    },
+    /// A node reported backups to run for which old copies are kept; see
+    /// [`super::Engine::building_on`].
+    CopiesRun {
+        hostname: Hostname,
+        streams: Vec<StreamName>,
+    },
     /// Whether many first placements wait, because more nodes are expected soon.
     HoldPlacement(bool),
     /// Time passes: restores, retries, upgrades, balancing.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use super::Engine;
 use super::class::{NONE, score, static_reasons};
-use super::event::{Event, NodeState, PlacementRole, Reasons, SlotKind, StreamLayout, StreamSpec};
+use super::event::{
+    Event, LayoutChange, MoveReason, NodeState, PlacementRole, Reasons, SlotKind, StreamLayout,
+    StreamSpec,
+};
 use super::node::SlotNode;
 use super::slot::{DISABLED, LIVE, MEMBER, QUARANTINED, UNIT};
 use super::tree::{Need, ONE, UNLIMITED};
@@ -121,6 +124,12 @@ impl Engine {
                 SlotKind::Ingest => {}
                 SlotKind::Inference => layout.inference = host(s),
                 SlotKind::DvrBackup => layout.dvr_backups.extend(host(s)),
+            }
+        }
+        for n in self.kept_copies(ingest) {
+            let kept = &self.node(*n).hostname;
+            if layout.ingest.as_ref() != Some(kept) && !layout.dvr_backups.contains(kept) {
+                layout.dvr_backups.push(kept.clone());
             }
         }
         Some(layout)
@@ -383,7 +392,13 @@ impl Engine {
         // What is left on the node has none that runs: nothing moves while no streamer is running.
         let mut unplaced = lost.counts_on_node(n);
         for kind in [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::Inference] {
-            let of_kind = || changes.iter().filter(|change| change.kind == kind);
+            // Old copies that are kept for a drain are not among the slots.
+            let is_old = |change: &&LayoutChange| change.reason == MoveReason::Drain;
+            let of_kind = || {
+                changes
+                    .iter()
+                    .filter(|change| change.kind == kind && !is_old(change))
+            };
             let gone = of_kind().filter(|change| change.to.is_none()).count() as u64;
             let arrived = of_kind().filter(|change| change.from.is_none()).count() as u64;
             unplaced.add(kind, gone.saturating_sub(arrived));
@@ -397,7 +412,7 @@ impl Engine {
         node.map_or_else(SlotCounts::default, |n| self.counts_on_node(*n))
     }
 
-    fn counts_on_node(&self, n: u32) -> SlotCounts {
+    pub(super) fn counts_on_node(&self, n: u32) -> SlotCounts {
         let mut counts = SlotCounts::default();
         for s in self.slots_on(n) {
             let slot = self.slot(s);

@@ -110,6 +110,7 @@ impl Engine {
             });
         }
         self.finish_origins(&mut emit);
+        self.finish_copies(&mut emit);
         self.free_deleted();
     }
 

@@ -16,6 +16,7 @@ mod class;
 mod counts;
 mod cow;
 mod demand;
+mod drain;
 mod explain;
 mod flight;
 mod hold;
@@ -41,12 +42,14 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
+pub use drain::{DrainProgress, MOVES_PER_EVENT_MAX};
 use event::{EngineSettings, Event, LayoutChange};
 pub use explain::{Capacity, ClassReport, NodeDecision, SlotCounts};
 
 use balance::Improving;
 use budget::Budgets;
 use class::Classes;
+use drain::Drains;
 use flight::Flights;
 use index::NodeIndex;
 use lists::PlacementQueue;
@@ -86,6 +89,7 @@ pub struct Engine {
     units: Units,
     queue: PlacementQueue,
     origins: Origins,
+    drains: Drains,
     overload: Overloaded,
     improving: Improving,
     flights: Flights,
@@ -109,6 +113,7 @@ impl Engine {
             units: Units::new(),
             queue: PlacementQueue::new(),
             origins: Origins::new(),
+            drains: Drains::default(),
             overload: Overloaded::default(),
             improving: Improving::default(),
             flights: Flights::default(),
@@ -179,6 +184,8 @@ impl Engine {
             Event::Shed(shed) => self.shed(&shed),
             Event::Confirmed { hostname, revision } => self.confirmed(&hostname, revision),
             Event::Settings(settings) => self.set_settings(settings),
+            Event::Drain { now_ms, utc_ms } => self.drain(now_ms, utc_ms),
+            Event::CopiesRun { hostname, streams } => self.copies_run(&hostname, &streams),
             Event::Tick { now_ms } => self.tick(now_ms),
         }
     }
@@ -208,11 +215,15 @@ impl Engine {
         }
     }
 
-    fn tick(&mut self, now_ms: u64) {
+    fn advance_clock(&mut self, now_ms: u64) {
         let elapsed = now_ms.saturating_sub(self.now_ms);
         self.now_ms = self.now_ms.max(now_ms);
         self.budgets
             .refill(&self.settings, self.table.streams, elapsed);
+    }
+
+    fn tick(&mut self, now_ms: u64) {
+        self.advance_clock(now_ms);
         self.expire_flights();
         let is_cut = std::mem::take(&mut self.slice.is_cut);
         let is_settled = self.progress.settled == self.progress.epoch && !is_cut;

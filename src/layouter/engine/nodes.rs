@@ -98,6 +98,7 @@ impl Engine {
         node.live = true;
         node.settling = spec.settling;
         node.closure.cordoned = spec.cordoned;
+        let drain = spec.drain;
         node.capacity.channels_stated = spec.channel_limit_stated;
         node.capacity.bandwidth_kbps = spec.bandwidth_kbps;
         node.capacity.disk_bytes = spec.disk_bytes;
@@ -107,6 +108,7 @@ impl Engine {
             node.state = spec.state;
             node.closure.pressed = false;
         }
+        self.set_drain(n, drain);
         self.index.is_stale = true;
         self.cluster.changed.insert(n);
         self.node_gained(n);
@@ -156,6 +158,7 @@ impl Engine {
         node.live = false;
         node.state = NodeState::Down;
         self.origins.restorable.remove(&n);
+        self.end_drain(n);
         self.cluster.placeholders.insert(n);
         self.index.is_stale = true;
         self.cluster.changed.insert(n);
@@ -306,6 +309,7 @@ impl Engine {
 
     /// Evicts the slots that may not stay on a node.
     fn evict_illegal(&mut self, n: u32) {
+        self.release_illegal_copies(n);
         let lost = if !self.node(n).live {
             Some(MoveReason::NodeDeleted)
         } else if self.node(n).state == NodeState::Down {

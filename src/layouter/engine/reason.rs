@@ -31,12 +31,14 @@ pub enum MoveReason {
     /// Displaced so that a slot without a node gets one.
     MakeRoom,
     Preferred,
+    /// Its node is emptied for maintenance.
+    Drain,
     Restore,
     Rebalance,
 }
 
 impl MoveReason {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Namespace,
         Self::NodeMissesLabels,
         Self::StreamMissesLabels,
@@ -55,6 +57,7 @@ impl MoveReason {
         Self::Quarantined,
         Self::MakeRoom,
         Self::Preferred,
+        Self::Drain,
         Self::Restore,
         Self::Rebalance,
     ];
@@ -80,6 +83,7 @@ impl MoveReason {
             Self::Role
             | Self::Transcoding
             | Self::Quarantined
+            | Self::Drain
             | Self::Restore
             | Self::Rebalance => return None,
         })
@@ -92,6 +96,7 @@ impl MoveReason {
             Self::Transcoding => "node_not_available_for_transcoding",
             Self::MakeRoom => "make_room",
             Self::Quarantined => "quarantined",
+            Self::Drain => "drain",
             Self::Restore => "restore",
             Self::Rebalance => "rebalance",
             other => other
@@ -102,7 +107,10 @@ impl MoveReason {
 
     /// False for moves that only improve the layout: they are written after all others.
     pub fn urgent(self) -> bool {
-        !matches!(self, Self::Preferred | Self::Restore | Self::Rebalance)
+        !matches!(
+            self,
+            Self::Preferred | Self::Drain | Self::Restore | Self::Rebalance
+        )
     }
 }
 

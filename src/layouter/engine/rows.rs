@@ -178,6 +178,7 @@ impl Engine {
             self.set_agents(ingest, Vec::new());
         }
         self.units.ungrouped.remove(&ingest);
+        self.forget_copies(ingest);
         for s in self.ring(ingest).into_iter().rev() {
             self.unplace(s);
             if s != ingest {
@@ -206,18 +207,19 @@ impl Engine {
 
     pub(super) fn save_stream(&mut self, spec: StreamSpec) {
         let demands = self.demands_of(&spec);
-        let row = RowNodes {
+        let known = self.table.by_name.get(&spec.name).copied();
+        let mut row = RowNodes {
             ingest: self.host(spec.layout.ingest.as_ref()),
             backups: spec
                 .layout
                 .dvr_backups
                 .iter()
-                .take(BACKUPS_MAX as usize)
                 .map(|host| self.host(Some(host)))
                 .collect(),
             inference: self.host(spec.layout.inference.as_ref()),
         };
-        let known = self.table.by_name.get(&spec.name).copied();
+        let kept = self.split_kept(known, &mut row.backups, demands.backups as usize);
+        row.backups.truncate(BACKUPS_MAX as usize);
         let ingest = known.unwrap_or_else(|| self.new_stream(&spec.name, &demands));
         self.table.rows.get_mut(ingest).set_revision(spec.revision);
         let was_disabled = self.slot(ingest).has(DISABLED);
@@ -244,6 +246,8 @@ impl Engine {
         }
         self.adopt_layout(ingest, row, &copies, &spec.layout);
         self.drop_surplus(ingest, copies, spec.off_reason(), &demands);
+        let has_copies = spec.off_reason().is_none() && demands.backups > 0;
+        self.adopt_kept(ingest, kept, has_copies);
         self.set_flag(ingest, QUARANTINED, spec.quarantined);
         let keeper = self.host_known(spec.handover_from.as_ref());
         self.set_handover(ingest, keeper);

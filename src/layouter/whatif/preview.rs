@@ -16,13 +16,17 @@ use crate::error::ApiError;
 use crate::json::{self, FieldType, Object, Value, write_string};
 use crate::layouter::intake::{node_spec, stream_spec};
 use crate::layouter::{
-    Event, LayoutChange, NodeState, Rows, SlotCounts, SlotKind, StreamLayout, StreamSpec,
+    DrainSpec, Event, LayoutChange, MOVES_PER_EVENT_MAX, NodeSpec, NodeState, Rows, SlotCounts,
+    SlotKind, StreamLayout, StreamSpec,
 };
 use crate::query::{KeyOrder, ListField, ListKind};
 use crate::schema;
 use crate::state::apply::{Stamp, apply, streamer_not_found};
-use crate::state::command::Command;
+use crate::state::command::{Command, MaintenanceRequest};
 use crate::state::name::{Hostname, StreamName};
+
+/// Steps of an assumed drain beyond those that move as much as they can.
+const DRAIN_STEPS_MORE: usize = 8;
 
 /// Changes of layouts, one per stream, in the order of their names.
 pub static LAYOUTS: ListKind = ListKind {
@@ -277,18 +281,117 @@ pub fn cluster(
         events.insert(at, Event::NodeStates(lost));
     }
     preview.apply(events);
-    Ok(cluster_text(&preview, added, visible))
+    Ok(cluster_text(&preview, &Assumed::Added(added), visible))
 }
 
-fn cluster_text(preview: &LayoutPreview<'_>, added: u64, visible: &PreviewVisibility) -> Vec<u8> {
+/// The consequences of the maintenance of a streamer. A drain is assumed to be done at once.
+pub fn maintenance(
+    snapshot: &WhatIfSnapshot,
+    hostname: &Hostname,
+    wanted: MaintenanceRequest,
+    visible: &PreviewVisibility,
+) -> Result<Vec<u8>, ApiError> {
+    let mut preview = LayoutPreview::new(snapshot);
+    let next = &snapshot.state;
+    let stamp = Stamp {
+        revision: next.revision() + 1,
+        ms: next.stamp_ms() + 1,
+    };
+    let is_drain = matches!(wanted, MaintenanceRequest::Drain { .. });
+    let hostname = hostname.clone();
+    let command = Command::SetMaintenance {
+        hostname: hostname.clone(),
+        wanted,
+    };
+    let changes = apply(next, command, stamp)?;
+    let record = changes
+        .streamers
+        .first()
+        .and_then(|change| change.new.as_ref());
+    let record = record.or_else(|| next.streamer(&hostname));
+    let stats = snapshot.node_stats(&hostname);
+    let spec = record.map(|record| node_spec(record, stats.as_ref(), NodeState::Up));
+    let nodes = spec.into_iter().map(|spec| NodeSpec {
+        drain: spec.drain.map(|drain| DrainSpec {
+            streams_per_minute: 0,
+            deadline_utc_ms: None,
+            ..drain
+        }),
+        ..spec
+    });
+    let nodes = nodes.collect();
+    let mut events = vec![Event::Commit(Rows {
+        nodes,
+        ..Rows::default()
+    })];
+    if is_drain {
+        let slots = preview.engine.counts_on(&hostname);
+        let slots = slots.streams + slots.copies + slots.inferences;
+        let steps = slots as usize / MOVES_PER_EVENT_MAX + DRAIN_STEPS_MORE;
+        let step = Event::Drain {
+            now_ms: snapshot.now_ms,
+            utc_ms: 0,
+        };
+        events.extend(std::iter::repeat_n(step, steps));
+    }
+    preview.apply(events);
+    let assumed = if is_drain {
+        Assumed::Drained(hostname)
+    } else {
+        Assumed::Added(0)
+    };
+    Ok(cluster_text(&preview, &assumed, visible))
+}
+
+/// What an answer is about.
+enum Assumed {
+    /// Events, with so many streams that were added.
+    Added(u64),
+    /// The drain of a node.
+    Drained(Hostname),
+}
+
+/// What stays on a node that was drained, as members, and the sentence about it.
+fn left_on(
+    preview: &LayoutPreview<'_>,
+    hostname: &Hostname,
+    visible: &PreviewVisibility,
+) -> (String, String) {
+    let left = preview.engine.counts_on(hostname);
+    let left = left.streams + left.copies + left.inferences;
+    let is_shown = |name: &str| visible.streams.shows(name);
+    let named = preview
+        .engine
+        .streams_left_on(hostname, is_shown)
+        .into_iter();
+    let named = Value::Array(named.map(|name| Value::from(name.as_str())).collect());
+    let members = format!("\"no_place\":{left},\"no_place_sample\":{},", text(&named));
+    let sentence = match left {
+        0 => " Nothing would stay there.".to_owned(),
+        1 => " 1 stream would stay there: no other node has room for it.".to_owned(),
+        left => format!(" {left} streams would stay there: no other node has room for them."),
+    };
+    (members, sentence)
+}
+
+fn cluster_text(
+    preview: &LayoutPreview<'_>,
+    assumed: &Assumed,
+    visible: &PreviewVisibility,
+) -> Vec<u8> {
+    let (added, (no_place, sentence)) = match assumed {
+        Assumed::Added(count) => (*count, Default::default()),
+        Assumed::Drained(hostname) => (0, left_on(preview, hostname, visible)),
+    };
     let (items, hidden) = load_texts(preview, visible);
     let moves = preview.moves_caused();
     let (before, after) = preview.unplaced();
-    let summary = summary(moves, items.len() + hidden, added, before, after);
+    let mut summary = summary(moves, items.len() + hidden, added, before, after);
+    summary.push_str(&sentence);
     let mut out = b"{\"changes\":[".to_vec();
     out.extend_from_slice(items.join(",").as_bytes());
     let members = preview.members(visible, hidden);
-    let numbers = format!("],{members},\"moves\":{moves},\"summary\":");
+    let numbers = format!("],{members},\"moves\":{moves},{no_place}\"summary\":");
     out.extend_from_slice(numbers.as_bytes());
     write_string(&mut out, &summary);
     out.push(b'}');

@@ -18,8 +18,8 @@ use super::{capacity, explain, preview};
 use crate::error::{self, ApiError};
 use crate::layouter::controller::Controller;
 use crate::layouter::thread::{LayouterHandle, LayouterMessage};
-use crate::state::command::Command;
-use crate::state::name::StreamName;
+use crate::state::command::{Command, MaintenanceRequest};
+use crate::state::name::{Hostname, StreamName};
 
 /// Queries that may wait: most take milliseconds, a few take seconds.
 const QUERIES_WAITING_MAX: usize = 256;
@@ -36,6 +36,8 @@ pub enum WhatIfQuery {
     Loads(PreviewRequest),
     /// Consequences of assumed events.
     Cluster(Vec<AssumedEvent>, PreviewVisibility),
+    /// Consequences of the maintenance of a streamer.
+    Maintenance(Hostname, MaintenanceRequest, PreviewVisibility),
     /// How many more streams fit.
     Capacity,
     /// The layout of a stream, with every node's decision about it: one by one, or in groups of
@@ -157,6 +159,9 @@ fn answer(
             })
         }
         WhatIfQuery::Cluster(events, visible) => preview::cluster(&snapshot()?, events, &visible),
+        WhatIfQuery::Maintenance(hostname, wanted, visible) => {
+            preview::maintenance(&snapshot()?, &hostname, wanted, &visible)
+        }
         WhatIfQuery::Capacity => Ok(capacity::render(&snapshot()?)),
         WhatIfQuery::Explain { name, grouped } => {
             explain::render(&snapshot()?, &name, grouped, render)

@@ -145,20 +145,31 @@ pub const STREAMER_MAINTENANCE_SAVE: OperationDoc = OperationDoc {
          one waits. Two things that the node runs already may still come to it when their node is \
          lost: a stream with a DVR backup there, if no other node can take it, and a stream that \
          is being handed over and that the node still keeps. With `none` the node takes streams \
-         again. The mode is kept over restarts and shown in `state.maintenance` of the node. \
-         Nothing that the node is sent changes.",
+         again. The mode is kept over restarts and shown in `state.maintenance` of the node.\n\n\
+         With `drain` its streams leave, too, by `pace` and only to nodes that have room: what \
+         finds no place stays on the air there, is counted in `no_place` and is tried again. DVR \
+         backups leave first, and the old copy is kept until every copy of the stream runs, or \
+         until `layouter_handover` has passed. A streamer that ingests goes on until the new one \
+         does. While one part of a stream is on its way its others stay, also if several nodes \
+         are drained at once. A `deadline` makes the drain as fast as it needs; after it an \
+         ingest may take the place of a copy of its own stream. `drained_at` is set once nothing \
+         is placed on the node and the node itself lists no stream in a report; a node that \
+         reports nothing never gets it. Archives that are on the node alone stay on its disk. \
+         With `none` the streams that it ingested return, unless `return` was `false`. A drain \
+         needs the layouter: while that is switched off the request is refused, and one in \
+         progress waits.",
     parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_maintenance"),
         description: "The mode, and why.",
-        example: r#"{"mode":"cordon","reason":"new disks"}"#,
+        example: r#"{"mode":"drain","reason":"new disks","pace":200,"deadline":"30m"}"#,
         partial: false,
     }),
     responses: &[
         json(
             200,
-            "Saved and on disk. The node.",
-            Shape::One("streamer_config"),
+            "Saved and on disk. The node; with `dry_run` what would move.",
+            Shape::AnyOf(&["streamer_config", "cluster_preview"]),
             STREAMER_EXAMPLE,
         ),
         refuse(
@@ -168,6 +179,7 @@ pub const STREAMER_MAINTENANCE_SAVE: OperationDoc = OperationDoc {
         UNAUTHORIZED,
         NOT_PERMITTED,
         NO_STREAMER,
+        LAYOUTER_OFF,
         TOO_LARGE,
         UNAVAILABLE,
     ],

@@ -13,7 +13,7 @@ use crate::state::command::MaintenanceRequest;
 use crate::state::name::Hostname;
 use crate::state::node::{holders, render};
 use crate::state::pull::{PullSource, check_templates, kind_of_record, pull_authority};
-use crate::state::record::{Cordon, NodeRole, Streamer, StreamerRecord};
+use crate::state::record::{Cordon, DrainOrder, NodeRole, Streamer, StreamerRecord};
 use crate::state::{SHARDS, State};
 
 pub(super) fn save_one(
@@ -69,13 +69,37 @@ pub(super) fn set_maintenance(
 ) -> Result<Done, ApiError> {
     let old = state.streamer(hostname).ok_or_else(streamer_not_found)?;
     let mut streamer = old.to_owned();
-    let since = streamer.cordon.map(|cordon| cordon.since);
+    let before = streamer.cordon.take();
+    let since = before.as_ref().map_or(changes.stamp_ms, |it| it.since);
     streamer.cordon = match wanted {
         MaintenanceRequest::End => None,
         MaintenanceRequest::Cordon { reason } => Some(Cordon {
             reason,
-            since: since.unwrap_or(changes.stamp_ms),
+            since,
+            drain: None,
         }),
+        MaintenanceRequest::Drain {
+            reason,
+            pace,
+            within,
+            returns,
+        } => {
+            let within_ms = within.map(|it| it.as_millis() as u64);
+            let deadline = within_ms.map_or(0, |it| changes.stamp_ms + it);
+            let since = match before {
+                Some(Cordon { drain: None, .. }) | None => changes.stamp_ms,
+                Some(draining) => draining.since,
+            };
+            Some(Cordon {
+                reason,
+                since,
+                drain: Some(DrainOrder {
+                    pace,
+                    deadline,
+                    returns,
+                }),
+            })
+        }
     };
     if **old == streamer {
         return Ok(Done::Streamer(old.clone()));

@@ -119,6 +119,7 @@ fn check_improvement(
     engine.refresh_tree();
     let balance = engine.settings().balance;
     let mut moved = std::collections::BTreeSet::new();
+    let mut by_counts = false;
     for change in changes {
         assert!(gain(change) >= 0, "balance costs no score: {change:?}");
         let ingest = engine.table.by_name.get(&change.stream).copied();
@@ -148,6 +149,7 @@ fn check_improvement(
         if highest(&engine) == load && !stated(from) && !stated(to) {
             // Without stated limits the numbers of slots count as well.
             assert!(channels(from) >= channels(to), "{change:?}");
+            by_counts = true;
             continue;
         }
         assert!(highest(&engine) < load, "balance lowers: {change:?}");
@@ -168,7 +170,11 @@ fn check_improvement(
         nodes.map(|node| node.used.channels.pow(2)).sum()
     };
     let rank = |engine: &Engine| (sums(engine), squares(engine));
-    assert!(rank(after) < rank(before), "the fullest are less full");
+    // A move that evens out numbers of slots lets the fuller node be as full as before, and fills
+    // the other one.
+    if !by_counts {
+        assert!(rank(after) < rank(before), "the fullest are less full");
+    }
     seen[1] += 1;
 }
 

@@ -3,6 +3,7 @@
 mod calm;
 mod cases;
 mod cordon;
+mod drain;
 mod exact;
 mod handover;
 mod improving;

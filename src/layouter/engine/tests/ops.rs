@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::layouter::{
-    Balance, DvrSpec, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason,
-    NodeSpec, NodeState, PlacementRole, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
+    Balance, DrainSpec, DvrSpec, Engine, EngineSettings, Event, LayoutChange, MoveBudgets,
+    MoveReason, NodeSpec, NodeState, PlacementRole, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
     StreamLayout, StreamSpec, Thresholds,
 };
 use super::names::{Hostname, StreamName};
@@ -40,6 +40,10 @@ pub enum ClusterOp {
     Confirm(u64),
     Settings(EngineSettings),
     Tick(u64),
+    /// Time passes for the nodes that are drained.
+    Drain(u64),
+    /// A node runs all its backups.
+    CopiesRun(u64),
 }
 
 fn host(n: u64) -> Hostname {
@@ -86,6 +90,7 @@ pub fn node(random: &mut Random) -> NodeSpec {
         dvr: !random.once_in(5),
         settling: random.once_in(8),
         cordoned: false,
+        drain: None,
         state: *random.pick(&[
             NodeState::Up,
             NodeState::Up,
@@ -93,8 +98,16 @@ pub fn node(random: &mut Random) -> NodeSpec {
             NodeState::Probation,
         ]),
     };
+    // Without random numbers of their own, so that the other histories stay what they were.
+    let drain = (spec.channel_limit == 6).then_some(DrainSpec {
+        streams_per_minute: if spec.dvr { 0 } else { 600 },
+        deadline_utc_ms: spec.settling.then_some(3_600_000),
+        returns: spec.transcoder,
+        keeps_ms: if inference { 0 } else { 20_000 },
+    });
     NodeSpec {
-        cordoned: spec.channel_limit == 5,
+        cordoned: spec.channel_limit == 5 || drain.is_some(),
+        drain,
         ..spec
     }
 }
@@ -186,8 +199,10 @@ impl ClusterOp {
                 Self::MeasureDisk(random.below(NODES), random.below(400) << 28)
             }
             10 | 11 => Self::Write(1 + random.below(8) as usize),
+            12 if random.once_in(2) => Self::CopiesRun(random.below(NODES)),
             12 => Self::Confirm(random.below(NODES)),
             13 if random.once_in(3) => Self::Settings(settings(random)),
+            14 if random.once_in(3) => Self::Drain(1 + random.below(10_000)),
             13 | 14 => Self::Tick(1 + random.below(40_000)),
             15 => {
                 let nodes = (0..=random.below(2)).map(|_| node(random)).collect();
@@ -331,6 +346,11 @@ impl TestCluster {
                 self.settings = settings.clone();
                 Event::Settings(settings.clone())
             }
+            ClusterOp::Drain(ms) => {
+                self.now_ms += ms;
+                self.drain_event()
+            }
+            ClusterOp::CopiesRun(n) => self.copies_run(host(*n)),
             ClusterOp::Tick(ms) => {
                 self.now_ms += ms;
                 Event::Tick {
@@ -339,6 +359,21 @@ impl TestCluster {
             }
         };
         self.apply(event)
+    }
+
+    fn drain_event(&self) -> Event {
+        Event::Drain {
+            now_ms: self.now_ms,
+            utc_ms: self.now_ms,
+        }
+    }
+
+    fn copies_run(&self, hostname: Hostname) -> Event {
+        let building = self.engine.building_on(&hostname).into_iter();
+        Event::CopiesRun {
+            streams: building.map(|(name, _)| name).collect(),
+            hostname,
+        }
     }
 
     /// A measurement takes no stream off the air.
@@ -515,11 +550,15 @@ impl TestCluster {
                 assert!(moved < 100, "writing ends");
             }
             self.end_handovers();
+            for n in 0..NODES {
+                self.apply(self.copies_run(host(n)));
+            }
             self.now_ms += 700_000;
+            self.apply(self.drain_event());
             let changes = self.apply(Event::Tick {
                 now_ms: self.now_ms,
             });
-            if changes.is_empty() && moved == 0 {
+            if changes.is_empty() && moved == 0 && self.unwritten.is_empty() {
                 break;
             }
             assert!(round < 60, "still moving after 60 rounds: {changes:?}");
@@ -818,7 +857,10 @@ impl TestCluster {
             let apart: BTreeSet<&&Hostname> = on.iter().collect();
             assert_eq!(apart.len(), on.len(), "slots of a stream are apart");
             let factor = row.dvr.map_or(0, |dvr| dvr.redundancy_factor);
-            assert!(layout.dvr_backups.len() as u32 <= factor.saturating_sub(1));
+            let is_draining = |host: &&Hostname| self.nodes[*host].drain.is_some();
+            let old = layout.dvr_backups.iter().filter(is_draining).count();
+            let wanted = factor.saturating_sub(1) as usize;
+            assert!(layout.dvr_backups.len() <= wanted + old.min(wanted));
             assert!(layout.inference.is_none() || row.inference);
             let kbps = u64::from(row.kbps.unwrap_or(self.settings.kbps_default));
             if row.measured {
