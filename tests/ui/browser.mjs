@@ -942,6 +942,91 @@ const CHECKS = {
     await call('DELETE', path);
   },
 
+  async 'a streamer is drained after a preview, until it reports no stream'(browser) {
+    const [host, other] = ['drained-1.example.com', 'drained-2.example.com'];
+    const [path, second] = [`/streamers/${host}`, `/streamers/${other}`];
+    const labels = { only: 'drained' };
+    const alive = async () => {
+      await readStreams(path);
+      await readStreams(second);
+    };
+    const streamer = { role: 'streamer', cluster_key: 'k', labels };
+    await call('PUT', path, { ...streamer, channel_limit: 9 });
+    await call('PUT', second, { ...streamer, channel_limit: 2 });
+    await alive();
+    const all = ['1', '2', '3'].map((number) => `drained-on/${number}`);
+    const bound = { 'required.only': 'drained' };
+    await call('PUT', '/streams/batch', all.map((name) => ({ name, labels: bound })));
+    const layouts = all.map((name) => ({ name, ingest: host }));
+    await call('POST', '/streams/layouts', { layouts });
+    await alive();
+
+    const { page, context, reports } = await loggedIn(browser, { hash: `#${path}` });
+    await page.waitForSelector('.bar-top button:not(:disabled)', WAIT);
+    await clickOn(page, 'Drain');
+    await waitText(page, 'dialog footer button.primary', 'Drain 2 streams');
+    await waitText(page, 'dialog .consequences', '1 stream would stay there');
+    await waitText(page, 'dialog .consequences li', 'drained-on/');
+    assert.deepEqual(await barriers(page), []);
+    await page.setViewport({ ...SIZES.narrow, isMobile: false, hasTouch: false });
+    assert.equal(await tooWide(page), 0);
+    await page.setViewport(SIZES.wide);
+    const type = (name, text) =>
+      page.$eval(
+        `dialog input[name=${name}]`,
+        (input, value) => {
+          input.value = value;
+          input.dispatchEvent(new Event('input', { bubbles: true }));
+        },
+        text,
+      );
+    await type('pace', 'fast');
+    await page.click('dialog footer button.primary');
+    await waitText(page, 'dialog .failure', '/pace');
+    assert.equal((await call('GET', path)).state.maintenance, undefined, 'nothing has begun');
+    await type('pace', '0');
+    await type('deadline', '2h');
+    await type('reason', 'new <b>disks</b>');
+    await page.click('dialog input[name=return]');
+    await page.click('dialog footer button.primary');
+    await noDialog(page);
+    await waitText(page, 'main .maintenance', 'Draining');
+    await waitText(page, 'main .maintenance', 'new <b>disks');
+    const { maintenance } = (await call('GET', path)).state;
+    assert.deepEqual(
+      [maintenance.mode, maintenance.pace, maintenance.return],
+      ['drain', 0, false],
+    );
+    assert.ok(maintenance.deadline > maintenance.since);
+    await waitText(page, 'main .maintenance', '1 without another place');
+    assert.equal(await page.$$eval('.bar-top button', (all) =>
+      all.filter((button) => /^(Cordon|Drain) /.test(button.textContent)).length), 0);
+    await go(page, '#/streamers');
+    await waitText(page, '.t-streamers .label.cordoned', 'Draining');
+    // There is room for the last one, and the streamers report what they run.
+    await call('PUT', second, { channel_limit: 9 });
+    const running = all.map((name) => ({ name, status: 'running' }));
+    for (let left = 1; left; ) {
+      await alive();
+      await call('PUT', `${second}/stats`, { streams: running });
+      await call('PUT', `${path}/stats`, { streams: [] });
+      left = (await call('GET', path)).state.maintenance.drained_at ? 0 : 1;
+    }
+    await go(page, `#${path}`);
+    await waitText(page, 'main .maintenance', 'Drained');
+    await clickOn(page, 'Back to service');
+    await page.waitForFunction(() => !document.querySelector('.maintenance'), WAIT);
+    await waitText(page, '.bar-top button', 'Drain …');
+    assert.deepEqual(
+      reports.filter((report) => !/status of 400/.test(report)),
+      [],
+    );
+    await context.close();
+    for (const name of all) await call('DELETE', `/streams/${encodeURIComponent(name)}`);
+    await call('DELETE', path);
+    await call('DELETE', second);
+  },
+
   async 'a streamer is edited after a preview of its loads'(browser) {
     const host = 'edited-1.example.com';
     const path = `/streamers/${host}`;
@@ -1075,7 +1160,7 @@ const CHECKS = {
     const why = 'This credential may not change anything';
     assert.deepEqual(
       buttons,
-      ['Cordon …', 'Delete …', 'Edit …'].map((word) => [word, true, why]),
+      ['Cordon …', 'Drain …', 'Delete …', 'Edit …'].map((word) => [word, true, why]),
     );
     assert.deepEqual(reports, []);
     await context.close();

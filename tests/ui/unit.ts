@@ -15,7 +15,7 @@ import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
 import { withoutSecrets } from './src/secrets';
 import { changeOf, settingsOf, typedValue } from './src/settings';
-import { filtered, fullest, rowOf, type StreamerRow } from './src/streamer_rows';
+import { filtered, fullest, leftOf, rowOf, stageOf, type StreamerRow } from './src/streamer_rows';
 import { code, t, TEXTS } from './src/text';
 import { checkedQuestion, draftOf, isComplete, largestFirst, questionOf } from './src/whatif';
 
@@ -174,6 +174,16 @@ test('a cordoned streamer is found beside its state', () => {
   const named = (state: string) => filtered(rows, { state }).map((row) => row.hostname);
   assert.deepEqual(named('cordoned'), ['b']);
   assert.deepEqual(named('up'), ['a', 'b']);
+});
+
+test('a drain shows how far it is', () => {
+  const drain: Maintenance = { mode: 'drain', reason: '', since: 1, pace: 200 };
+  assert.deepEqual([stageOf(drain), leftOf(drain)], ['draining', null]);
+  const begun = { ...drain, ingests: 3, backups: 2, inferences: 0 };
+  assert.deepEqual([stageOf(begun), leftOf(begun)], ['draining', 5]);
+  const done = { ...drain, ingests: 0, backups: 0, inferences: 0, drained_at: 2 };
+  assert.deepEqual([stageOf(done), leftOf(done)], ['drained', 0]);
+  assert.equal(stageOf({ mode: 'cordon', reason: '', since: 1 }), 'cordoned');
 });
 
 test('a session is shown the screens that it may read', () => {

@@ -60,9 +60,32 @@ export const changeShown = (shown: Shown, text: string) =>
 export const beginMaintenance = (shown: Shown, reason: string) =>
   saveMaintenance(shown, { mode: 'cordon', reason });
 
+/** How a streamer is drained. */
+export interface DrainOrder {
+  reason: string;
+  /** Text that is no number is sent as it is: the server refuses it in its own words. */
+  pace: number | string;
+  deadline?: string;
+  return: boolean;
+}
+
+export const beginDrain = (shown: Shown, order: DrainOrder) =>
+  saveMaintenance(shown, { mode: 'drain', ...order });
+
+/** What a drain of this streamer would mean. */
+export interface DrainPreview {
+  moves_caused: number;
+  no_place: number;
+  no_place_sample: string[];
+  summary: string;
+}
+
+export const previewDrain = ({ path }: Shown) =>
+  put<DrainPreview>(`${path}/maintenance?dry_run=true`, { body: { mode: 'drain' } });
+
 export const endMaintenance = (shown: Shown) => saveMaintenance(shown, { mode: 'none' });
 
-const saveMaintenance = (shown: Shown, body: Record<string, string>) =>
+const saveMaintenance = (shown: Shown, body: object) =>
   ifUnchanged(shown, (headers) => put(`${shown.path}/maintenance`, { body, headers }));
 
 export const removeShown = (shown: Shown) =>

@@ -65,11 +65,20 @@ export interface StreamerReport {
   partitions?: { usage?: number }[];
 }
 
-/** A cordoned streamer keeps its streams and takes no new ones. */
+/** A cordoned streamer keeps its streams and takes no new ones; those of a drained one leave. */
 export interface Maintenance {
-  mode: 'cordon';
+  mode: 'cordon' | 'drain';
   reason: string;
   since: number;
+  /** Of a drain. What is left is unknown while the layouter is off. */
+  pace?: number;
+  deadline?: number;
+  return?: boolean;
+  ingests?: number;
+  backups?: number;
+  inferences?: number;
+  no_place?: number;
+  drained_at?: number;
 }
 
 export interface StreamerEntity {

@@ -12,7 +12,7 @@ import { t } from './text';
 const TYPING_MS = 200;
 
 type Tone = 'ok' | 'warn' | 'bad' | 'off' | 'wait' | 'pause';
-export type MarkOf = Health | RunStatus | StateName | 'cordoned' | 'none' | 'unplaced';
+export type MarkOf = Health | RunStatus | StateName | 'cordoned' | 'draining' | 'drained' | 'none' | 'unplaced';
 
 const SHAPES: Record<Tone, () => JSX.Element> = {
   ok: () => <circle cx="6" cy="6" r="4.5" />,
@@ -40,6 +40,8 @@ const TONES: Record<MarkOf, Tone> = {
   error: 'bad',
   offline: 'bad',
   cordoned: 'pause',
+  draining: 'wait',
+  drained: 'pause',
   disabled: 'off',
   none: 'off',
   unplaced: 'bad',

@@ -56,6 +56,16 @@ export function rowOf(entity: StreamerEntity, health: Map<string, StreamerHealth
   return row;
 }
 
+/** How far the maintenance of a streamer is. */
+export const stageOf = (maintenance: Maintenance): 'cordoned' | 'draining' | 'drained' => {
+  if (maintenance.mode === 'cordon') return 'cordoned';
+  return maintenance.drained_at ? 'drained' : 'draining';
+};
+
+/** What a drain has left on its streamer; `null` if that is unknown. */
+export const leftOf = ({ ingests, backups, inferences }: Maintenance): number | null =>
+  ingests === undefined ? null : ingests + (backups ?? 0) + (inferences ?? 0);
+
 /** What a list of streamers can be filtered by. A cordoned streamer has a state, too. */
 export type StateFilter = StateName | 'cordoned';
 

@@ -5,24 +5,31 @@ import { streamerPath } from '../json';
 import type { Session, StreamerEntity } from '../model';
 import { Dialog, Failure, Mark, TextInput, Time } from '../parts';
 import { go, href } from '../router';
+import { leftOf, stageOf } from '../streamer_rows';
 import { useSteps } from '../steps';
 import { t } from '../text';
 import { EditStreamer } from './edit';
+import { DrainDialog } from './drain';
 import { Deletion } from './entity_dialogs';
 
-/** Since when a streamer takes no new streams, and why. */
+/** Since when a streamer takes no new streams, why, and how far its drain is. */
 export function Maintenance({ of }: { of: StreamerEntity }) {
   const maintenance = of.state?.maintenance;
   if (!maintenance) return null;
+  const stage = stageOf(maintenance);
+  const left = leftOf(maintenance);
   return (
     <p class="maintenance">
-      <Mark of="cordoned" /> <b>{t('state.cordoned')}</b> · <Time at={maintenance.since} />
+      <Mark of={stage} /> <b>{t(`state.${stage}`)}</b> ·{' '}
+      <Time at={maintenance.drained_at ?? maintenance.since} />
+      {stage === 'draining' && left !== null && <> · {t('streamer.left', { n: left })}</>}
+      {!!maintenance.no_place && <> · {t('streamer.stay', { n: maintenance.no_place })}</>}
       {maintenance.reason && <> · {maintenance.reason}</>}
     </p>
   );
 }
 
-interface CordonProps {
+export interface MaintenanceProps {
   /** The version on the screen behind the dialog, which is refreshed after a conflict. */
   of: Shown;
   onClose: () => void;
@@ -30,7 +37,7 @@ interface CordonProps {
   onFailed: () => void;
 }
 
-function CordonDialog({ of, onClose, onSaved, onFailed }: CordonProps) {
+function CordonDialog({ of, onClose, onSaved, onFailed }: MaintenanceProps) {
   const [reason, setReason] = useState('');
   const { error, isBusy, run } = useSteps(onFailed);
   const save = () =>
@@ -68,7 +75,7 @@ interface ActionsProps {
 }
 
 /** The dialog that is open; a deletion is of the version that was shown when it was opened. */
-type Opened = { kind: 'cordon' } | { kind: 'edit' } | { kind: 'delete'; of: Shown };
+type Opened = { kind: 'cordon' } | { kind: 'drain' } | { kind: 'edit' } | { kind: 'delete'; of: Shown };
 
 export function StreamerActions(props: ActionsProps) {
   const { streamer, etag, assigned, me, onChanged, onFailure } = props;
@@ -103,6 +110,11 @@ export function StreamerActions(props: ActionsProps) {
           {t('streamer.cordon')} …
         </button>
       )}
+      {streamer.state?.maintenance?.mode !== 'drain' && (
+        <button {...common} onClick={() => setOpened({ kind: 'drain' })}>
+          {t('streamer.drain')} …
+        </button>
+      )}
       <button {...common} onClick={() => setOpened({ kind: 'delete', of: shown })}>
         {t('entity.delete')} …
       </button>
@@ -111,6 +123,9 @@ export function StreamerActions(props: ActionsProps) {
       </button>
       {opened?.kind === 'cordon' && (
         <CordonDialog of={shown} onClose={close} onSaved={saved} onFailed={onChanged} />
+      )}
+      {opened?.kind === 'drain' && (
+        <DrainDialog of={shown} onClose={close} onSaved={saved} onFailed={onChanged} />
       )}
       {opened?.kind === 'edit' && (
         <EditStreamer streamer={streamer} me={me} onClose={close} onSaved={saved} />

@@ -3,7 +3,7 @@ import { useMemo } from 'preact/hooks';
 import * as f from '../format';
 import { Mark, shortHost } from '../parts';
 import { href } from '../router';
-import type { StreamerRow } from '../streamer_rows';
+import { stageOf, type StreamerRow } from '../streamer_rows';
 import { t, type TextKey } from '../text';
 
 /** A number by which cells are coloured: its share of what is possible, and its text. */
@@ -58,7 +58,9 @@ function Cell({ row, by }: { row: StreamerRow; by: Metric }) {
   const title = [
     row.hostname,
     `${t(`state.${row.state}`)} · ${t(`status.${row.health}`)}`,
-    ...(row.maintenance ? [`${t('state.cordoned')} ${row.maintenance.reason}`] : []),
+    ...(row.maintenance
+      ? [`${t(`state.${stageOf(row.maintenance)}`)} ${row.maintenance.reason}`]
+      : []),
     `${t('col.assigned')} ${f.count(row.assigned)} / ${f.count(row.limit)}`,
     `${t('col.cpu')} ${f.percent(row.cpu)}, ${t('col.disk')} ${f.percent(row.disk)}`,
     t('streamers.in_outage', { n: row.errors }),
@@ -74,7 +76,7 @@ function Cell({ row, by }: { row: StreamerRow; by: Metric }) {
       <i>{isUp ? METRICS[by].text(row) : t(`state.${row.state}`)}</i>
       {row.maintenance && (
         <i>
-          <Mark of="cordoned" /> {t('state.cordoned')}
+          <Mark of={stageOf(row.maintenance)} /> {t(`state.${stageOf(row.maintenance)}`)}
         </i>
       )}
     </a>

@@ -4,7 +4,7 @@ import * as f from '../format';
 import { rowsOf } from '../pages';
 import { Bar, Choice, Failure, Labels, Mark, StreamerLink, Tabs } from '../parts';
 import { go, href, type ScreenProps } from '../router';
-import { filtered, isIn, type StateFilter, type StreamerRow } from '../streamer_rows';
+import { filtered, isIn, stageOf, type StateFilter, type StreamerRow } from '../streamer_rows';
 import { useStreamers } from '../streamers';
 import { Table, type Column } from '../table';
 import { t } from '../text';
@@ -29,7 +29,7 @@ function Standing({ row }: { row: StreamerRow }) {
         <>
           {' '}
           <span class="label cordoned" title={row.maintenance.reason}>
-            <Mark of="cordoned" /> {t('state.cordoned')}
+            <Mark of={stageOf(row.maintenance)} /> {t(`state.${stageOf(row.maintenance)}`)}
           </span>
         </>
       )}
