@@ -68,6 +68,6 @@ fn whoami(call: &Call<'_>) -> Response {
 
 #[allow(clippy::unnecessary_wraps)] // the type of all handlers
 pub fn openapi(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    let (coding, body) = call.shared.openapi_document.body(call.coding());
+    let (coding, body) = call.shared.documentation.openapi.body(call.coding());
     Ok(Outcome::Reply(Response::shared(200, coding, body)))
 }

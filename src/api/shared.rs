@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::running_backups::{BackupLimits, Backups};
@@ -31,6 +31,7 @@ use crate::outbound::Outbound;
 use crate::rt::Inbox;
 use crate::state::State;
 use crate::traces::Traces;
+use crate::ui::docs::DocPages;
 use crate::writer::{Commands, Published};
 
 /// Settings used by handlers.
@@ -116,8 +117,15 @@ pub struct Shared {
     pub watches: StatsWatches,
     /// The inbox of each core.
     pub cores: Vec<Arc<Inbox<CoreMessage>>>,
+    pub documentation: Documentation,
+}
+
+/// Documents of this server about itself.
+pub struct Documentation {
     /// The body of `GET /openapi.json`.
-    pub openapi_document: Rendered,
+    pub openapi: Rendered,
+    /// The pages below `/ui/docs/`. Set once at the start, because they name all metrics.
+    pub pages: OnceLock<DocPages>,
 }
 
 impl Shared {
@@ -199,7 +207,10 @@ pub(crate) mod tests {
             agents: AgentsShared::new().expect("there is randomness"),
             watches: StatsWatches::new(1),
             cores: Vec::new(),
-            openapi_document: Rendered::new(b"{}"),
+            documentation: Documentation {
+                openapi: Rendered::new(b"{}"),
+                pages: OnceLock::new(),
+            },
         })
     }
 

@@ -171,7 +171,8 @@ impl Core {
         ticket: Ticket,
     ) -> Result<Answer, ApiError> {
         if admitted.0.is_none() && self.is_page(request.path, &request.headers) {
-            let page = ui::answer(request.method, request.path, &request.headers);
+            let docs = self.shared.documentation.pages.get();
+            let page = ui::answer(request.method, request.path, &request.headers, docs);
             return Ok(Answer::Reply(page));
         }
         let state = self.state();

@@ -3,6 +3,7 @@
 //! The texts are embedded, so that `weir print unit` and `weir print config` print those of this
 //! version.
 
+pub mod docs;
 mod monitoring;
 
 use std::env;

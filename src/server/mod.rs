@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -31,11 +31,11 @@ use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
 use crate::api::running_backups::BackupLimits;
 use crate::api::shared::{
-    AccessControl, ApiSettings, LayouterAccess, ServerIdentity, Shared, SharedSettings,
-    WorkerThreads,
+    AccessControl, ApiSettings, Documentation, LayouterAccess, ServerIdentity, Shared,
+    SharedSettings, WorkerThreads,
 };
 use crate::api::stream_doc::render_current_layout;
-use crate::api::{config_external, settings_save};
+use crate::api::{config_external, server_metrics, settings_save};
 use crate::config::journal::Journal;
 use crate::config::running::Running;
 use crate::config::{self, ApiKey, Config, LogLevel, PinThreads, Settings};
@@ -50,6 +50,7 @@ use crate::fleet::queries::QueryCounts;
 use crate::fleet::stats::FleetStats;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
 use crate::layouter::whatif::worker::WhatIfWorker;
+use crate::metrics::Exposition;
 use crate::offload::Offload;
 use crate::openapi;
 use crate::outbound::{Dialer, EgressPolicy, Outbound};
@@ -62,6 +63,7 @@ use crate::state::node::RenderSettings;
 use crate::state::retention::Retention;
 use crate::traces::{Collector, Traces};
 use crate::ui;
+use crate::ui::docs::DocPages;
 use crate::writer::insert_buffer::BufferSettings;
 use crate::writer::{Commands, Envelope, Published, SafeMode, StateMachine, Writer, load};
 
@@ -313,6 +315,7 @@ fn start(
     };
     let shared = Arc::new(shared(config, recovered, parts)?);
     follow_settings(&shared, &episodes_buffer, set_log_level);
+    publish_documentation(&shared);
 
     start_followers(&shared, followed)?;
     let writer = spawn("writer", move || {
@@ -515,8 +518,22 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),
         cores: parts.inboxes,
-        openapi_document: Rendered::new(openapi::served().as_bytes()),
+        documentation: Documentation {
+            openapi: Rendered::new(openapi::served().as_bytes()),
+            pages: OnceLock::new(),
+        },
     })
+}
+
+/// Makes the pages below `/ui/docs/`.
+fn publish_documentation(shared: &Shared) {
+    if shared.settings.api.has_ui {
+        let state = shared.published.state().load_full();
+        let metrics = server_metrics::render(Exposition::default(), &[], shared, &state);
+        let pages = DocPages::new(&dist::docs::pages(&metrics));
+        // It is called once.
+        _ = shared.documentation.pages.set(pages);
+    }
 }
 
 fn api_settings(settings: &Settings) -> ApiSettings {

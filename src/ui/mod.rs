@@ -5,9 +5,12 @@
 //! have nothing in them that a request could change, and load nothing from elsewhere, which the
 //! policy in their fields holds. All data comes from the API.
 
+pub mod docs;
+
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
+use self::docs::DocPages;
 use crate::error;
 use crate::http::{Body, Coding, Headers, Method, Response, VARY, quality};
 
@@ -66,14 +69,28 @@ fn takes_html(headers: &Headers<'_>) -> bool {
 }
 
 /// The answer to a request that [`is_page`].
-pub fn answer(method: Method, path: &str, headers: &Headers<'_>) -> Response {
+pub fn answer(
+    method: Method,
+    path: &str,
+    headers: &Headers<'_>,
+    docs: Option<&DocPages>,
+) -> Response {
     let response = match (method.without_head(), path) {
+        (Method::Get, "/ui/docs") => Response::new(302)
+            .header("Location", docs::FOLDER)
+            .header("Cache-Control", CHECKED),
         (Method::Get, "/" | "/ui") => Response::new(302)
             // Relative: a proxy may serve this server below a path.
             .header("Location", "ui/")
             .header("Cache-Control", CHECKED)
             .header(VARY, "Accept"),
-        (Method::Get, path) => file(path.strip_prefix(PATH).unwrap_or_default(), headers),
+        (Method::Get, path) => {
+            let below = path.strip_prefix(PATH).unwrap_or_default();
+            match (below.strip_prefix(docs::FOLDER), docs) {
+                (Some(name), Some(docs)) => docs.response(name, headers),
+                _ => file(below, headers),
+            }
+        }
         _ => Response::method_not_allowed(ALLOWED),
     };
     response

@@ -42,6 +42,7 @@ mod connector_hostile;
 mod connector_layouter;
 mod connector_provision;
 mod demo;
+mod docs;
 mod draining;
 mod episode;
 mod etag;

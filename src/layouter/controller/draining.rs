@@ -82,7 +82,9 @@ impl Controller {
             next.insert(hostname, watched);
         }
         for hostname in known.keys() {
-            self.nodes.get(hostname).set_draining(None);
+            if let Some(node) = self.nodes.find(hostname) {
+                node.set_draining(None);
+            }
         }
         self.transfers.drains.0 = next;
     }

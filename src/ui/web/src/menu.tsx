@@ -62,6 +62,9 @@ export function Menu({ me, onLogout }: { me: Session; onLogout: () => void }) {
       </button>
       {isOpen && (
         <Dialog title={t('menu.title')} onClose={() => setOpen(false)}>
+          <p>
+            <a href={`${location.pathname}docs/`}>{t('menu.docs')}</a>
+          </p>
           <div class="field">
             <span>{t('menu.appearance')}</span>
             <Tabs label={t('menu.appearance')} of={themes} value={chosen} onPick={pickTheme} />

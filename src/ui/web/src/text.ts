@@ -409,6 +409,7 @@ const en = {
   'login.password': 'Password',
   'login.lead': 'The key stays with the server; this browser gets a session of 12 hours.',
   'login.offline': 'The server cannot be reached.',
+  'menu.docs': 'Documentation',
   'menu.open': 'settings of this browser',
   'menu.title': 'This browser',
   'menu.appearance': 'Appearance',
