@@ -8,6 +8,7 @@ use rkyv::string::ArchivedString;
 use super::tagged::BodySource;
 use crate::agents::registry::Registry;
 use crate::agents::streampoint;
+use crate::fleet::health::{Health, health_of, is_online};
 use crate::fleet::report::{NO_COMMON_PROTOCOL, ReportedError};
 use crate::fleet::stats::{AddedStats, AgentStatus, StreamAgent, StreamFacts, View};
 use crate::json::{Number, scan, write_string};
@@ -33,8 +34,8 @@ pub fn render(
     out: &mut Vec<u8>,
 ) -> BodySource {
     let document = StreamDoc::new(stream, masked, around);
-    let has_stats = document.write(out);
-    BodySource::of_moment(has_stats || document.masked)
+    let has_facts = document.write(out);
+    BodySource::of_moment(has_facts || document.masked)
 }
 
 /// What the document of a stream is rendered from besides its record.
@@ -133,6 +134,18 @@ impl<'a> StreamDoc<'a> {
         lacks_common_protocol(state, self.stream).then(|| ReportedError::found(NO_COMMON_PROTOCOL))
     }
 
+    /// Whether a streamer is to run it.
+    fn is_placed(&self) -> bool {
+        self.stream.ingest().is_some()
+    }
+
+    /// The health of the stream, for which reports are needed.
+    fn health(&self) -> Option<Health> {
+        let around = self.around?;
+        let is_online = |host: &str| is_online(around.state, around.fleet, host);
+        Some(health_of(self.stream, around.fleet, is_online, |_| ()).0)
+    }
+
     /// A number of `stats`.
     fn reported_number(
         &self,
@@ -218,6 +231,8 @@ impl Document for StreamDoc<'_> {
                 self.stream.updated_at.to_native(),
             ))),
             "named_by" => Some(Raw::Text(NAMED_BY)),
+            "health" => Some(Raw::Text(self.health()?.as_str())),
+            "placed" => Some(Raw::Bool(self.is_placed())),
             "layout" => self
                 .stream
                 .layout()
@@ -283,7 +298,7 @@ impl Document for StreamDoc<'_> {
 }
 
 impl StreamDoc<'_> {
-    /// Writes the document. Returns whether it has `stats`.
+    /// Writes the document. Returns whether it has facts of the moment.
     fn write(&self, out: &mut Vec<u8>) -> bool {
         out.reserve(self.config.len() * 2 + 256);
         out.extend_from_slice(b"{\"name\":");
@@ -294,11 +309,17 @@ impl StreamDoc<'_> {
         }
         out.extend_from_slice(b",\"config_on_disk\":");
         self.config_on_disk(out);
+        let health = self.health();
+        if let Some(health) = health {
+            out.extend_from_slice(b",\"health\":");
+            write_string(out, health.as_str());
+        }
         if self.stream.layout().is_some() {
             out.extend_from_slice(b",\"layout\":");
             self.render_layout(out);
         }
-        out.extend_from_slice(b",\"named_by\":\"config\"");
+        out.extend_from_slice(b",\"named_by\":\"config\",\"placed\":");
+        out.extend_from_slice(self.is_placed().to_string().as_bytes());
         let begin = out.len();
         out.extend_from_slice(b",\"stats\":");
         let has_stats = self.write_stats(out);
@@ -312,7 +333,7 @@ impl StreamDoc<'_> {
                 .as_bytes(),
         );
         out.push(b'}');
-        has_stats
+        has_stats || health.is_some()
     }
 }
 

@@ -47,7 +47,12 @@ pub struct Poll {
 impl Poll {
     /// Whether reports can make it match.
     pub fn waits_for_reports(&self) -> bool {
-        self.of == Collection::Streams && self.query.depends_on("stats")
+        let depends = || {
+            ["stats", "health"]
+                .iter()
+                .any(|it| self.query.depends_on(it))
+        };
+        self.of == Collection::Streams && depends()
     }
 }
 

@@ -1,9 +1,11 @@
 //! Streamers as peers of this server.
 //!
 //! `peer` builds the calls to a streamer's own API, `report` parses what a streamer reports, and
-//! `stats` holds the latest stats of all streamers. `recordings` parses which times of a stream a
-//! streamer has recorded. `queries` counts what the connector does.
+//! `stats` holds the latest stats of all streamers. `health` derives the health of streams and
+//! streamers from them. `recordings` parses which times of a stream a streamer has recorded.
+//! `queries` counts what the connector does.
 
+pub mod health;
 pub mod healthcheck;
 pub mod peer;
 pub mod queries;

@@ -3,8 +3,24 @@
 
 use serde_json::{Value, json};
 
+use crate::calls::{body_text, etag, names, park};
 use crate::metrics::{Metrics, check_with_client_library};
+use crate::restricted::token;
 use weir_testkit::{TestServer, wait_until};
+
+const HEALTHS: [&str; 5] = [
+    "operational",
+    "degradated",
+    "partial_outage",
+    "outage",
+    "disabled",
+];
+
+/// The number of streams that match a query.
+fn count(server: &TestServer, query: &str) -> Value {
+    let list = server.get(&format!("/streams?{query}&limit=1")).expect(200);
+    list.json()["estimated_count"].take()
+}
 
 fn cluster() -> TestServer {
     let server = TestServer::with(&["--streamer-dead-timeout", "10m"]);
@@ -102,6 +118,165 @@ fn streams_and_streamers_are_counted_by_state() {
     weir::testing::schema::cluster_stats()
         .check(&value)
         .expect("a document of the schema");
+}
+
+#[test]
+fn list_of_a_health_has_the_counted_streams() {
+    // Goal: a number of the statistics is the length of the list of its streams. Method: each
+    // number against the count of the list with the filter, before and after a restart.
+    let mut server = cluster();
+    let agree = |server: &TestServer| {
+        let stats = server.get("/cluster/stats").expect(200).json();
+        for health in HEALTHS {
+            let query = format!("health={health}");
+            let total = &stats["stream_metrics_total"][health];
+            assert_eq!(&count(server, &query), total, "{health}");
+            for node in stats["streamer_metrics"].as_array().expect("streamers") {
+                let host = node["hostname"].as_str().expect("a name");
+                let of_node = count(server, &format!("{query}&layout.ingest={host}"));
+                assert_eq!(
+                    of_node, node["stream_metrics"][health],
+                    "{health} on {host}"
+                );
+            }
+        }
+    };
+    agree(&server);
+    let list = |server: &TestServer, query: &str| {
+        names(
+            &server
+                .get(&format!("/streams?select=name&{query}"))
+                .expect(200)
+                .json(),
+        )
+    };
+    assert_eq!(
+        list(&server, "health=outage"),
+        ["broken", "lost", "nowhere"]
+    );
+    assert_eq!(list(&server, "health=degradated,disabled"), ["off", "weak"]);
+    assert_eq!(
+        list(&server, "sort=health,-name"),
+        ["weak", "off", "runs", "idle", "nowhere", "lost", "broken"]
+    );
+    assert_eq!(list(&server, "placed=false"), ["nowhere"]);
+    assert_eq!(
+        list(&server, "placed=false&health_ne=disabled"),
+        ["nowhere"]
+    );
+    for (name, health, placed) in [("nowhere", "outage", false), ("weak", "degradated", true)] {
+        let path = format!("/streams?select=health,placed&name={name}");
+        let shown = server.get(&path).expect(200).json()["streams"][0].take();
+        let found = (&shown["health"], &shown["placed"], shown.get("title"));
+        assert_eq!(found, (&json!(health), &json!(placed), None), "{name}");
+    }
+    // Until the streamers have reported again nothing is known to run.
+    server.restart();
+    agree(&server);
+    assert_eq!(list(&server, "health=operational"), [""; 0]);
+    assert_eq!(list(&server, "health=disabled"), ["off"]);
+}
+
+#[test]
+fn health_moves_with_reports_and_saves_stay_possible() {
+    // Goal: the health of one stream is that of its list, and its tag still names what is stored.
+    // Method: a report between reading the stream and saving it with `If-Match`.
+    let server = cluster();
+    let before = server.get("/streams/runs").expect(200);
+    let shown = before.json();
+    assert_eq!(
+        (&shown["health"], &shown["placed"]),
+        (&json!("operational"), &json!(true))
+    );
+    let report = json!({"streams": [{"name": "runs", "status": "error"}]});
+    server.put("/streamers/s1/stats", report).expect(204);
+    let after = server.get("/streams/runs").expect(200);
+    let shown_after = after.json();
+    assert_eq!(shown_after["health"], "outage");
+    assert_eq!(
+        shown_after["updated_at"], shown["updated_at"],
+        "nothing stored has changed"
+    );
+    assert_ne!(etag(&after), etag(&before), "another body");
+    let known = [("If-None-Match", etag(&before))];
+    let known = known
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    server
+        .call_with("GET", "/streams/runs", &known, b"")
+        .expect(200);
+    let tag = etag(&before);
+    let fields = [("If-Match", tag.as_str())];
+    let title = body_text(&json!({"title": "t"}));
+    let saved = server.call_with("PUT", "/streams/runs", &fields, title.as_bytes());
+    assert_eq!(saved.expect(200).json()["health"], "outage");
+    server
+        .call_with("PUT", "/streams/runs", &fields, title.as_bytes())
+        .expect(412);
+    // What is shown can be sent back.
+    let mut sent = server.get("/streams/nowhere").expect(200).json();
+    sent["health"] = json!("operational");
+    sent["placed"] = json!(true);
+    let saved = server.put("/streams/nowhere", sent).expect(200).json();
+    assert_eq!(
+        (&saved["health"], &saved["placed"]),
+        (&json!("outage"), &json!(false))
+    );
+    // A save moves it, too.
+    server
+        .put("/streams/nowhere", json!({"disabled": true}))
+        .expect(200);
+    assert_eq!(count(&server, "health=disabled"), 2);
+    server
+        .put(
+            "/streams/batch",
+            json!([{"name": "runs", "disabled": true}]),
+        )
+        .expect(204);
+    assert_eq!(count(&server, "health=disabled"), 3);
+}
+
+#[test]
+fn list_that_waits_for_a_health_is_woken() {
+    let server = cluster();
+    let path = "/streams?health=outage&name=runs,weak&poll_timeout=50&select=name";
+    for (name, change) in [("runs", "report"), ("weak", "save")] {
+        let mut waiting = park(&server, path, "");
+        if change == "report" {
+            let report = json!({"streams": [
+                {"name": "runs", "status": "error"}, {"name": "weak", "status": "running"},
+            ]});
+            server.put("/streamers/s1/stats", report).expect(204);
+        } else {
+            server
+                .put("/streams/weak", json!({"disabled": false}))
+                .expect(200);
+        }
+        let list = waiting.response(false).expect(200).json();
+        assert_eq!(names(&list), [name], "{change}");
+        server
+            .put("/streams/weak", json!({"disabled": true}))
+            .expect(200);
+        let report = json!({"streams": [{"name": "runs", "status": "running"}]});
+        server.put("/streamers/s1/stats", report).expect(204);
+    }
+}
+
+#[test]
+fn restricted_token_counts_its_own_streams_by_health() {
+    let server = cluster();
+    let permissions = ["streams/los*", "streams/we*"]
+        .map(|scope| json!({"scopes": [scope], "read": true, "list": true}));
+    let body = json!({"permissions": permissions});
+    let as_token = token(&server, "t", body);
+    for (health, expected) in HEALTHS.into_iter().zip([0, 1, 0, 1, 0]) {
+        let path = format!("/streams?health={health}&limit=1");
+        let list = server
+            .call_as("GET", &path, Some(&as_token))
+            .expect(200)
+            .json();
+        assert_eq!(list["estimated_count"], expected, "{health}");
+    }
 }
 
 #[test]

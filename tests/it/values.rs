@@ -115,8 +115,9 @@ impl Walk<'_> {
 
     fn described(&mut self, flat: &Value, place: &ValuePlace<'_>) {
         if flat["readOnly"] == true {
-            // The last of its values: the first one is often the default.
+            // The last of its values: the first one is often the default, of flags `false`.
             let value = match self.document.valid(flat).pop() {
+                Some(Value::Bool(_)) => json!(true),
                 Some(value) => value,
                 None => self.document.minimal(flat),
             };

@@ -38,6 +38,9 @@ fn main() {
         ("sort=-stats.bitrate".to_owned(), 1),
         ("stats.bitrate_gt=9990".to_owned(), 1),
         ("stats.status=error".to_owned(), 1),
+        ("health=outage&limit=1".to_owned(), 1),
+        ("health=degradated&limit=1&select=name".to_owned(), 1),
+        ("placed=false&limit=1".to_owned(), 1),
     ] {
         let query = Query::parse(&raw, &KIND, &[]).expect("a query");
         measure(&format!("?{raw}"), calls, || {

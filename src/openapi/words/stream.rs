@@ -100,7 +100,8 @@ pub const STREAM_GET: OperationDoc = OperationDoc {
     summary: "Read one stream",
     description: "The effective configuration with defaults filled in, the stored one in \
          `config_on_disk`, the layout, and the statistics of the running stream. Secrets are not \
-         masked for administrators.",
+         masked for administrators. `stats`, `health` and what is masked move the `ETag` without a \
+         change of what is stored, which alone is compared with `If-Match` of a save.",
     parameters: &[NAME],
     responses: &[
         json(
