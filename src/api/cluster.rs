@@ -15,9 +15,7 @@ use crate::agents::registry::Registry;
 use crate::core::message::{CoreMessage, Reply};
 use crate::core::metrics::CoreMetrics;
 use crate::error::{self, ApiError};
-use crate::fleet::health::{
-    Counts, HEALTHS, Health, StreamerHealth, StreamerInputs, health_of, inputs_of,
-};
+use crate::fleet::health::{Counts, HEALTHS, Health, StreamerHealth, StreamerInputs, health_of};
 use crate::fleet::report::{
     ERROR_CODES, NO_COMMON_PROTOCOL_INDEX, Partition, ReportedError, StreamerStats,
 };
@@ -94,7 +92,8 @@ impl ClusterScan {
             .streamers()
             .iter()
             .map(|(hostname, record)| {
-                let inputs = inputs_of(record, fleet);
+                let stats = fleet.streamer(hostname).and_then(|(_, stats)| stats);
+                let inputs = StreamerInputs::of(record, stats);
                 NodeEntry {
                     hostname: hostname.clone(),
                     health: StreamerHealth::of(&inputs),

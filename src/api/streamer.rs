@@ -14,6 +14,7 @@ use super::tagged::BodySource;
 use super::{Call, Collection, ListRequest, Outcome, layout, streamer_check};
 use crate::error::ApiError;
 use crate::feed::nodes::{Draining, Provisioning, Standing};
+use crate::fleet::health::{Health, StreamerHealth, StreamerInputs};
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
 use crate::json::{Number, Object, Value, scan, write_string};
@@ -113,6 +114,14 @@ impl<'a> StreamerDoc<'a> {
         Some(text)
     }
 
+    /// The health of the streamer, for which reports are needed.
+    fn health(&self) -> Option<Health> {
+        // Without reports there are no signs of life either.
+        self.signs?;
+        let inputs = StreamerInputs::of(self.streamer, self.stats.clone());
+        Some(StreamerHealth::of(&inputs).status)
+    }
+
     /// Whether it has the configuration that was written to it, as canonical JSON.
     fn provisioning(&self) -> Option<String> {
         let provisioning = self.provisioning?;
@@ -190,6 +199,7 @@ impl Document for StreamerDoc<'_> {
                 self.streamer.updated_at.to_native(),
             ))),
             "stats" => Some(Raw::Json(Cow::Borrowed(self.stats()?))),
+            "health" => Some(Raw::Text(self.health()?.as_str())),
             "provisioning" => Some(Raw::Json(Cow::Owned(self.provisioning()?))),
             "state" => Some(Raw::Json(Cow::Owned(self.state()?))),
             "dvrs" => Some(Raw::Json(Cow::Borrowed(self.dvrs()?))),
@@ -206,6 +216,10 @@ impl Document for StreamerDoc<'_> {
         if let Some(dvrs) = self.dvrs() {
             out.extend_from_slice(b",\"dvrs\":");
             out.extend_from_slice(dvrs.as_bytes());
+        }
+        if let Some(health) = self.health() {
+            out.extend_from_slice(b",\"health\":");
+            write_string(out, health.as_str());
         }
         if let Some(provisioning) = self.provisioning() {
             out.extend_from_slice(b",\"provisioning\":");

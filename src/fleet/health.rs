@@ -243,14 +243,14 @@ impl StreamerHealth {
     }
 }
 
-/// The inputs of a streamer by its current report.
-pub fn inputs_of(record: &StreamerRecord, fleet: View<'_>) -> StreamerInputs {
-    let bandwidth = scan::member(&record.config, "total_bandwidth");
-    StreamerInputs {
-        stats: fleet
-            .streamer(&record.hostname)
-            .and_then(|(_, stats)| stats),
-        bandwidth_kbit: bandwidth.and_then(|text| text.parse().ok()),
+impl StreamerInputs {
+    /// The inputs of a streamer with these current stats.
+    pub fn of(record: &StreamerRecord, stats: Option<Arc<StreamerStats>>) -> Self {
+        let bandwidth = scan::member(&record.config, "total_bandwidth");
+        Self {
+            stats,
+            bandwidth_kbit: bandwidth.and_then(|text| text.parse().ok()),
+        }
     }
 }
 

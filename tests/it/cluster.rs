@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::calls::{body_text, etag, names, park};
+use crate::calls::{body_text, etag, keys, names, park};
 use crate::metrics::{Metrics, check_with_client_library};
 use crate::restricted::token;
 use weir_testkit::{TestServer, wait_until};
@@ -142,6 +142,21 @@ fn list_of_a_health_has_the_counted_streams() {
         }
     };
     agree(&server);
+    // Streamers are counted likewise.
+    let stats = server.get("/cluster/stats").expect(200).json();
+    for health in HEALTHS {
+        let path = format!("/streamers?health={health}&limit=1");
+        let found = server.get(&path).expect(200).json()["estimated_count"].take();
+        assert_eq!(found, stats["streamer_metrics_total"][health], "{health}");
+    }
+    let list = server
+        .get("/streamers?sort=-health&select=health")
+        .expect(200)
+        .json();
+    let healths = keys(&list, "streamers", "health");
+    assert_eq!(healths, ["partial_outage", "outage"]);
+    let one = server.get("/streamers/s1").expect(200).json();
+    assert_eq!(one["health"], "partial_outage");
     let list = |server: &TestServer, query: &str| {
         names(
             &server
