@@ -24,7 +24,7 @@ const NAMED_MAX: usize = 10;
 /// Statuses of streams and streamers, as `/cluster/stats` counts them.
 const STATUSES: [&str; 5] = [
     "operational",
-    "degraded",
+    "degradated",
     "partial_outage",
     "outage",
     "disabled",
@@ -40,11 +40,17 @@ pub struct StatusFlags {
 #[derive(Debug, Args)]
 pub struct HealthcheckFlags {}
 
+/// The state of a streamer that is lost.
+const LOST: &str = "offline";
+
+/// Shown instead of what the key may not read.
+const NOT_PERMITTED: &str = "not permitted";
+
 /// What `weir status` prints.
 struct ClusterStatus {
+    /// `/cluster/stats`, or the counts of what the key may list.
     stats: Value,
-    /// `None` while the layouter is off.
-    capacity: Option<Value>,
+    capacity: Room,
     session: Value,
     /// Names of streamers that are not up, by their state.
     states: Vec<(String, Vec<String>)>,
@@ -75,18 +81,79 @@ pub fn status(server: &Connection, flags: &StatusFlags) -> Result<Exit, Failure>
     }
 }
 
+enum Room {
+    Known(Value),
+    LayouterOff,
+    NotPermitted,
+}
+
 fn read(server: &Connection) -> Result<ClusterStatus, Failure> {
     let capacity = match server.try_send(Method::GET, "/cluster/capacity", &[], None) {
-        Ok(answer) => Some(answer.body),
-        Err(ClientError::Status { status: 409, .. }) => None,
+        Ok(answer) => Room::Known(answer.body),
+        Err(ClientError::Status { status: 409, .. }) => Room::LayouterOff,
+        Err(ClientError::Status { status: 403, .. }) => Room::NotPermitted,
         Err(error) => return Err(failure(&error)),
     };
+    let stats = match permitted(server, "/cluster/stats")? {
+        Some(stats) => stats,
+        None => own_part(server)?,
+    };
+    let lists_streamers = at(&stats, "streamer_metrics_total").is_object();
+    Ok(ClusterStatus {
+        states: if lists_streamers {
+            states(server)?
+        } else {
+            Vec::new()
+        },
+        stats,
+        capacity,
+        session: server.get("/session")?,
+    })
+}
+
+/// The body of an answer; `None` if the key may not read it.
+fn permitted(server: &Connection, path: &str) -> Result<Option<Value>, Failure> {
+    match server.try_send(Method::GET, path, &[], None) {
+        Ok(answer) => Ok(Some(answer.body)),
+        Err(ClientError::Status { status: 403, .. }) => Ok(None),
+        Err(error) => Err(failure(&error)),
+    }
+}
+
+/// The counts of streams and streamers that the key may list, in the form of `/cluster/stats`.
+fn own_part(server: &Connection) -> Result<Value, Failure> {
+    let total = |path: &str| {
+        let list = permitted(server, path)?;
+        Ok::<_, Failure>(list.map(|list| number(&list, "estimated_count")))
+    };
+    let counts = |collection: &str, key: &str| {
+        let of = |filter: &str| total(&format!("/{collection}?{filter}limit=1&select={key}"));
+        let Some(all) = of("")? else {
+            return Ok::<_, Failure>(Value::Null);
+        };
+        let mut counts = json!({"total": all});
+        for status in STATUSES {
+            counts[status] = json!(of(&format!("health={status}&"))?);
+        }
+        Ok(counts)
+    };
+    let unplaced = "/streams?placed=false&health_ne=disabled&limit=1&select=name";
+    Ok(json!({
+        "stream_metrics_total": counts("streams", "name")?,
+        "streamer_metrics_total": counts("streamers", "hostname")?,
+        "unplaced": total(unplaced)?,
+    }))
+}
+
+/// Names of streamers that are not up, by their state.
+fn states(server: &Connection) -> Result<Vec<(String, Vec<String>)>, Failure> {
     let mut states: Vec<(String, Vec<String>)> = Vec::new();
     let streamers = kinds::parse("streamers").map_err(|it| Failure::new(Exit::Runtime, it))?;
     server.pages(streamers, "select=hostname,state", usize::MAX, |rows| {
         for row in rows {
+            let lost = text(row, "state.name") == LOST;
             let state = match text(row, "state.maintenance.mode") {
-                "" => text(row, "state.name"),
+                mode if mode.is_empty() || lost => text(row, "state.name"),
                 mode => mode,
             };
             if ["up", ""].contains(&state) {
@@ -100,25 +167,23 @@ fn read(server: &Connection) -> Result<ClusterStatus, Failure> {
         }
         Ok(true)
     })?;
-    Ok(ClusterStatus {
-        stats: server.get("/cluster/stats")?,
-        capacity,
-        session: server.get("/session")?,
-        states,
-    })
+    Ok(states)
 }
 
 impl ClusterStatus {
-    fn unplaced(&self) -> u64 {
-        let classes = self
-            .capacity
-            .as_ref()
-            .map_or(&[][..], |it| items(it, "classes"));
-        classes.iter().map(|class| number(class, "unplaced")).sum()
+    /// Enabled streams without a streamer, if that is known.
+    fn unplaced(&self) -> Option<u64> {
+        match &self.capacity {
+            Room::Known(capacity) => {
+                let classes = items(capacity, "classes").iter();
+                Some(classes.map(|class| number(class, "unplaced")).sum())
+            }
+            Room::LayouterOff | Room::NotPermitted => at(&self.stats, "unplaced").as_u64(),
+        }
     }
 
     fn is_bad(&self) -> bool {
-        self.unplaced() > 0 || self.states.iter().any(|(state, _)| state == "down")
+        self.unplaced() > Some(0) || self.states.iter().any(|(state, _)| state == LOST)
     }
 
     fn json(&self) -> Value {
@@ -130,8 +195,11 @@ impl ClusterStatus {
             "streamers": at(&self.stats, "streamer_metrics_total"),
             "states": states,
             "traffic": at(&self.stats, "streamer_bitrate_metrics_total"),
-            "unplaced": self.capacity.as_ref().map(|_| self.unplaced()),
-            "capacity": self.capacity,
+            "unplaced": self.unplaced(),
+            "capacity": match &self.capacity {
+                Room::Known(capacity) => capacity,
+                Room::LayouterOff | Room::NotPermitted => &Value::Null,
+            },
             "server": at(&self.session, "server"),
             "ok": !self.is_bad(),
         })
@@ -143,12 +211,8 @@ impl ClusterStatus {
             at(&self.stats, "streamer_metrics_total"),
         );
         let mut of_streams = by_status(streams);
-        if self.capacity.is_some() {
-            _ = write!(
-                of_streams,
-                ", {} without a streamer",
-                count(self.unplaced())
-            );
+        if let Some(unplaced) = self.unplaced() {
+            _ = write!(of_streams, ", {} without a streamer", count(unplaced));
         }
         let mut of_streamers = by_status(streamers);
         for (state, names) in &self.states {
@@ -166,19 +230,24 @@ impl ClusterStatus {
             let path = format!("streamer_bitrate_metrics_total.{way}_kbit");
             rate(number(&self.stats, &path) as f64)
         };
+        let traffic = format!("{} in, {} out", kbit("input"), kbit("output"));
+        let or_refused = |part: &Value, words: String| match part {
+            Value::Null => NOT_PERMITTED.to_owned(),
+            _ => words,
+        };
+        let counted = |counts: &Value, words: &str| {
+            or_refused(
+                counts,
+                format!("{}  {words}", count(number(counts, "total"))),
+            )
+        };
         let server = text(&self.session, "server.version");
         pairs(&[
-            (
-                "streams",
-                format!("{}  {of_streams}", count(number(streams, "total"))),
-            ),
-            (
-                "streamers",
-                format!("{}  {of_streamers}", count(number(streamers, "total"))),
-            ),
+            ("streams", counted(streams, &of_streams)),
+            ("streamers", counted(streamers, &of_streamers)),
             (
                 "traffic",
-                format!("{} in, {} out", kbit("input"), kbit("output")),
+                or_refused(at(&self.stats, "streamer_bitrate_metrics_total"), traffic),
             ),
             ("room", self.room()),
             ("server", format!("weir {server}")),
@@ -186,8 +255,10 @@ impl ClusterStatus {
     }
 
     fn room(&self) -> String {
-        let Some(capacity) = &self.capacity else {
-            return "the layouter is off".to_owned();
+        let capacity = match &self.capacity {
+            Room::Known(capacity) => capacity,
+            Room::LayouterOff => return "the layouter is off".to_owned(),
+            Room::NotPermitted => return NOT_PERMITTED.to_owned(),
         };
         let classes = items(capacity, "classes");
         let least = classes

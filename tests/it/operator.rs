@@ -327,6 +327,62 @@ fn streamer_is_drained_from_the_command_line() {
 }
 
 #[test]
+fn status_ends_with_3_while_a_streamer_is_lost() {
+    // Goal: a supervisor learns of a lost streamer from the exit code, in maintenance, too.
+    let server = with_layouter(&["--streamer-dead-timeout", "4s"]);
+    let mut fleet = fleet_of(&server, &["s1", "s2"]);
+    let report = json!({"stats": {"cpu_usage": 85}});
+    server.put("/streamers/s2/stats", report).expect(204);
+    let shell = OperatorShell::new(&server);
+    let text = shell.prints("status", 0);
+    assert!(text.contains("1 degradated"), "{text}");
+    shell.prints("cordon s1", 0);
+    fleet.stop("s1");
+    let run = || shell.run("status");
+    let lost = wait_until("s1 is lost", run, |output| output.status.code() == Some(3));
+    let text = String::from_utf8(lost.stdout).expect("text");
+    assert!(text.contains("offline: s1"), "{text}");
+}
+
+#[test]
+fn status_shows_a_token_what_it_may_see() {
+    // Goal: a token for one folder gets its own counts, and words for the rest.
+    let server = TestServer::new();
+    streams(&server, 12);
+    server.put("/streams/other", json!({})).expect(200);
+    server
+        .put("/streams/tv%2F000", json!({"disabled": true}))
+        .expect(200);
+    let mut shell = OperatorShell::new(&server);
+    let permission = |scope: &str| json!({"scopes": [scope], "list": true});
+    let token = |scopes: &[&str]| {
+        let permissions: Vec<Value> = scopes.iter().map(|scope| permission(scope)).collect();
+        let saved = server.put("/api_tokens/t", json!({"permissions": permissions}));
+        saved.expect(200).json()["key"]
+            .as_str()
+            .expect("a key")
+            .to_owned()
+    };
+    shell.key = token(&["streams/tv%2F*"]);
+    let text = shell.prints("status", 3);
+    let lines: Vec<&str> = text.lines().take(4).collect();
+    assert_eq!(
+        lines,
+        [
+            "streams    12  0 operational, 11 outage, 1 disabled, 11 without a streamer",
+            "streamers  not permitted",
+            "traffic    not permitted",
+            "room       not permitted",
+        ]
+    );
+    server.delete("/api_tokens/t").expect(204);
+    shell.key = token(&["streamers/*"]);
+    let text = shell.prints("status", 0);
+    assert!(text.contains("streams    not permitted"), "{text}");
+    assert!(text.contains("streamers  0  0 operational"), "{text}");
+}
+
+#[test]
 fn events_are_lines_and_can_be_followed() {
     let server = TestServer::new();
     streams(&server, 2);
