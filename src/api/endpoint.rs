@@ -9,8 +9,8 @@ use super::operation::{
 use super::router::{Found, PathParameter, Route, Router};
 use super::{
     agent, auth_backend, backup, balancer, browser_session, cluster, config, config_external,
-    control, dvr, dvr_presence, episode, event, external_episodes, layout, monitoring, person,
-    session_auth, srt_port, stats, stats_format, stream, streamer, streamer_check, token,
+    control, dvr, dvr_presence, episode, event, external_episodes, layout, layouter, monitoring,
+    person, session_auth, srt_port, stats, stats_format, stream, streamer, streamer_check, token,
 };
 use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
@@ -228,6 +228,8 @@ pub const OPERATIONS: &[Endpoint] = &[
     get(("/cluster/capacity", NO_KEY, ""),
         "cluster_capacity_get", right("cluster", Read), layout::capacity,
         &words::cluster::CLUSTER_CAPACITY_GET),
+    get(("/layouter", NO_KEY, ""),
+        "layouter_get", right("layouter", Read), layouter::get, &words::cluster::LAYOUTER_GET),
     get(("/streamers/", HOSTNAME, "/streams"),
         "streamer_streams_list", NODE, config_external::streams,
         &words::config_external::STREAMER_STREAMS_LIST).query(config_external::PARAMETERS),

@@ -24,6 +24,7 @@ pub mod etag;
 pub mod event;
 pub mod external_episodes;
 pub mod layout;
+pub mod layouter;
 pub mod monitoring;
 pub mod operation;
 pub mod person;

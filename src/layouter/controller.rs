@@ -11,6 +11,7 @@
 
 mod draining;
 mod handing_over;
+mod status;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use draining::DrainWatch;
 use tracing::{debug, error, info, warn};
 
+use self::status::WorkHistory;
 use super::handover::Handovers;
 #[cfg(test)]
 use super::health::NodeHealth;
@@ -129,8 +131,7 @@ pub struct Controller {
     transfers: Transfers,
     events: Vec<NewEvent>,
     metrics: Arc<LayouterMetrics>,
-    /// Ticks of the engine since the start.
-    ticks: u64,
+    history: WorkHistory,
     due: Deadlines,
     holds: Holds,
 }
@@ -214,7 +215,7 @@ impl Controller {
             transfers: Transfers::default(),
             events: Vec::new(),
             metrics,
-            ticks: 0,
+            history: WorkHistory::default(),
             due: Deadlines {
                 activity_ms: now_ms,
                 tick_ms: now_ms + settings.interval_ms,
@@ -496,6 +497,7 @@ impl Controller {
 
     /// Does the work that is due at `now_ms`.
     pub fn advance(&mut self, now_ms: u64) {
+        self.history.sample(now_ms, &self.metrics);
         if now_ms >= self.reports.settling.until_ms && !self.reports.settling.nodes.is_empty() {
             self.stop_settling();
         }
@@ -513,7 +515,9 @@ impl Controller {
                 self.due.tick_ms = now_ms + self.settings.interval_ms;
             }
             self.apply(Event::Tick { now_ms });
-            self.ticks += u64::from(self.engine.is_some());
+            if self.engine.is_some() {
+                self.history.ticked(now_ms);
+            }
         }
     }
 
@@ -557,7 +561,7 @@ impl Controller {
 
     /// Ticks of the engine since the start.
     pub fn ticks(&self) -> u64 {
-        self.ticks
+        self.history.ticks
     }
 
     /// Takes the events for the event log.
@@ -1436,6 +1440,35 @@ mod tests {
         node.activity.sent(world.machine.state().revision());
         world.beat(&["s1", "s2"]);
         assert_eq!(in_flight(&world), Some(0));
+    }
+
+    #[test]
+    fn status_counts_decisions_until_they_are_written() {
+        let mut world = ControllerTest::new(&["s1", "s2"]);
+        for i in 0..5 {
+            world.save(&format!("c{i}"), "{}");
+        }
+        let five = r#""waiting":{"by_reason":{"not_distributed":5},"improving":0,"#;
+        let none = r#""waiting":{"by_reason":{},"improving":0,"unplaced":0,"urgent":0}"#;
+        let status = world.controller.status();
+        assert!(status.contains(five), "{status}");
+        // A batch that is not written waits again.
+        let (id, items) = world.controller.next_batch(world.now_ms).expect("a batch");
+        assert_eq!(items.len(), 5);
+        let status = world.controller.status();
+        assert!(status.contains(none), "{status}");
+        let refused = Err(crate::error::STORAGE_UNAVAILABLE.error());
+        world.controller.on_reply(id, &refused, world.now_ms);
+        let status = world.controller.status();
+        assert!(status.contains(five), "{status}");
+        world.now_ms += 1000;
+        assert_eq!(world.write(), 5);
+        let status = world.controller.status();
+        assert!(status.contains(none), "{status}");
+        assert!(
+            status.contains(r#""moves_1h":{"by_reason":{"not_distributed":5}}"#),
+            "{status}"
+        );
     }
 
     #[test]

@@ -502,6 +502,11 @@ impl HealthTracker {
         names.into_iter().flatten()
     }
 
+    /// When the brake is released, if it is on.
+    pub fn brake_until_ms(&self) -> Option<u64> {
+        self.brake_until_ms
+    }
+
     pub fn is_braked(&self) -> bool {
         self.brake_until_ms.is_some()
     }

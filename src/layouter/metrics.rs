@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::handover::HandoverCause;
-use super::{LayoutChange, MoveReason};
+use super::{DecisionCounts, LayoutChange, MoveReason};
 use crate::metrics::{Exposition, MetricKind, add};
 
 /// Counters and gauges of the layouter.
@@ -58,6 +58,16 @@ impl LayouterMetrics {
         add(&self.rounds, 1);
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.last_round_ns.store(ns, Ordering::Relaxed);
+    }
+
+    /// Decisions since the start of the server.
+    pub fn decided(&self) -> DecisionCounts {
+        std::array::from_fn(|reason| self.decided[reason].load(Ordering::Relaxed))
+    }
+
+    /// Duration of the last tick.
+    pub fn last_tick(&self) -> Duration {
+        Duration::from_nanos(self.last_round_ns.load(Ordering::Relaxed))
     }
 
     /// Counts a restart after a panic.

@@ -49,6 +49,7 @@ pub use engine::event::{
     NodeState, PlacementRole, Reasons, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
     StreamLayout, StreamSpec,
 };
+pub use engine::reason::DecisionCounts;
 pub use engine::settings::{MoveBudgets, Thresholds};
 pub use engine::{
     Capacity, ClassReport, DrainProgress, Engine, MOVES_PER_EVENT_MAX, NodeDecision, SlotCounts,

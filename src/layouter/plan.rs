@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::intake::stored_layout;
-use super::{Engine, LayoutChange, MoveReason, SlotKind, StoredLayout, StreamLayout};
+use super::{
+    DecisionCounts, Engine, LayoutChange, MoveReason, SlotKind, StoredLayout, StreamLayout,
+};
 use crate::state::State;
 use crate::state::command::{LayoutPatch, Placement};
 use crate::state::name::{Hostname, StreamName};
@@ -71,6 +73,8 @@ pub struct Plan {
     /// may be in several lanes; the first counts.
     lanes: [VecDeque<StreamName>; 3],
     pending: HashMap<StreamName, PlanReasons>,
+    /// Streams in `pending` by reason.
+    waiting: DecisionCounts,
     sent: HashMap<StreamName, SentLayout>,
     batches: BTreeMap<u64, Vec<StreamName>>,
     next_id: u64,
@@ -81,10 +85,10 @@ impl Plan {
     /// Adds a decision of the engine.
     pub fn add(&mut self, change: &LayoutChange) {
         let reasons = self.pending.entry(change.stream.clone()).or_default();
-        let fresh = reasons.reason().is_none();
-        let lane = reasons.lane();
+        let (before, lane) = (reasons.reason(), reasons.lane());
         reasons.join(change.kind, change.reason);
-        if fresh || reasons.lane() < lane {
+        recount(&mut self.waiting, before, reasons.reason());
+        if before.is_none() || reasons.lane() < lane {
             self.lanes[reasons.lane()].push_back(change.stream.clone());
         }
     }
@@ -97,6 +101,11 @@ impl Plan {
     /// Number of streams that wait to be sent, and of those that were sent.
     pub fn len(&self) -> (usize, usize) {
         (self.pending.len(), self.sent.len())
+    }
+
+    /// Streams that wait to be sent, by the reason of their ingest, or else of their other slots.
+    pub fn waiting(&self) -> DecisionCounts {
+        self.waiting
     }
 
     /// Streams whose row the engine's decisions may change.
@@ -141,6 +150,7 @@ impl Plan {
                 let Some(reasons) = self.pending.remove(&name) else {
                     continue;
                 };
+                recount(&mut self.waiting, reasons.reason(), None);
                 let (Some(row), Some(layout)) = (state.stream(&name), engine.layout(&name)) else {
                     continue;
                 };
@@ -201,6 +211,7 @@ impl Plan {
                     self.retry_at_ms = now_ms + RETRY_MS;
                 }
                 let reasons = self.pending.entry(name.clone()).or_default();
+                let before = reasons.reason();
                 for (kind, reason) in [
                     (SlotKind::Ingest, sent.reasons.ingest),
                     (SlotKind::DvrBackup, sent.reasons.other),
@@ -209,12 +220,23 @@ impl Plan {
                         reasons.join(kind, reason);
                     }
                 }
+                recount(&mut self.waiting, before, reasons.reason());
             }
             if let Some(reasons) = self.pending.get(&name) {
                 self.lanes[reasons.lane()].push_back(name);
             }
         }
         Some(count)
+    }
+}
+
+/// Counts a stream with its new reason instead of the one it had.
+fn recount(waiting: &mut DecisionCounts, before: Option<MoveReason>, now: Option<MoveReason>) {
+    if let Some(before) = before {
+        waiting[before as usize] -= 1;
+    }
+    if let Some(now) = now {
+        waiting[now as usize] += 1;
     }
 }
 

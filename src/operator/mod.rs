@@ -15,6 +15,7 @@ mod event;
 mod files;
 mod get;
 mod kinds;
+mod layouter;
 mod maintenance;
 mod output;
 mod selection;
@@ -81,6 +82,11 @@ pub enum OperatorVerb {
     Diff(Operated<files::DiffFlags>),
     /// Make the configuration of the server like files; deletes with --prune only.
     Apply(Operated<files::ApplyFlags>),
+    /// Print what the layouter does.
+    Layouter {
+        #[command(subcommand)]
+        action: layouter::LayouterVerb,
+    },
     /// Create a token and print its key, once.
     Token {
         #[command(subcommand)]
@@ -146,6 +152,9 @@ impl OperatorVerb {
             | Self::Apply(Operated { client, .. })
             | Self::Whoami(Operated { client, .. })
             | Self::Healthcheck(Operated { client, .. })
+            | Self::Layouter {
+                action: layouter::LayouterVerb::Status(Operated { client, .. }),
+            }
             | Self::Token {
                 action: token::TokenVerb::Create(Operated { client, .. }),
             } => client,
@@ -180,6 +189,9 @@ pub fn run(verb: OperatorVerb, config: &Config) -> Result<Exit, Failure> {
         OperatorVerb::Export(it) => files::export(&open(it.client)?, &it.own),
         OperatorVerb::Diff(it) => files::diff(&open(it.client)?, &it.own),
         OperatorVerb::Apply(it) => files::apply(&open(it.client)?, &it.own),
+        OperatorVerb::Layouter {
+            action: layouter::LayouterVerb::Status(it),
+        } => layouter::status(&open(it.client)?, &it.own),
         OperatorVerb::Token {
             action: token::TokenVerb::Create(it),
         } => token::create(&open(it.client)?, &it.own),

@@ -55,7 +55,13 @@ fn rule(method: &str, template: &str) -> Rule {
         "GET" if is_config || segments.last() == Some(&"logs") || collection == "auth" => {
             Action::Execute
         }
-        "GET" if keyed || matches!(&*collection, "config" | "cluster" | "openapi.json") => {
+        "GET"
+            if keyed
+                || matches!(
+                    &*collection,
+                    "config" | "cluster" | "layouter" | "openapi.json"
+                ) =>
+        {
             Action::Read
         }
         "GET" => Action::List,

@@ -85,6 +85,7 @@ mod layouter_kinds;
 mod layouter_labels;
 mod layouter_limits;
 mod layouter_random;
+mod layouter_status;
 mod layouter_steady;
 mod layouter_storm;
 mod lists;

@@ -234,6 +234,9 @@ fn status_names_what_is_wrong_and_exits_with_3() {
     assert!(text.contains("0 without a streamer"), "{text}");
     assert_eq!(shell.json("status -o json")["ok"], true);
     shell.prints("capacity", 0);
+    let text = shell.prints("layouter status", 0);
+    assert!(text.contains("4 decided: not_distributed 4"), "{text}");
+    assert_eq!(shell.json("layouter status -o json")["enabled"], true);
     let lost = shell.prints("what-if lose s1", 0);
     assert!(lost.contains("2 streams would move"), "{lost}");
     assert!(lost.contains("s2 (ingest): 2 -> 4"), "{lost}");

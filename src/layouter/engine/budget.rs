@@ -1,5 +1,6 @@
 //! Budgets: how many slots may move per interval, for each kind of move that can wait.
 
+use super::Engine;
 use super::event::EngineSettings;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -126,6 +127,31 @@ impl Budgets {
             bucket.set_cap(cap);
             bucket.refill(elapsed_ms, settings.interval_ms.max(1));
         }
+    }
+}
+
+/// A budget, and what was left of it at the last tick.
+pub struct BudgetLeft {
+    pub name: &'static str,
+    pub left: u32,
+    pub limit: u32,
+}
+
+impl Engine {
+    pub fn budgets_left(&self) -> [BudgetLeft; 5] {
+        let budgets = &self.budgets;
+        [
+            ("improving", &budgets.hourly),
+            ("make_room", &budgets.make_room),
+            ("preferred", &budgets.preferred),
+            ("rebalance", &budgets.rebalance),
+            ("restore", &budgets.restore),
+        ]
+        .map(|(name, bucket)| BudgetLeft {
+            name,
+            left: bucket.left,
+            limit: bucket.cap,
+        })
     }
 }
 

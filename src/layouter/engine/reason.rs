@@ -114,6 +114,9 @@ impl MoveReason {
     }
 }
 
+/// Counts by [`MoveReason`], in the order of [`MoveReason::ALL`].
+pub type DecisionCounts = [u64; MoveReason::ALL.len()];
+
 /// Why a node cannot take a slot: a set, because all reasons are reported.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Reasons(pub u16);

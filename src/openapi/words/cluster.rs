@@ -63,6 +63,27 @@ pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
     ..OPERATION
 };
 
+pub const LAYOUTER_GET: OperationDoc = OperationDoc {
+    tag: "cluster",
+    summary: "Read the state of the layouter",
+    description: "Whether it is on, how many decided layouts wait to be written, how many moves \
+         its budgets still allow, whether the brake holds all moves after a large loss, and how \
+         many changes it decided in the last hour, by reason. The answer has the same size in a \
+         cluster of any size. While the layouter is off nothing waits and there are no budgets.",
+    responses: &[
+        json(
+            200,
+            "The state.",
+            Shape::One("layouter_status"),
+            r#"{"enabled":true,"last_run":{"at":1727274724000,"us":180},"next_run_at":1727274754000,"budgets":{"improving":{"left":950,"limit":1000},"make_room":{"left":64,"limit":64},"preferred":{"left":50,"limit":50},"rebalance":{"left":38,"limit":50},"restore":{"left":500,"limit":500}},"waiting":{"by_reason":{"rebalance":12},"improving":12,"unplaced":0,"urgent":0},"brake":{"on":false},"moves_1h":{"by_reason":{"not_distributed":40,"rebalance":50}}}"#,
+        ),
+        UNAUTHORIZED,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
 pub const CLUSTER_CAPACITY_GET: OperationDoc = OperationDoc {
     tag: "cluster",
     summary: "Read the free capacity of the cluster",

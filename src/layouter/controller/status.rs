@@ -1,0 +1,170 @@
+//! What the layouter does now: decisions that wait, budgets, and decisions of the last hour.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+
+use super::Controller;
+use crate::layouter::metrics::LayouterMetrics;
+use crate::layouter::{DecisionCounts, Engine, MoveReason};
+use crate::rt::utc_ms_of;
+
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+
+/// Ticks of the engine, and its decisions of the last hour.
+#[derive(Default)]
+pub struct WorkHistory {
+    /// Ticks since the start.
+    pub ticks: u64,
+    last_tick_ms: Option<u64>,
+    /// Decisions since the start, once a minute. The first sample is an hour old, if the start was
+    /// that long ago.
+    samples: VecDeque<(u64, DecisionCounts)>,
+}
+
+impl WorkHistory {
+    /// Counts a tick.
+    pub fn ticked(&mut self, now_ms: u64) {
+        self.ticks += 1;
+        self.last_tick_ms = Some(now_ms);
+    }
+
+    /// Takes a sample of the decisions once a minute.
+    pub fn sample(&mut self, now_ms: u64, metrics: &LayouterMetrics) {
+        let newest_ms = self.samples.back().map(|(at_ms, _)| *at_ms);
+        if newest_ms.is_some_and(|at_ms| now_ms < at_ms + MINUTE_MS) {
+            return;
+        }
+        self.samples.push_back((now_ms, metrics.decided()));
+        let is_old = |sample: Option<&(u64, DecisionCounts)>| {
+            sample.is_some_and(|(at_ms, _)| at_ms + HOUR_MS <= now_ms)
+        };
+        while is_old(self.samples.get(1)) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Decisions since the first sample.
+    fn of_hour(&self, metrics: &LayouterMetrics) -> DecisionCounts {
+        let mut counts = metrics.decided();
+        if let Some((_, before)) = self.samples.front() {
+            for (count, before) in counts.iter_mut().zip(before) {
+                *count = count.saturating_sub(*before);
+            }
+        }
+        counts
+    }
+}
+
+impl Controller {
+    /// The body of `GET /layouter`. Costs the same in a cluster of any size.
+    pub fn status(&self) -> String {
+        let enabled = self.engine.is_some();
+        let mut out = format!("{{\"enabled\":{enabled}");
+        if let Some(engine) = &self.engine {
+            self.write_runs(&mut out);
+            write_budgets(&mut out, engine);
+        }
+        out.push_str(",\"waiting\":{\"by_reason\":");
+        let waiting = self.plan.waiting();
+        write_by_reason(&mut out, &waiting);
+        let count = |urgent: bool| -> u64 {
+            let of = MoveReason::ALL.iter().zip(&waiting);
+            of.filter(|(reason, _)| reason.urgent() == urgent)
+                .map(|(_, count)| count)
+                .sum()
+        };
+        let unplaced = self.engine.as_ref().map_or(0, Engine::waiting_count);
+        let (urgent, improving) = (count(true), count(false));
+        let _ = write!(
+            out,
+            ",\"improving\":{improving},\"unplaced\":{unplaced},\"urgent\":{urgent}}}"
+        );
+        let until_ms = self.health.brake_until_ms();
+        let _ = write!(out, ",\"brake\":{{\"on\":{}", until_ms.is_some());
+        if let Some(until_ms) = until_ms {
+            let _ = write!(out, ",\"until\":{}", utc_ms_of(until_ms));
+        }
+        out.push_str("},\"moves_1h\":{\"by_reason\":");
+        write_by_reason(&mut out, &self.history.of_hour(&self.metrics));
+        out.push_str("}}");
+        out
+    }
+
+    fn write_runs(&self, out: &mut String) {
+        if let Some(at_ms) = self.history.last_tick_ms {
+            let (at, us) = (utc_ms_of(at_ms), self.metrics.last_tick().as_micros());
+            let _ = write!(out, ",\"last_run\":{{\"at\":{at},\"us\":{us}}}");
+        }
+        let next = utc_ms_of(self.due.tick_ms);
+        let _ = write!(out, ",\"next_run_at\":{next}");
+    }
+}
+
+fn write_budgets(out: &mut String, engine: &Engine) {
+    out.push_str(",\"budgets\":{");
+    for (position, budget) in engine.budgets_left().iter().enumerate() {
+        let comma = if position > 0 { "," } else { "" };
+        let (name, left, limit) = (budget.name, budget.left, budget.limit);
+        let _ = write!(
+            out,
+            "{comma}\"{name}\":{{\"left\":{left},\"limit\":{limit}}}"
+        );
+    }
+    out.push('}');
+}
+
+/// Writes the reasons with a count, as an object.
+fn write_by_reason(out: &mut String, counts: &DecisionCounts) {
+    let mut before = '{';
+    for (reason, count) in MoveReason::ALL.iter().zip(counts) {
+        if *count > 0 {
+            let _ = write!(out, "{before}\"{}\":{count}", reason.code());
+            before = ',';
+        }
+    }
+    out.push_str(if before == '{' { "{}" } else { "}" });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layouter::{LayoutChange, SlotKind};
+    use crate::state::name::{Hostname, StreamName};
+
+    fn decide(metrics: &LayouterMetrics) {
+        metrics.count_decision(&LayoutChange {
+            stream: StreamName::trusted("a"),
+            kind: SlotKind::Ingest,
+            from: None,
+            to: Some(Hostname::trusted("s1")),
+            reason: MoveReason::NodeOffline,
+            failover_from: None,
+            revision: 1,
+        });
+    }
+
+    #[test]
+    fn decisions_are_counted_for_an_hour_and_bounded() {
+        // One decision per minute, for three hours.
+        let metrics = LayouterMetrics::default();
+        let mut history = WorkHistory::default();
+        let count = |history: &WorkHistory| {
+            let counts = history.of_hour(&metrics);
+            counts[MoveReason::NodeOffline as usize]
+        };
+        for minute in 0..180_u64 {
+            for at_ms in [0, 20_000, 40_000] {
+                history.sample(minute * MINUTE_MS + at_ms, &metrics);
+            }
+            decide(&metrics);
+            assert_eq!(count(&history), (minute + 1).min(61), "minute {minute}");
+        }
+        assert_eq!(history.samples.len(), 61);
+        // Without decisions none is left after an hour.
+        for minute in 180..=240_u64 {
+            history.sample(minute * MINUTE_MS, &metrics);
+        }
+        assert_eq!(count(&history), 0);
+    }
+}
