@@ -481,6 +481,17 @@ pub enum Step {
     Replace(Box<dyn Pending>),
 }
 
+impl Step {
+    /// The step after a rendered body has arrived.
+    pub fn of_body(reply: Reply) -> Self {
+        match reply {
+            Reply::Body(Ok(body)) => Self::Done(Response::json(200, body)),
+            Reply::Body(Err(error)) => error.into(),
+            _ => Self::Wait,
+        }
+    }
+}
+
 impl From<ApiError> for Step {
     fn from(error: ApiError) -> Self {
         Self::Done(error.into())

@@ -202,11 +202,7 @@ impl Pending for WhatIf {
     }
 
     fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
-        match reply {
-            Reply::Body(Ok(body)) => Step::Done(Response::json(200, body)),
-            Reply::Body(Err(error)) => error.into(),
-            _ => Step::Wait,
-        }
+        Step::of_body(reply)
     }
 
     fn depends_on_visibility(&self) -> bool {

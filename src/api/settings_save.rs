@@ -65,11 +65,7 @@ impl Pending for SettingsSave {
     }
 
     fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
-        match reply {
-            Reply::Body(Ok(body)) => Step::Done(Response::json(200, body)),
-            Reply::Body(Err(error)) => error.into(),
-            _ => Step::Wait,
-        }
+        Step::of_body(reply)
     }
 
     fn on_timeout(&mut self, _: &Context<'_>) -> Response {
