@@ -8,13 +8,15 @@
 use std::borrow::Cow;
 use std::ops::Bound;
 
-use super::stream_doc::{INCLUDE_INGEST_HISTORY, KIND, SEARCH, render, render_layout};
+use super::stream_doc::{
+    CLIENT_IP, INCLUDE_INGEST_HISTORY, KIND, SCHEME, SEARCH, render, render_layout,
+};
 use super::{Call, Collection, CompletePage, ListRequest, Outcome};
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::{FieldType, scan};
 use crate::query::params::{
-    Choice, EngineParameter, POLL_TIMEOUT, Parameter, ParameterValues as _, Text, ValueKind,
+    EngineParameter, POLL_TIMEOUT, Parameter, ParameterValues as _, ValueKind,
 };
 use crate::query::{Document, Execution, KeyOrder, ListField, ListKind, Raw, Source};
 use crate::state::apply::stream_not_found;
@@ -32,22 +34,10 @@ pub const LIST_PARAMETERS: &[&dyn Parameter] = &[
     &INCLUDE_INGEST_HISTORY,
 ];
 
-const SCHEME: Choice = Choice::new(
-    "scheme",
-    &["http", "https"],
-    "Scheme of URLs in the response. Accepted for compatibility, without effect.",
-)
-.example(r#""https""#)
-.without_effect();
-const CLIENT_IP: Text = Text::new(
-    "client_ip",
-    "Address of the viewer. Accepted for compatibility, without effect.",
-)
-.example(r#""192.0.2.31""#)
-.without_effect();
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut query = call.query(&KIND)?;
     query.choice(&SCHEME)?;
+    query.text(&CLIENT_IP)?;
     query.flag(&INCLUDE_INGEST_HISTORY)?;
     let mut complete: Option<CompletePage> = None;
     if super::layout::wants_decisions(call.request.query) {

@@ -2,17 +2,20 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
+use std::rc::Rc;
 
 use rkyv::string::ArchivedString;
 
+use super::streaming_endpoint::{EndpointViewer, Endpoints};
 use super::tagged::BodySource;
+use crate::access::geo::Countries;
 use crate::agents::registry::Registry;
 use crate::agents::streampoint;
 use crate::fleet::health::{Health, health_of, is_online};
 use crate::fleet::report::{NO_COMMON_PROTOCOL, ReportedError};
 use crate::fleet::stats::{AddedStats, AgentStatus, StreamAgent, StreamFacts, View};
 use crate::json::{Number, scan, write_string};
-use crate::query::params::{EngineParameter, Flag, ParameterValues as _, ValueKind};
+use crate::query::params::{Choice, EngineParameter, Flag, ParameterValues as _, Text, ValueKind};
 use crate::query::{
     Document, FieldPath, Hints, KeyOrder, Leaf, ListKind, Query, Raw, ScanPosition, SearchField,
     Source,
@@ -22,6 +25,7 @@ use crate::state::agent::agents_in_order;
 use crate::state::node::lacks_common_protocol;
 use crate::state::record::{ArchivedLayout, ArchivedStream, Role, StreamRecord};
 use crate::state::{SHARDS, State};
+use crate::subnet::parse_address;
 
 /// The value of `named_by`: all streams are configured.
 const NAMED_BY: &str = "config";
@@ -46,6 +50,12 @@ pub struct Around<'a> {
     pub presences: &'a Registry,
 }
 
+impl<'a> Around<'a> {
+    fn endpoints(self, viewer: EndpointViewer) -> Rc<Endpoints<'a>> {
+        Rc::new(Endpoints::new(self.state, self.fleet, viewer))
+    }
+}
+
 /// A stream as the API shows it.
 pub struct StreamDoc<'a> {
     stream: &'a StreamRecord,
@@ -53,12 +63,24 @@ pub struct StreamDoc<'a> {
     config: Cow<'a, str>,
     masked: bool,
     around: Option<Around<'a>>,
+    /// Shared by the documents of a list; present with `around`.
+    endpoints: Option<Rc<Endpoints<'a>>>,
     with_ingest_history: bool,
 }
 
 impl<'a> StreamDoc<'a> {
     /// Without `around` the stream is rendered without reports.
     pub fn new(stream: &'a StreamRecord, masked: bool, around: Option<Around<'a>>) -> Self {
+        let endpoints = around.map(|around| around.endpoints(EndpointViewer::default()));
+        Self::with_endpoints(stream, masked, around, endpoints)
+    }
+
+    fn with_endpoints(
+        stream: &'a StreamRecord,
+        masked: bool,
+        around: Option<Around<'a>>,
+        endpoints: Option<Rc<Endpoints<'a>>>,
+    ) -> Self {
         let record: &'a ArchivedStream = stream;
         let masked = masked && record.has_secrets;
         let config = record.config.as_str();
@@ -72,6 +94,7 @@ impl<'a> StreamDoc<'a> {
             config,
             masked,
             around,
+            endpoints,
             with_ingest_history: true,
         }
     }
@@ -123,6 +146,7 @@ impl<'a> StreamDoc<'a> {
         let added = AddedStats {
             agent: self.agent(),
             error: self.found_error(),
+            streaming_endpoint: self.endpoints.as_ref().and_then(|it| it.of(self.stream)),
         };
         let reported = self.reported(|facts| facts.render(&added, out));
         reported.is_some() || added.render(out)
@@ -422,6 +446,7 @@ fn originator(by_layouter: bool) -> &'static str {
 pub struct Streams<'s> {
     state: &'s State,
     around: Option<Around<'s>>,
+    endpoints: Option<Rc<Endpoints<'s>>>,
     with_ingest_history: bool,
 }
 
@@ -430,14 +455,23 @@ impl<'s> Streams<'s> {
         Self {
             state,
             around,
+            endpoints: around.map(|around| around.endpoints(EndpointViewer::default())),
             with_ingest_history: true,
         }
     }
 
     /// Applies the parameters of a list.
     #[must_use]
-    pub fn for_list(self, query: &Query) -> Self {
+    pub fn for_list(self, query: &Query, countries: &Countries) -> Self {
+        let address = query.text(&CLIENT_IP).ok().flatten();
+        let address = address.and_then(|text| parse_address(&text));
+        let viewer = EndpointViewer {
+            scheme: query.choice(&SCHEME).ok().flatten(),
+            country: address.map(|address| countries.of(address)),
+        };
+        let around = self.around;
         Self {
+            endpoints: around.map(|around| around.endpoints(viewer)),
             with_ingest_history: query.flag(&INCLUDE_INGEST_HISTORY).unwrap_or(true),
             ..self
         }
@@ -446,7 +480,7 @@ impl<'s> Streams<'s> {
     fn doc(&self, stream: &'s StreamRecord) -> StreamDoc<'s> {
         StreamDoc {
             with_ingest_history: self.with_ingest_history,
-            ..StreamDoc::new(stream, true, self.around)
+            ..StreamDoc::with_endpoints(stream, true, self.around, self.endpoints.clone())
         }
     }
 }
@@ -622,6 +656,25 @@ pub const SEARCH: EngineParameter = EngineParameter::new(
      inputs (without credentials).",
 )
 .example(r#""harbour""#);
+
+pub const SCHEME: Choice = Choice::new(
+    "scheme",
+    &["http", "https"],
+    "Preferred scheme of `stats.streaming_endpoint`. The other one is given where no streamer that \
+     serves the stream has an address with this one.",
+)
+.example(r#""https""#);
+pub const CLIENT_IP: Text = Text::new(
+    "client_ip",
+    "Address of the viewer that plays the streams. `stats.streaming_endpoint` is then on no \
+     streamer on which all load balancers that list it refuse the country of this address.",
+)
+.format(is_address, "must be an IPv4 or IPv6 address")
+.example(r#""192.0.2.31""#);
+
+fn is_address(text: &str) -> bool {
+    parse_address(text).is_some()
+}
 
 // The reference returns the history by default, its later versions only on request.
 pub const INCLUDE_INGEST_HISTORY: Flag = Flag::new(

@@ -137,7 +137,8 @@ fn step(
     match of {
         Collection::Streams => {
             let around = shared.around(state, fleet);
-            let streams = Streams::new(state, Some(around)).for_list(execution.query());
+            let streams = Streams::new(state, Some(around))
+                .for_list(execution.query(), &shared.access.countries);
             execution.step(&streams, documents)
         }
         Collection::Streamers => execution.step(&Streamers::new(state, Some(fleet)), documents),

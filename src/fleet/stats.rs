@@ -7,6 +7,7 @@
 //!
 //! Any thread may write and read: each shard has a lock, held for the time of one lookup.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -26,6 +27,7 @@ use crate::feed::nodes::{Draining, NodeTable, Provisioning, Standing};
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
 use crate::state::name::{Hostname, shard_of};
+use crate::state::pull::text_of;
 
 /// Text of all streams together. Above it only the numbers of a stream are kept.
 const TEXT_BYTES_MAX: usize = 2 << 30;
@@ -35,6 +37,8 @@ const NODES_PER_STREAM_MAX: usize = 32;
 const FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
 /// Pause between sweeps; each sweeps one shard.
 const SWEEP_PAUSE_MS: u64 = 1000;
+/// Chosen for all nodes of a stream; sorted behind the [`JOINED`] members.
+const STREAMING_ENDPOINT: &str = "streaming_endpoint";
 /// Reports that a follower may be behind.
 const FOLLOWED_MAX: usize = 16 * 1024;
 
@@ -79,6 +83,8 @@ pub struct AddedStats {
     pub agent: Option<StreamAgent>,
     /// Shown unless the node reports an error.
     pub error: Option<ReportedError>,
+    /// The base URL for players, in place of what the node reports.
+    pub streaming_endpoint: Option<String>,
 }
 
 impl AddedStats {
@@ -96,12 +102,20 @@ impl AddedStats {
             out.extend_from_slice(b",\"error\":");
             error.render(out);
         }
+        self.render_endpoint(out);
         if out.len() == begin {
             return false;
         }
         out[begin] = b'{';
         out.push(b'}');
         true
+    }
+
+    fn render_endpoint(&self, out: &mut Vec<u8>) {
+        if let Some(endpoint) = &self.streaming_endpoint {
+            out.extend_from_slice(b",\"streaming_endpoint\":");
+            write_string(out, endpoint);
+        }
     }
 }
 
@@ -673,11 +687,17 @@ impl<'v> StreamFacts<'v> {
         &self.chosen.stats.text
     }
 
+    /// The base URL for players that the node reports.
+    pub fn reported_endpoint(&self) -> Option<Cow<'v, str>> {
+        text_of(scan::member(self.text(), STREAMING_ENDPOINT)?)
+    }
+
     /// Writes the whole object as canonical JSON.
     pub fn render(&self, added: &AddedStats, out: &mut Vec<u8>) {
         let begin = out.len();
-        let mut joined = JOINED.into_iter().peekable();
-        for (name, value) in scan::members(self.text()) {
+        let mut joined = JOINED.into_iter().chain([STREAMING_ENDPOINT]).peekable();
+        let kept = scan::members(self.text()).filter(|(name, _)| *name != STREAMING_ENDPOINT);
+        for (name, value) in kept {
             while let Some(other) = joined.next_if(|other| *other < name) {
                 self.render_joined(other, added, out);
             }
@@ -708,6 +728,7 @@ impl<'v> StreamFacts<'v> {
                 }
                 return;
             }
+            STREAMING_ENDPOINT => return added.render_endpoint(out),
             "agent_status" | "current_agent_id" => {
                 let Some(agent) = &added.agent else { return };
                 let is_status = name == "agent_status";

@@ -54,7 +54,7 @@ pub fn is_queried(streamer: &StreamerRecord) -> bool {
 }
 
 /// A JSON string as text.
-fn text_of(value: &str) -> Option<Cow<'_, str>> {
+pub fn text_of(value: &str) -> Option<Cow<'_, str>> {
     let inner = value.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.contains('\\') {
         return Some(Cow::Borrowed(inner));

@@ -79,7 +79,7 @@ fn viewers_need_no_credentials_and_get_a_reason() {
 }
 
 /// The report of a node.
-fn report(server: &TestServer, hostname: &str, clients: u64, kbit: u64) {
+pub fn report(server: &TestServer, hostname: &str, clients: u64, kbit: u64) {
     let body = json!({"stats": {"total_clients": clients, "output_kbit": kbit}});
     server
         .put(&format!("/streamers/{hostname}/stats"), body)
@@ -140,7 +140,7 @@ fn viewers_and_publishers_go_to_the_least_loaded_node() {
 
 /// A cluster with stream `a` captured by `s1` and kept by `s2`, and stream `b` on no node. The
 /// restreamer `s3`, the idle `s4` and the inference node `i1` have fewer viewers.
-fn cluster(arguments: &[&str]) -> TestServer {
+pub fn cluster(arguments: &[&str]) -> TestServer {
     let server = TestServer::with(arguments);
     for host in ["s1", "s2", "s3", "s4", "i1"] {
         let mut node = json!({"role": "streamer", "cluster_key": "k"});
@@ -172,7 +172,7 @@ fn balance(server: &TestServer, hosts: &[&str]) {
 }
 
 /// Reports one stream of a node.
-fn report_stream(server: &TestServer, host: &str, name: &str, status: &str) {
+pub fn report_stream(server: &TestServer, host: &str, name: &str, status: &str) {
     let body = json!({"streams": [{"name": name, "status": status}]});
     server
         .put(&format!("/streamers/{host}/stats"), body)

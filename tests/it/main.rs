@@ -19,6 +19,7 @@ mod python;
 #[allow(dead_code, reason = "other users of it need more")]
 #[path = "../sim/random.rs"]
 mod random;
+mod streaming_endpoint;
 mod strict;
 mod stub;
 mod values;

@@ -14,7 +14,12 @@ pub const STREAMS_LIST: OperationDoc = OperationDoc {
          Secrets are masked.\n\n\
          With `poll_timeout` the request waits while no stream matches. To receive every change, \
          set `updated_at_gt` to the largest `updated_at` received so far: changes get their \
-         stamps in the order in which they become readable, so none is missed.",
+         stamps in the order in which they become readable, so none is missed.\n\n\
+         `stats.streaming_endpoint` is the base URL over HTTP below which players find the stream \
+         as `/NAME/SUFFIX`: of a streamer that reports it running; else of its ingest node; else \
+         of a streamer that may restream it. Only streamers that are alive and have an address for \
+         players are chosen, of several the one with the smallest `output_kbit`. Without any it is \
+         absent, unless the node of the stream reports a base URL with a public address.",
     responses: &[
         json(
             200,
