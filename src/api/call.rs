@@ -174,7 +174,7 @@ impl Call<'_> {
     }
 
     /// The fields by which requests to other servers, made for this one, belong to its trace.
-    pub fn trace_fields(&self) -> Vec<(&'static str, String)> {
+    pub fn trace_fields(&self) -> TraceFields {
         let context = self.local.trace().or_else(|| self.sent_trace());
         let traceparent = context.map(|context| ("traceparent", context.to_string()));
         let trace_id = ("x-trace-id", self.trace_id().into());
@@ -408,7 +408,10 @@ impl ListRequest {
 
 /// Adds data of other servers to a finished page. Returns the page, or the request that waits for
 /// it.
-pub type CompletePage = fn(Response, &State) -> Result<Response, Box<dyn Pending>>;
+pub type CompletePage = fn(Response, &State, &TraceFields) -> Result<Response, Box<dyn Pending>>;
+
+/// Header fields by which requests to other servers belong to the trace of a request.
+pub type TraceFields = Vec<(&'static str, String)>;
 
 /// The collection of a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::call::{Context, Pending, Step};
+use super::call::{Context, Pending, Step, TraceFields};
 use super::shared::ApiSettings;
 use crate::core::message::Reply;
 use crate::fleet::peer;
@@ -168,11 +168,20 @@ impl Pending for DvrPresence {
 }
 
 /// Adds `has_dvr` and `recording_status` to a page of episodes, possibly after calls to streamers.
-pub fn complete(page: Response, state: &State) -> Result<Response, Box<dyn Pending>> {
+pub fn complete(
+    page: Response,
+    state: &State,
+    trace: &TraceFields,
+) -> Result<Response, Box<dyn Pending>> {
     let deadline = Instant::now() + WAIT;
     match DvrPresence::of(page.body.bytes(), state, super::now_seconds(), deadline) {
         None => Ok(page),
-        Some(presence) => Err(Box::new(presence)),
+        Some(mut presence) => {
+            for (_, call) in &mut presence.calls {
+                call.headers.extend(trace.iter().cloned());
+            }
+            Err(Box::new(presence))
+        }
     }
 }
 

@@ -60,10 +60,12 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut body = Vec::new();
     entity::render(Kind::Episode, episode, call.masks(), &mut body);
     let episode = Response::json(200, body);
-    Ok(match dvr_presence::complete(episode, call.state) {
-        Ok(episode) => Outcome::Reply(episode),
-        Err(pending) => Outcome::Pending(pending),
-    })
+    Ok(
+        match dvr_presence::complete(episode, call.state, &call.trace_fields()) {
+            Ok(episode) => Outcome::Reply(episode),
+            Err(pending) => Outcome::Pending(pending),
+        },
+    )
 }
 
 pub fn save(call: &Call<'_>) -> Result<Outcome, ApiError> {

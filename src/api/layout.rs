@@ -8,7 +8,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ANSWER_WAIT_MAX;
-use super::call::{Call, Context, Outcome, Pending, Step};
+use super::call::{Call, Context, Outcome, Pending, Step, TraceFields};
 use super::shared::ApiSettings;
 use crate::core::message::Reply;
 use crate::error::{self, ApiError};
@@ -170,7 +170,11 @@ pub fn bound_decisions(call: &Call<'_>, query: &mut Query) -> Result<(), ApiErro
 }
 
 /// Adds to a page of streams every node's decision about each.
-pub fn with_decisions(page: Response, _: &State) -> Result<Response, Box<dyn Pending>> {
+pub fn with_decisions(
+    page: Response,
+    _: &State,
+    _: &TraceFields,
+) -> Result<Response, Box<dyn Pending>> {
     let page = Box::from(page.body.bytes());
     Err(Box::new(WhatIf {
         query: Some(WhatIfQuery::Decisions { page }),

@@ -12,6 +12,7 @@ use super::wake::YieldBudget;
 use crate::access::auth::{Caller, TokenNeed, check_token, lost_credentials};
 use crate::access::rights::{Action, Listable, Rights};
 use crate::access::token::{Demand, Token};
+use crate::api::call::TraceFields;
 use crate::api::endpoint::needs;
 use crate::api::operation::Operation;
 use crate::error::ApiError;
@@ -25,6 +26,8 @@ pub struct HeldRequests {
     requests: TicketMap<Held>,
     /// Absent: the usual one.
     manners: TicketMap<RequestManner>,
+    /// Of requests that are completed by calls to other servers.
+    traces: TicketMap<TraceFields>,
 }
 
 /// What the form of an answer depends on besides the request itself.
@@ -92,9 +95,19 @@ impl HeldRequests {
         self.manners.get(&ticket).copied().unwrap_or_default()
     }
 
+    pub fn note_trace(&mut self, ticket: Ticket, trace: TraceFields) {
+        self.traces.insert(ticket, trace);
+    }
+
+    /// The trace that calls for a request belong to.
+    pub fn trace(&self, ticket: Ticket) -> TraceFields {
+        self.traces.get(&ticket).cloned().unwrap_or_default()
+    }
+
     /// Forgets a request that is answered or abandoned.
     pub fn end(&mut self, ticket: Ticket) -> RequestManner {
         self.requests.remove(&ticket);
+        self.traces.remove(&ticket);
         if self.manners.is_empty() {
             return RequestManner::default();
         }

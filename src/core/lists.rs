@@ -356,7 +356,8 @@ impl Core {
         let Some(complete) = complete else {
             return Answer::Reply(page);
         };
-        match complete(page, state) {
+        let trace = self.held.borrow().trace(ticket);
+        match complete(page, state, &trace) {
             Ok(page) => Answer::Reply(page),
             Err(pending) => self.start(ticket, pending, false),
         }

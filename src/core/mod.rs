@@ -233,7 +233,14 @@ impl Core {
             Outcome::List(mut list) => {
                 let by_visibility = restrict(call, &mut list);
                 let accepts = call.request.headers.accepts();
+                if list.complete.is_some() {
+                    let trace = call.trace_fields();
+                    self.held.borrow_mut().note_trace(ticket, trace);
+                }
                 let answer = this.list(list, accepts, ticket, call.state);
+                if let Answer::Reply(_) = &answer {
+                    self.held.borrow_mut().end(ticket);
+                }
                 self.hold(call, &answer, by_visibility);
                 Ok(answer)
             }

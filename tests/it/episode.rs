@@ -774,6 +774,38 @@ fn fake_streamer(body: String) -> (SocketAddr, mpsc::Receiver<String>) {
     (address, received)
 }
 
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// The call belongs to the trace of the request for which it was made.
+fn assert_is_of_trace(head: &str) {
+    let head = head.to_lowercase();
+    let trace_id = "4bf92f35-77b3-4da6-a3ce-929d0e0e4736";
+    for field in [
+        format!("\r\ntraceparent: {TRACEPARENT}\r\n"),
+        format!("\r\nx-trace-id: {trace_id}\r\n"),
+    ] {
+        assert!(head.contains(&field), "{field:?} is not in {head}");
+    }
+}
+
+#[test]
+fn waiting_list_of_episodes_passes_its_trace_on() {
+    let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback"]].concat());
+    let ranges = json!({"ranges": [{"opened_at": MOMENT, "closed_at": MOMENT + 60_000}]});
+    let (address, received) = fake_streamer(ranges.to_string());
+    let api_url = format!("http://{address}");
+    let node = json!({"role": "streamer", "cluster_key": "key", "api_url": api_url});
+    server.put("/streamers/s1", node).expect(200);
+    let stream = json!({"layout": {"ingest": "s1"}});
+    server.put("/streams/a", stream).expect(200);
+    let path = format!("/episodes?dvr_presence_check=true&{LONG}");
+    let mut waiting = park(&server, &path, &format!("traceparent: {TRACEPARENT}\r\n"));
+    save(&server, 1, episode("a", MOMENT));
+    let answer = waiting.response(false).expect(200).json();
+    assert_eq!(answer["episodes"][0]["has_dvr"], true, "{answer}");
+    assert_is_of_trace(&received.recv_timeout(WAIT_MAX).expect("it was queried"));
+}
+
 #[test]
 fn dvr_ranges_are_queried_from_the_streamers() {
     let server = TestServer::with(&[&AT_ONCE[..], &["--outbound-loopback"]].concat());
@@ -807,10 +839,9 @@ fn dvr_ranges_are_queried_from_the_streamers() {
         body["closed_at"] = json!(MOMENT + closed);
         save(&server, id, body);
     }
-    let answer = server
-        .get("/episodes?dvr_presence_check=true&sort=episode_id&select=media")
-        .expect(200)
-        .json();
+    let sent = [("traceparent", TRACEPARENT)];
+    let path = "/episodes?dvr_presence_check=true&sort=episode_id&select=media";
+    let answer = server.call_with("GET", path, &sent, b"").expect(200).json();
     let shown: Vec<(&Value, &Value)> = answer["episodes"]
         .as_array()
         .expect("episodes")
@@ -844,11 +875,13 @@ fn dvr_ranges_are_queried_from_the_streamers() {
         head.to_lowercase().contains("\r\nauthorization: cluster "),
         "{head}"
     );
+    assert_is_of_trace(&head);
     assert!(received.try_recv().is_err(), "queried twice");
     let one = server
-        .get("/episodes/2?dvr_presence_check=true")
+        .call_with("GET", "/episodes/2?dvr_presence_check=true", &sent, b"")
         .expect(200)
         .json();
+    assert_is_of_trace(&received.recv_timeout(WAIT_MAX).expect("it was queried"));
     assert_eq!(one["recording_status"], "partially_recorded");
     let plain = server.get("/episodes/2").expect(200).json();
     assert_eq!(plain.get("has_dvr"), None);
