@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use rkyv::string::ArchivedString;
 
-use super::streaming_endpoint::{EndpointViewer, Endpoints};
+use super::streaming_endpoint::{EndpointViewer, Endpoints, ViewerOrigin};
 use super::tagged::BodySource;
 use crate::access::geo::Countries;
 use crate::agents::registry::Registry;
@@ -467,7 +467,9 @@ impl<'s> Streams<'s> {
         let address = address.and_then(|text| parse_address(&text));
         let viewer = EndpointViewer {
             scheme: query.choice(&SCHEME).ok().flatten(),
-            country: address.map(|address| countries.of(address)),
+            origin: address.map_or(ViewerOrigin::Anywhere, |address| {
+                ViewerOrigin::In(countries.of(address))
+            }),
         };
         let around = self.around;
         Self {

@@ -26,8 +26,17 @@ use crate::state::record::{StreamRecord, StreamerRecord};
 pub struct EndpointViewer {
     /// The preferred scheme.
     pub scheme: Option<&'static str>,
-    /// The viewer has an address, and its country if that is known.
-    pub country: Option<Option<Country>>,
+    pub origin: ViewerOrigin,
+}
+
+/// Where a viewer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ViewerOrigin {
+    /// Its address was not given.
+    #[default]
+    Anywhere,
+    /// At an address, whose country may be unknown.
+    In(Option<Country>),
 }
 
 /// A streamer that is alive and has an address for players.
@@ -159,7 +168,7 @@ impl<'s> Endpoints<'s> {
     /// Whether viewers of this country are sent to a streamer: it is in no load balancer, or one
     /// that has it accepts them there.
     fn accepts(&self, streamer: &StreamerRecord) -> bool {
-        let Some(country) = self.viewer.country else {
+        let ViewerOrigin::In(country) = self.viewer.origin else {
             return true;
         };
         let by_country = self.by_country.get_or_init(|| {
