@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::shared::Shared;
 use crate::core::metrics::CoreMetrics;
-use crate::fleet::queries::QueryOutcome;
+use crate::fleet::queries::{ProvisionOutcome, QueryOutcome};
 use crate::metrics::MetricKind::{Counter, Gauge};
 use crate::metrics::{Exposition, MetricKind, ProcessMetrics};
 use crate::state::State;
@@ -148,6 +148,13 @@ fn write_queries(shared: &Shared, out: &mut Exposition) {
     let mut queries = out.family("weir_streamer_queries", Counter, "", help);
     for outcome in QueryOutcome::ALL {
         queries.sample(&[("outcome", outcome.as_str())], counts.of(outcome));
+    }
+    let help = "Comparisons of streamers' configurations with the cluster's part of them, by \
+                outcome; a failed one is repeated later.";
+    let mut provisions = out.family("weir_provision_comparisons", Counter, "", help);
+    for outcome in ProvisionOutcome::ALL {
+        let labels = [("outcome", outcome.as_str())];
+        provisions.sample(&labels, counts.provisions_of(outcome));
     }
     let gauges = [
         (

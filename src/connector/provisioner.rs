@@ -13,6 +13,7 @@ use super::{Connector, QueriedStreamer};
 use crate::api::now_ms;
 use crate::config::Settings;
 use crate::feed::nodes::Provisioning;
+use crate::fleet::queries::ProvisionOutcome;
 use crate::rt::{self, uptime_ms};
 use crate::state::State;
 use crate::state::entity::Kind;
@@ -175,6 +176,11 @@ impl Connector {
         known
             .provision
             .on_success(step, &task.wanted, hash, now, interval_ms);
+        self.shared.workers.queries.count_provision(match step {
+            ProvisionStep::Nothing => ProvisionOutcome::Unchanged,
+            ProvisionStep::Write => ProvisionOutcome::Written,
+            ProvisionStep::WriteAgain => ProvisionOutcome::Drifted,
+        });
         let mut shown = self.shown(hostname);
         shown.error = None;
         if step != ProvisionStep::Nothing {
@@ -198,6 +204,8 @@ impl Connector {
         known
             .provision
             .on_failure(uptime_ms(), settings.interval_ms);
+        let queries = &self.shared.workers.queries;
+        queries.count_provision(ProvisionOutcome::Failed);
         let mut shown = self.shown(hostname);
         if shown.error != Some(reason) {
             warn!(%hostname, reason, "streamer configuration not written");

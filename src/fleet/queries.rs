@@ -46,6 +46,32 @@ impl QueryOutcome {
     }
 }
 
+/// How a comparison of a streamer's configuration with the cluster's part ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProvisionOutcome {
+    /// The streamer has what was written.
+    Unchanged,
+    /// Written for the first time since the start of this server, or after a change here.
+    Written,
+    /// Written again, because the streamer had lost or changed it.
+    Drifted,
+    /// The streamer refused it or could not be read; it is repeated later.
+    Failed,
+}
+
+impl ProvisionOutcome {
+    pub const ALL: [Self; 4] = [Self::Unchanged, Self::Written, Self::Drifted, Self::Failed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unchanged => "unchanged",
+            Self::Written => "written",
+            Self::Drifted => "drifted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// A number that threads change.
 #[derive(Debug, Default)]
 pub struct SharedCount(AtomicU64);
@@ -73,6 +99,7 @@ pub struct QueryCounts {
     /// Of these, those that do not answer.
     pub silent: SharedCount,
     pub running: SharedCount,
+    provisions: [SharedCount; ProvisionOutcome::ALL.len()],
 }
 
 impl QueryCounts {
@@ -82,5 +109,13 @@ impl QueryCounts {
 
     pub fn of(&self, outcome: QueryOutcome) -> u64 {
         self.outcomes[outcome as usize].get()
+    }
+
+    pub fn count_provision(&self, outcome: ProvisionOutcome) {
+        self.provisions[outcome as usize].add(1);
+    }
+
+    pub fn provisions_of(&self, outcome: ProvisionOutcome) -> u64 {
+        self.provisions[outcome as usize].get()
     }
 }

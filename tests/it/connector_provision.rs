@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::connector::{FakeFleet, KEY, fake, queries, server, stats, until_queries, until_stats};
 use crate::faults::limit_files;
+use crate::metrics::Metrics;
 use weir_testkit::fake::FakeRequest;
 use weir_testkit::{PREFIX, TestServer, wait_until};
 
@@ -17,6 +18,13 @@ fn arguments() -> Vec<&'static str> {
         "--api-url=http://weir.example.com:9019",
         "--streamer-dead-timeout=600s",
     ]
+}
+
+/// Comparisons of configurations with an outcome so far.
+fn comparisons(server: &TestServer, outcome: &str) -> u64 {
+    let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+    let labels = [("outcome", outcome)];
+    Metrics::read(&answer).value("weir_provision_comparisons_total", &labels) as u64
 }
 
 /// Saves a streamer with a part of its configuration that belongs to the cluster.
@@ -99,6 +107,11 @@ fn configuration_is_written_once_and_after_changes() {
     let body = json!({"labels": {"zone": "north"}});
     server.put("/streamers/s1", body).expect(200);
     no_write(&server, &streamer);
+    assert_eq!(comparisons(&server, "written"), 1);
+    assert!(
+        comparisons(&server, "unchanged") > 0,
+        "it was compared since"
+    );
     save(&server, &streamer.url(), KEY, "b.example.com");
     assert_eq!(next_write(&streamer), expected("b.example.com", SECRET));
     save_backend(&server, "another");
@@ -132,6 +145,10 @@ fn drifted_and_restarted_streamers_are_written_again() {
     let drifted = until_provisioning(&server, |shown| shown["drifted_at"].is_u64());
     assert_eq!(drifted["status"], "ok");
     assert_eq!(
+        ["written", "drifted"].map(|outcome| comparisons(&server, outcome)),
+        [1, 1]
+    );
+    assert_eq!(
         streamer.kind().config["server_names"],
         first["server_names"]
     );
@@ -158,6 +175,8 @@ fn failed_writes_are_shown_and_repeated() {
     );
     let check = stats(&server, "/streamers/s1")["healthcheck_status"].take();
     assert_eq!(check["status"], "ok");
+    assert!(comparisons(&server, "failed") > 0, "it is counted");
+    assert_eq!(comparisons(&server, "written"), 0);
     streamer.kind().refuses_config = None;
     let shown = until_provisioning(&server, |shown| shown["status"] == "ok");
     assert!(shown["written_at"].is_u64(), "{shown}");
