@@ -86,14 +86,19 @@ pub fn report(server: &TestServer, hostname: &str, clients: u64, kbit: u64) {
         .expect(204);
 }
 
+/// A database in which 10.77.0.0/16 is in Serbia and 10.78.0.0/16 in Germany.
+pub fn countries() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let database = crate::mmdb::database(&[("10.77.0.0/16", "RS"), ("10.78.0.0/16", "DE")]);
+    std::fs::write(file.path(), database).expect("a file");
+    file
+}
+
 #[test]
 fn viewers_and_publishers_go_to_the_least_loaded_node() {
-    let folder = tempfile::tempdir().expect("a directory");
-    let file = folder.path().join("countries.mmdb");
-    let database = crate::mmdb::database(&[("10.77.0.0/16", "RS"), ("10.78.0.0/16", "DE")]);
-    std::fs::write(&file, database).expect("a file");
-    let file = file.to_str().expect("a plain path");
-    let server = TestServer::with(&["--geoip-database", file]);
+    let file = countries();
+    let path = file.path().to_str().expect("a plain path");
+    let server = TestServer::with(&["--geoip-database", path]);
     server.put("/streams/sports/hd1", json!({})).expect(200);
     for (n, url) in [
         (1, "http://u:p@10.0.0.1:8080"),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::balancer::{cluster, report, report_stream};
+use crate::balancer::{cluster, countries, report, report_stream};
 use crate::restricted::token;
 use weir_testkit::TestServer;
 
@@ -146,11 +146,9 @@ fn endpoint_has_the_preferred_scheme() {
 
 #[test]
 fn endpoint_follows_the_country_of_the_viewer() {
-    let folder = tempfile::tempdir().expect("a directory");
-    let file = folder.path().join("countries.mmdb");
-    let database = crate::mmdb::database(&[("10.77.0.0/16", "RS"), ("10.78.0.0/16", "DE")]);
-    std::fs::write(&file, database).expect("a file");
-    let server = cluster(&["--geoip-database", file.to_str().expect("a plain path")]);
+    let file = countries();
+    let path = file.path().to_str().expect("a plain path");
+    let server = cluster(&["--geoip-database", path]);
     for host in ["s1", "s2", "s4"] {
         report_stream(&server, host, "a", "running");
     }
