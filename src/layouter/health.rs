@@ -385,7 +385,11 @@ impl HealthTracker {
             let shorter_ms = node.usual_ms - (node.usual_ms.saturating_sub(pause_ms)) / USUAL_PART;
             node.usual_ms = shorter_ms.max(pause_ms);
         }
-        self.set_overdue(id, false);
+        if node.overdue {
+            self.set_overdue(id, false);
+            // Its deadline was that of its loss.
+            self.schedule(id);
+        }
         let node = self.node_mut(id);
         match node.phase {
             HealthPhase::Up => {
