@@ -52,5 +52,6 @@ pub use engine::event::{
 pub use engine::reason::DecisionCounts;
 pub use engine::settings::{MoveBudgets, Thresholds};
 pub use engine::{
-    Capacity, ClassReport, DrainProgress, Engine, MOVES_PER_EVENT_MAX, NodeDecision, SlotCounts,
+    Capacity, ClassReport, DrainProgress, Engine, MOVES_PER_EVENT_MAX, MoveObstacle, NodeDecision,
+    SlotCounts,
 };

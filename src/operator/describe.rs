@@ -188,6 +188,14 @@ fn explanation(server: &Connection, name: &str) -> Result<String, Failure> {
         Err(error) => return Err(failure(&error)),
     };
     let mut out = format!("\n{}\n", cell(at(&answer, "summary")));
+    let better = at(&answer, "better");
+    if better.is_object() {
+        out.push_str(&format!(
+            "  {} is better; why not now: {}\n",
+            cell(at(better, "hostname")),
+            cell(at(better, "why_not_now"))
+        ));
+    }
     for node in items(&answer, "nodes") {
         out.push_str(&format!(
             "  {} ({}): {}\n",

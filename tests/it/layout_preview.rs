@@ -643,6 +643,45 @@ fn preview_names_only_what_its_caller_may_see() {
 }
 
 #[test]
+fn explanation_names_a_better_node_and_what_holds_the_move() {
+    let server = server(&[]);
+    let _fleet = fleet_of(&server, &["s1", "s2"]);
+    for host in ["s1", "s2"] {
+        fleet::save_streamer(&server, host, json!({"channel_limit": 40}));
+    }
+    let place = |names: std::ops::Range<usize>| {
+        let layout = json!({"ingest": "s1"});
+        let items =
+            names.map(|n| json!({"name": format!("c{n:02}"), "static": true, "layout": layout}));
+        let items = Value::Array(items.collect());
+        server.put("/streams/batch", items).expect(204);
+    };
+    let better = |query: &str, is_it: &dyn Fn(&str) -> bool| {
+        let path = format!("/streams/c00/layout/explain{query}");
+        let look = || server.get(&path).expect(200).json();
+        wait_until("a better node", look, |why| {
+            let why_not = why["better"]["why_not_now"].as_str();
+            why["better"]["hostname"] == "s2" && why_not.is_some_and(is_it)
+        });
+    };
+    place(0..3);
+    better("", &|why| why == "gap 7.5 < 10 points");
+    better("?group=reasons", &|why| why == "gap 7.5 < 10 points");
+    // An operator placed them just now.
+    place(3..6);
+    better("", &|why| {
+        why.starts_with("hold until 2") && why.ends_with('Z')
+    });
+    // Elsewhere it is no better.
+    let layout = json!({"layout": {"ingest": "s2"}});
+    server.put("/streams/c00", layout).expect(200);
+    let look = || server.get("/streams/c00/layout/explain").expect(200).json();
+    wait_until("nothing better", look, |why| {
+        why["layout"]["ingest"] == "s2" && why["better"].is_null()
+    });
+}
+
+#[test]
 fn grouped_explanation_does_not_grow_with_the_cluster() {
     let server = server(&[]);
     let mut fleet = fleet_of(&server, &["s1", "s2"]);

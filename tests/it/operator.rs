@@ -245,6 +245,7 @@ fn status_names_what_is_wrong_and_exits_with_3() {
     shell.prints("what-if change s2 channel_limit=1", 0);
     let why = shell.prints("explain c00", 0);
     assert!(why.contains("2 of 2 nodes can take it"), "{why}");
+    assert!(!why.contains("why not now"), "both have 2 streams: {why}");
     shell.prints("cordon s1 --reason disks", 0);
     let text = shell.prints("status", 0);
     assert!(text.contains("cordon: s1"), "{text}");

@@ -173,7 +173,7 @@ impl Engine {
         left_over
     }
 
-    fn upgrade_slot(&mut self, s: u32, pool: &NodePool) -> bool {
+    pub(super) fn upgrade_slot(&mut self, s: u32, pool: &NodePool) -> bool {
         let slot = *self.slot(s);
         let below =
             (u64::from(self.settings.thresholds.upgrade_load_max_permille) * ONE / 1000) << 32;

@@ -8,6 +8,7 @@ pub mod reason;
 pub mod settings;
 
 mod balance;
+mod better;
 mod budget;
 mod chain;
 #[cfg(any(test, feature = "testing"))]
@@ -42,6 +43,7 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
+pub use better::MoveObstacle;
 pub use drain::{DrainProgress, MOVES_PER_EVENT_MAX};
 use event::{EngineSettings, Event, LayoutChange};
 pub use explain::{Capacity, ClassReport, NodeDecision, SlotCounts};

@@ -2,12 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::preview::role_name;
 use super::snapshot::{RenderLayout, WhatIfSnapshot};
 use crate::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
-use crate::layouter::{Engine, NodeDecision, PlacementRole, Reasons, SlotKind};
+use crate::layouter::{Engine, MoveObstacle, NodeDecision, PlacementRole, Reasons, SlotKind};
+use crate::rt::utc_ms_of;
 use crate::state::apply::stream_not_found;
 use crate::state::name::StreamName;
 
@@ -64,6 +66,15 @@ pub fn render(
         };
     }
     let mut out = b"{".to_vec();
+    if let Some(better) = snapshot.engine.better(name) {
+        let mut item = Object::default();
+        item.insert("hostname", Value::from(better.hostname.as_str()));
+        let why = obstacle(better.obstacle);
+        item.insert("why_not_now", Value::from(why.as_str()));
+        out.extend_from_slice(b"\"better\":");
+        Value::Object(item).write(&mut out);
+        out.push(b',');
+    }
     if grouped {
         out.extend_from_slice(b"\"groups\":");
         Value::Array(groups).write(&mut out);
@@ -83,6 +94,30 @@ pub fn render(
     write_string(&mut out, &summary);
     out.push(b'}');
     Ok(out)
+}
+
+/// What keeps a stream from moving to a better node, in short.
+fn obstacle(obstacle: MoveObstacle) -> String {
+    let tenths = |permille: u32| format!("{}.{}", permille / 10, permille % 10);
+    let short = |permille: u32| tenths(permille).trim_end_matches(".0").to_owned();
+    match obstacle {
+        MoveObstacle::LoadGap { gap, start } => {
+            format!("gap {} < {} points", tenths(gap), short(start))
+        }
+        MoveObstacle::ChannelGap { gap, start } => format!("gap {gap} < {start} channels"),
+        MoveObstacle::Budget => "budget".to_owned(),
+        MoveObstacle::HoldUntil(until_ms) => {
+            let until = UNIX_EPOCH + Duration::from_millis(utc_ms_of(until_ms));
+            format!("hold until {}", humantime::format_rfc3339_seconds(until))
+        }
+        MoveObstacle::Probation => "a streamer on probation".to_owned(),
+        MoveObstacle::InFlight => "moves in flight".to_owned(),
+        MoveObstacle::Full { load, limit } => {
+            format!("load {} >= {} %", tenths(load), short(limit))
+        }
+        MoveObstacle::BalanceOff => "balance is off".to_owned(),
+        MoveObstacle::NextRun => "next run".to_owned(),
+    }
 }
 
 /// The nodes of one role by their reasons, the largest group first.

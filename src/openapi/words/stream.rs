@@ -244,15 +244,16 @@ pub const STREAM_LAYOUT_EXPLAIN: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Explain the layout of a stream",
     description: "The layout of the stream with its reason, and for every node whether the \
-         stream could be placed there: all reasons against it, or its score. With `group=reasons` \
-         the nodes are counted by their reasons.",
+         stream could be placed there: all reasons against it, or its score. `better` names a \
+         node that suits the stream better, and why it does not move there now. With \
+         `group=reasons` the nodes are counted by their reasons.",
     parameters: &[NAME],
     responses: &[
         json(
             200,
             "The explanation.",
             Shape::One("layout_explanation"),
-            r#"{"name":"harbour/cam1","layout":{"ingest":"streamer1.example.com","change_reason":"not_distributed","originator":"layouter","created_at":1727274724000},"summary":"Placed on streamer1.example.com, the least loaded of 2 nodes in zone north.","nodes":[{"hostname":"streamer1.example.com","role":"ingest","current":true,"node_decision":true,"reasons":[],"score":1000,"summary":"41 of 500 channels are used."},{"hostname":"streamer3.example.com","role":"ingest","current":false,"node_decision":false,"reasons":["node_misses_stream_required_labels"],"summary":"Does not have the label zone=north."}]}"#,
+            r#"{"name":"harbour/cam1","layout":{"ingest":"streamer1.example.com","change_reason":"not_distributed","originator":"layouter","created_at":1727274724000},"summary":"Placed on streamer1.example.com, the least loaded of 2 nodes in zone north.","nodes":[{"hostname":"streamer1.example.com","role":"ingest","current":true,"node_decision":true,"reasons":[],"score":1000,"summary":"41 of 500 channels are used."},{"hostname":"streamer3.example.com","role":"ingest","current":false,"node_decision":false,"reasons":["node_misses_stream_required_labels"],"summary":"Does not have the label zone=north."}],"better":{"hostname":"streamer2.example.com","why_not_now":"gap 6.2 < 10 points"}}"#,
         ),
         UNAUTHORIZED,
         NO_STREAM,

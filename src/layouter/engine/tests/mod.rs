@@ -1,5 +1,6 @@
 //! Tests of the engine's invariants on many small clusters.
 
+mod better;
 mod calm;
 mod cases;
 mod cordon;

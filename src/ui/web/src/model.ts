@@ -137,6 +137,8 @@ export interface ExplainNode {
 
 export interface Explanation {
   summary: string;
+  /** A node that suits the stream better, and what keeps it from moving there. */
+  better?: { hostname: string; why_not_now: string };
   nodes: ExplainNode[];
 }
 

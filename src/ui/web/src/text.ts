@@ -337,6 +337,7 @@ const en = {
   'whatif.if_lost': 'What if it is lost?',
   'role.dvr_backup': 'copies',
   'role.inference': 'analytics',
+  'why.better': 'is better; why not now: {why}',
   'why.cannot': '{n} cannot: {reason}',
   'why.here': 'here',
   'why.all': 'All {n}',

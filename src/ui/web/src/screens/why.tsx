@@ -75,6 +75,12 @@ export function Why({ explanation }: { explanation: Explanation }) {
   return (
     <>
       <p class="lead">{explanation.summary}</p>
+      {explanation.better && (
+        <p>
+          <StreamerLink hostname={explanation.better.hostname} />{' '}
+          {t('why.better', { why: explanation.better.why_not_now })}
+        </p>
+      )}
       {may.length > 0 && <Candidates nodes={may} />}
       {groups.map(([reason, list]) => (
         <details class="not">
