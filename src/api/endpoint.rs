@@ -189,7 +189,8 @@ pub const OPERATIONS: &[Endpoint] = &[
         &words::stream::STREAMS_BATCH_UPDATE).batch().items(),
     post(("/streams/layouts", NO_KEY, ""),
         "batch_update_streams_layouts", right("streams", Write), stream::set_layouts,
-        &words::stream::BATCH_UPDATE_STREAMS_LAYOUTS).batch().items(),
+        &words::stream::BATCH_UPDATE_STREAMS_LAYOUTS)
+            .query(stream::SET_LAYOUTS_PARAMETERS).batch().items(),
     post(("/streams/preview_layout_change", NO_KEY, ""),
         "batch_stream_layout_preview", right("streams", Execute), layout::preview_streams,
         &words::stream::BATCH_STREAM_LAYOUT_PREVIEW).page(&[]).batch(),

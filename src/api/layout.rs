@@ -1,4 +1,4 @@
-//! Previews, explanations and capacity over HTTP.
+//! Previews, verdicts, explanations and capacity over HTTP.
 //!
 //! Handlers check requests and return queries for the what-if worker, which answers from a snapshot
 //! of the layouter. While the layouter is disabled the answer is 409.
@@ -21,10 +21,13 @@ use crate::query::params::{Choice, Parameter, ParameterValues as _};
 use crate::query::{Query, pairs};
 use crate::state::State;
 use crate::state::apply::{stream_not_found, streamer_not_found};
+use crate::state::batch::BatchItems;
 use crate::state::command::{
-    Command, MaintenanceRequest, StreamPatch, stream_items, streamer_items, streamer_patch,
+    Command, LayoutPatch, MaintenanceRequest, StreamPatch, stream_items, streamer_items,
+    streamer_patch,
 };
-use crate::state::name::Hostname;
+use crate::state::name::{Hostname, StreamName};
+use crate::state::tag::{Precondition, judge};
 
 /// Refuses queries while the layouter is disabled.
 pub fn require_layouter(call: &Call<'_>) -> Result<(), ApiError> {
@@ -124,6 +127,17 @@ pub fn preview_maintenance(
 pub fn capacity(call: &Call<'_>) -> Result<Outcome, ApiError> {
     require_layouter(call)?;
     Ok(whatif(WhatIfQuery::Capacity))
+}
+
+/// Answers which of these layouts the layouter would undo, and sets none.
+pub fn verdicts(
+    call: &Call<'_>,
+    items: BatchItems<StreamName, LayoutPatch>,
+    conditions: &[Precondition],
+) -> Result<Outcome, ApiError> {
+    require_layouter(call)?;
+    judge(call.state, conditions)?;
+    Ok(whatif(WhatIfQuery::Verdicts(items)))
 }
 
 pub const EXPLAIN_PARAMETERS: &[&dyn Parameter] = &[&GROUP];

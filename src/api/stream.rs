@@ -16,7 +16,7 @@ use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::{FieldType, scan};
 use crate::query::params::{
-    EngineParameter, POLL_TIMEOUT, Parameter, ParameterValues as _, ValueKind,
+    EngineParameter, Flag, POLL_TIMEOUT, Parameter, ParameterValues as _, ValueKind,
 };
 use crate::query::{Document, Execution, KeyOrder, ListField, ListKind, Raw, Source};
 use crate::state::apply::stream_not_found;
@@ -90,12 +90,26 @@ pub fn save_batch(call: &Call<'_>) -> Result<Outcome, ApiError> {
     Ok(Outcome::Batch(Command::SaveStreams { items }, conditions))
 }
 
+/// Parameters of `POST /streams/layouts`.
+pub const SET_LAYOUTS_PARAMETERS: &[&dyn Parameter] = &[&DRY_RUN];
+
+const DRY_RUN: Flag = Flag::new(
+    "dry_run",
+    false,
+    "`true` sets nothing and answers which of the layouts the layouter would undo.",
+)
+.example("true")
+.extension();
+
 pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let mut body = call.json()?;
     let conditions = take_item_conditions(&mut body, "/layouts", "name", stream_named)?;
     let mut items = call.batch(layout_items(body)?)?;
     for (name, layout) in items.iter_mut() {
         layout.hands_over = may_hand_over(call, name);
+    }
+    if call.flag(&DRY_RUN)? {
+        return super::layout::verdicts(call, items, &conditions);
     }
     Ok(Outcome::Batch(Command::SetLayouts { items }, conditions))
 }

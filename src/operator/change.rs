@@ -8,9 +8,10 @@ use ureq::http::Method;
 use super::connection::{Connection, failure};
 use super::difference::merge;
 use super::kinds::{self, ObjectKind};
+use super::output::Printer;
 use super::selection::Selection;
 use super::words::{at, cell, counted, items, printable};
-use crate::client::{ClientError, escape};
+use crate::client::ClientError;
 use crate::exit::{Exit, Failure};
 
 /// Objects of one batch, which is saved whole or not at all.
@@ -18,9 +19,6 @@ const BATCH_MAX: usize = 1000;
 
 /// Bytes of one batch, below the server's limit for a body.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-
-/// Streams whose verdict is read before they are moved.
-const VERDICTS_MAX: usize = 1000;
 
 /// Refused streams that an error names.
 const REFUSED_MAX: usize = 5;
@@ -79,6 +77,9 @@ pub struct MoveFlags {
     /// Move also what the layouter would move away again.
     #[arg(long)]
     force: bool,
+    /// Print which moves the layouter would undo, and move nothing; exits with 3 if there are any.
+    #[arg(long, conflicts_with = "force")]
+    dry_run: bool,
     #[command(flatten)]
     selection: Selection,
 }
@@ -350,31 +351,25 @@ pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure>
     let kind = stream()?;
     let given = without_kind(&flags.names);
     let names = flags.selection.names(server, kind, given, "move")?;
-    if !flags.force && names.len() <= VERDICTS_MAX {
-        let mut refused = Vec::new();
-        for name in &names {
-            refused.extend(verdict(server, name, &flags.to)?);
-        }
-        if !refused.is_empty() {
-            let more = refused.len().saturating_sub(REFUSED_MAX);
-            let mut what = refused[..refused.len() - more].join("\n  ");
-            if more > 0 {
-                what.push_str(&format!("\n  and {more} more"));
-            }
-            let what = format!(
-                "the layouter would move these away again; --force moves them all the same\n  \
-                 {what}"
-            );
-            return Err(Failure::new(Exit::Conflict, what));
-        }
-    }
-    let bar = progress(server, names.len());
-    for batch in names.chunks(BATCH_MAX) {
+    let body = |batch: &[String]| {
         let layouts = batch
             .iter()
             .map(|name| json!({"name": name, "ingest": flags.to}));
-        let body = json!({"layouts": layouts.collect::<Vec<_>>()});
-        server.send(Method::POST, "/streams/layouts", &[], Some(&body))?;
+        json!({"layouts": layouts.collect::<Vec<_>>()})
+    };
+    if flags.dry_run || !flags.force {
+        let mut verdicts = Vec::new();
+        for batch in names.chunks(BATCH_MAX) {
+            verdicts.extend(verdicts_on(server, &body(batch), flags.dry_run)?);
+        }
+        if flags.dry_run {
+            return print_verdicts(server, &verdicts);
+        }
+        refuse_undone(&verdicts)?;
+    }
+    let bar = progress(server, names.len());
+    for batch in names.chunks(BATCH_MAX) {
+        server.send(Method::POST, "/streams/layouts", &[], Some(&body(batch)))?;
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();
@@ -383,31 +378,70 @@ pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure>
     Ok(Exit::Done)
 }
 
-/// Why a stream may not be on a streamer; `None` if it may, or while the layouter is off.
-fn verdict(server: &Connection, name: &str, host: &str) -> Result<Option<String>, Failure> {
-    let path = format!("/streams/{}/layout/explain", escape(name));
-    let answer = match server.try_send(Method::GET, &path, &[], None) {
-        Ok(answer) => answer.body,
-        Err(ClientError::Status { status: 409, .. }) => return Ok(None),
-        Err(error) => {
-            let failure = failure(&error);
-            let what = format!("{}: {}", printable(name), failure.message);
-            return Err(Failure::new(failure.exit, what));
+/// The server's verdicts about layouts; none while the layouter is off, unless they are `needed`.
+fn verdicts_on(server: &Connection, body: &Value, needed: bool) -> Result<Vec<Value>, Failure> {
+    let path = "/streams/layouts?dry_run=true";
+    match server.try_send(Method::POST, path, &[], Some(body)) {
+        Ok(answer) => Ok(items(&answer.body, "layouts").to_vec()),
+        Err(ClientError::Status { status: 409, .. }) if !needed => Ok(Vec::new()),
+        Err(error) => Err(failure(&error)),
+    }
+}
+
+fn is_undone(verdict: &Value) -> bool {
+    at(verdict, "verdict") != &Value::from("ok")
+}
+
+fn has_reasons(verdict: &Value) -> bool {
+    !items(verdict, "reasons").is_empty()
+}
+
+fn objected(verdict: &Value) -> String {
+    let name = cell(at(verdict, "name"));
+    format!("{}: {}", printable(&name), cell(at(verdict, "reasons")))
+}
+
+fn print_verdicts(server: &Connection, verdicts: &[Value]) -> Result<Exit, Failure> {
+    let mut printer = Printer::new();
+    if server.output.is_json() {
+        printer.json(&Value::from(verdicts.to_vec()))?;
+    } else {
+        for verdict in verdicts {
+            if is_undone(verdict) {
+                printer.line(&format!("{} (would be undone)", objected(verdict)))?;
+            } else if has_reasons(verdict) {
+                printer.line(&format!("{} (would stay)", objected(verdict)))?;
+            } else {
+                printer.line(&format!("{}: ok", printable(&cell(at(verdict, "name")))))?;
+            }
         }
-    };
-    let of_host = |node: &&Value| {
-        at(node, "hostname") == &Value::from(host) && at(node, "role") == &Value::from("ingest")
-    };
-    let node = items(&answer, "nodes").iter().find(of_host);
-    Ok(match node {
-        None => Some(format!(
-            "{}: {host} is not a streamer for it",
-            printable(name)
-        )),
-        Some(node) if at(node, "node_decision") == &Value::Bool(false) => {
-            let reasons = cell(at(node, "reasons"));
-            Some(format!("{}: {reasons}", printable(name)))
-        }
-        Some(_) => None,
+    }
+    printer.flush()?;
+    Ok(if verdicts.iter().any(is_undone) {
+        Exit::Unhealthy
+    } else {
+        Exit::Done
     })
+}
+
+/// Fails if the layouter would undo some of the moves, or something speaks against them.
+fn refuse_undone(verdicts: &[Value]) -> Result<(), Failure> {
+    let refused = verdicts
+        .iter()
+        .filter(|it| is_undone(it) || has_reasons(it));
+    let refused = refused.map(objected);
+    let refused: Vec<String> = refused.collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let more = refused.len().saturating_sub(REFUSED_MAX);
+    let mut what = refused[..refused.len() - more].join("\n  ");
+    if more > 0 {
+        what.push_str(&format!("\n  and {more} more"));
+    }
+    let what = format!(
+        "the layouter objects to these and may move them again; --force moves them all the \
+         same\n  {what}"
+    );
+    Err(Failure::new(Exit::Conflict, what))
 }

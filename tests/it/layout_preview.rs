@@ -682,6 +682,83 @@ fn explanation_names_a_better_node_and_what_holds_the_move() {
 }
 
 #[test]
+fn dry_run_of_layouts_tells_apart_what_would_be_undone() {
+    let server = server(&[]);
+    let _fleet = fleet_of(&server, &["s1", "s2"]);
+    fleet::save_streamer(
+        &server,
+        "s2",
+        json!({"channel_limit": 2, "labels": {"a": "b"}}),
+    );
+    for name in ["a", "b", "c", "off", "wants"] {
+        let body = match name {
+            "off" => json!({"disabled": true}),
+            "wants" => json!({"labels": {"required.a": "other"}}),
+            _ => json!({"layout": {"ingest": "s1"}}),
+        };
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    }
+    let before = layouts(&server);
+    let dry_run = |names: &[&str]| {
+        let items = names
+            .iter()
+            .map(|name| json!({"name": name, "ingest": "s2"}));
+        let body = json!({"layouts": items.collect::<Vec<_>>()});
+        server.post("/streams/layouts?dry_run=true", body)
+    };
+    let verdicts = |names: &[&str]| -> Vec<String> {
+        let body = dry_run(names).expect(200).json();
+        let items = body["layouts"].as_array().expect("a list");
+        let text = |item: &Value| {
+            assert_eq!(item["ingest"], "s2", "{item}");
+            let reasons = item["reasons"].as_array().expect("reasons");
+            let reasons: Vec<&str> = reasons.iter().filter_map(Value::as_str).collect();
+            let (name, verdict) = (item["name"].as_str(), item["verdict"].as_str());
+            format!(
+                "{} {} {}",
+                name.expect("a name"),
+                verdict.expect("one"),
+                reasons.join(",")
+            )
+        };
+        items.iter().map(text).collect()
+    };
+    assert_eq!(verdicts(&["b", "a"]), ["b ok ", "a ok "]);
+    assert_eq!(
+        verdicts(&["off", "wants"]),
+        [
+            "off will_be_undone stream_disabled",
+            "wants will_be_undone node_misses_stream_required_labels",
+        ]
+    );
+    // Together they are one too many.
+    let many = verdicts(&["a", "b", "c"]);
+    let undone = |it: &&String| it.contains(" will_be_undone node_channel_limit_exceeded");
+    assert_eq!(many.iter().filter(undone).count(), 1, "{many:?}");
+    assert_eq!(layouts(&server), before, "nothing was changed");
+    // What the real call refuses, the dry run refuses as well, apart from labels.
+    assert_eq!(
+        dry_run(&["nobody"]).expect(400).errors(),
+        ["stream_not_found /layouts/0/name"]
+    );
+    let stale = json!({"layouts": [{"name": "a", "ingest": "s2", "if_match": "\"x\""}]});
+    server
+        .post("/streams/layouts?dry_run=true", stale)
+        .expect(412);
+    let some = json!([{"scopes": ["streams/*"], "read": true}]);
+    let some = token(&server, "some", json!({"permissions": some}));
+    let mut client = server.connect();
+    let path = format!("{PREFIX}/streams/layouts?dry_run=true");
+    let fields = [("Authorization", some.as_str())];
+    let refused = client.request("POST", &path, &fields, br#"{"layouts":[]}"#);
+    let _ = refused.expect(403);
+    let off = TestServer::new();
+    let body = json!({"layouts": []});
+    let refused = off.post("/streams/layouts?dry_run=true", body).expect(409);
+    assert_eq!(refused.errors(), ["layouter_disabled"]);
+}
+
+#[test]
 fn grouped_explanation_does_not_grow_with_the_cluster() {
     let server = server(&[]);
     let mut fleet = fleet_of(&server, &["s1", "s2"]);

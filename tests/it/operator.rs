@@ -256,6 +256,9 @@ fn status_names_what_is_wrong_and_exits_with_3() {
     let on_s2 = on_s2.lines().next().expect("a stream");
     let text = shell.fails(&format!("move {on_s2} --to s1"), 5);
     assert!(text.contains("node_cordoned"), "{text}");
+    let text = shell.prints(&format!("move {on_s2} --to s1 --dry-run"), 0);
+    assert!(text.contains("node_cordoned (would stay)"), "{text}");
+    shell.prints(&format!("move {on_s2} --to s2 --dry-run"), 0);
     shell.prints(&format!("move {on_s2} --to s1 --force"), 0);
     fleet.until(|fleet| fleet.has("s1") == 3);
     shell.prints("uncordon s1", 0);
@@ -267,6 +270,13 @@ fn status_names_what_is_wrong_and_exits_with_3() {
     assert!(text.contains("streams      2"), "{text}");
     shell.prints("top --once", 0);
     shell.fails("cordon nothing", 1);
+    server
+        .put("/streams/off", json!({"disabled": true}))
+        .expect(200);
+    let text = shell.prints("move off --to s1 --dry-run", 3);
+    assert!(text.contains("stream_disabled (would be undone)"), "{text}");
+    let text = shell.fails("move off --to s1", 5);
+    assert!(text.contains("stream_disabled"), "{text}");
 }
 
 #[test]

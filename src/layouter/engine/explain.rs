@@ -215,6 +215,26 @@ impl Engine {
         Some(decisions.collect())
     }
 
+    /// What speaks against one node for a slot of a stream. Costs the same in a cluster of any
+    /// size.
+    pub fn reasons_against(&self, stream: &str, kind: SlotKind, hostname: &str) -> Reasons {
+        let node = self.cluster.by_hostname.get(hostname).copied();
+        let ingest = self.table.by_name.get(stream).copied();
+        let (Some(n), Some(ingest)) = (node, ingest) else {
+            return Reasons::NONE;
+        };
+        let mut ring = self.ring(ingest).into_iter();
+        let Some(s) = ring.find(|s| self.slot(*s).kind() == kind) else {
+            return Reasons::NONE;
+        };
+        let unit = self.units.of_member.get(&s).copied();
+        let judged = unit.filter(|_| self.slot(s).has(MEMBER)).unwrap_or(s);
+        let mut siblings = Vec::new();
+        self.sibling_nodes(judged, &mut siblings);
+        let is_there = self.slot(judged).node == n;
+        self.reasons_on(judged, n, is_there, &siblings)
+    }
+
     /// Nodes with other slots of the stream or, if `whole`, of any member of the unit.
     fn all_sibling_nodes(&self, s: u32, whole: bool) -> Vec<u32> {
         let mut siblings = Vec::new();

@@ -1,4 +1,4 @@
-//! What-if queries: previews, explanations and capacity.
+//! What-if queries: previews, verdicts about layouts, explanations and capacity.
 //!
 //! A worker thread answers them from a snapshot of the engine, so that they never delay the
 //! layouter. Nothing here changes anything.
@@ -12,3 +12,4 @@ pub mod worker;
 pub mod assumed;
 mod capacity;
 mod pages;
+mod verdicts;

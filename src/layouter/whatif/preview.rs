@@ -66,7 +66,7 @@ fn schema_required_of_layouts() -> &'static [Box<str>] {
 }
 
 /// Previews commands.
-fn preview_commands(
+pub(super) fn preview_commands(
     snapshot: &WhatIfSnapshot,
     commands: Vec<Command>,
 ) -> Result<LayoutPreview<'_>, ApiError> {

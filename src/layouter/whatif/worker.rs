@@ -14,11 +14,12 @@ use super::assumed::AssumedEvent;
 use super::consequences::PreviewVisibility;
 use super::pages::PreviewPages;
 use super::snapshot::{RenderLayout, WhatIfSnapshot};
-use super::{capacity, explain, preview};
+use super::{capacity, explain, preview, verdicts};
 use crate::error::{self, ApiError};
 use crate::layouter::controller::Controller;
 use crate::layouter::thread::{LayouterHandle, LayouterMessage};
-use crate::state::command::{Command, MaintenanceRequest};
+use crate::state::batch::BatchItems;
+use crate::state::command::{Command, LayoutPatch, MaintenanceRequest};
 use crate::state::name::{Hostname, StreamName};
 
 /// Queries that may wait: most take milliseconds, a few take seconds.
@@ -38,6 +39,8 @@ pub enum WhatIfQuery {
     Cluster(Vec<AssumedEvent>, PreviewVisibility),
     /// Consequences of the maintenance of a streamer.
     Maintenance(Hostname, MaintenanceRequest, PreviewVisibility),
+    /// Which of these layouts the layouter would undo.
+    Verdicts(BatchItems<StreamName, LayoutPatch>),
     /// How many more streams fit.
     Capacity,
     /// The layout of a stream, with every node's decision about it: one by one, or in groups of
@@ -162,6 +165,7 @@ fn answer(
         WhatIfQuery::Maintenance(hostname, wanted, visible) => {
             preview::maintenance(&snapshot()?, &hostname, wanted, &visible)
         }
+        WhatIfQuery::Verdicts(items) => verdicts::render(&snapshot()?, items),
         WhatIfQuery::Capacity => Ok(capacity::render(&snapshot()?)),
         WhatIfQuery::Explain { name, grouped } => {
             explain::render(&snapshot()?, &name, grouped, render)

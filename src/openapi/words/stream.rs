@@ -74,7 +74,9 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
          forbid is refused, whether the layouter is enabled or not, unless `force` is `true`. The \
          layouter, if enabled, moves streams again whose placement breaks a rule, forced ones \
          too. If an old ingest node keeps a stream for a handover, its end changes the stream \
-         again: `updated_at` and the ETag move. A token needs `write` on every stream.",
+         again: `updated_at` and the ETag move. A token needs `write` on every stream. With \
+         `dry_run=true` nothing is set: all entries are tried together on a copy of the layouter, \
+         labels included, and the answer has a verdict for each.",
     request: Some(BodyDoc {
         shape: Shape::One("central_stream_layout_list"),
         description: "The layouts. Every stream must exist. At most 10,000.",
@@ -82,6 +84,12 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
         partial: false,
     }),
     responses: &[
+        json(
+            200,
+            "The verdicts of a dry run. Nothing was changed.",
+            Shape::One("layout_verdicts"),
+            r#"{"layouts":[{"name":"harbour/cam1","ingest":"streamer1.example.com","verdict":"will_be_undone","reasons":["node_channel_limit_exceeded"]}]}"#,
+        ),
         empty(204, "All layouts are set and on disk."),
         refuse(
             "At least one entry is invalid, for example because its stream does not exist. \
@@ -97,6 +105,7 @@ pub const BATCH_UPDATE_STREAMS_LAYOUTS: OperationDoc = OperationDoc {
         TOO_LARGE,
         UNAVAILABLE,
     ],
+    errors: &[error::LAYOUTER_DISABLED],
     ..OPERATION
 };
 
