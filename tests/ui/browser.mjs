@@ -1132,6 +1132,7 @@ const CHECKS = {
     await noDialog(page);
     await open();
     await page.type('dialog input', host);
+    await page.waitForSelector('dialog footer .danger:not(:disabled)', WAIT);
     await page.keyboard.press('Enter');
     await page.waitForSelector('.t-streamers .tbody', WAIT);
     assert.equal(await page.evaluate(() => location.hash), '#/streamers');
@@ -1263,6 +1264,8 @@ const CHECKS = {
     await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
     await askToDelete();
     await page.type('dialog input', name);
+    // Enter is for a button that is enabled.
+    await page.waitForSelector('dialog footer .danger:not(:disabled)', WAIT);
     await page.keyboard.press('Enter');
     await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
     assert.equal((await fetch(API + path, { headers: administrator })).status, 404);
