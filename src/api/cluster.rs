@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::call::{Call, Context, Outcome, Pending, Step};
-use super::shared::ApiSettings;
+use super::shared::{ApiSettings, Shared};
 use super::stats_format::{StatsFormat, json_response, stats_format, text_response};
 use super::{ANSWER_WAIT_MAX, monitoring, server_metrics};
 use crate::agents::registry::Registry;
@@ -481,6 +481,15 @@ struct ClusterStats {
     scan: Option<ClusterScan>,
     metrics: Option<Exposition>,
     cores: Vec<CoreMetrics>,
+}
+
+/// A text with the families of all metrics; its samples are those of an empty moment.
+pub fn metric_families(shared: &Shared, state: &State) -> String {
+    let fleet = shared.fleet.view(Instant::now());
+    let scan = ClusterScan::new(state, fleet, &shared.agents.presence, super::now_ms());
+    let mut text = Exposition::default();
+    scan.write_metrics(&shared.identity.server_id, &mut text);
+    server_metrics::render(text, &[], shared, state)
 }
 
 impl Pending for ClusterStats {

@@ -29,13 +29,14 @@ use crate::access::browser_sessions::BrowserSessions;
 use crate::access::geo::Countries;
 use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
+use crate::api::cluster::metric_families;
 use crate::api::running_backups::BackupLimits;
 use crate::api::shared::{
     AccessControl, ApiSettings, Documentation, LayouterAccess, ServerIdentity, Shared,
     SharedSettings, WorkerThreads,
 };
 use crate::api::stream_doc::render_current_layout;
-use crate::api::{config_external, server_metrics, settings_save};
+use crate::api::{config_external, settings_save};
 use crate::config::journal::Journal;
 use crate::config::running::Running;
 use crate::config::{self, ApiKey, Config, LogLevel, PinThreads, Settings};
@@ -50,7 +51,6 @@ use crate::fleet::queries::QueryCounts;
 use crate::fleet::stats::FleetStats;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
 use crate::layouter::whatif::worker::WhatIfWorker;
-use crate::metrics::Exposition;
 use crate::offload::Offload;
 use crate::openapi;
 use crate::outbound::{Dialer, EgressPolicy, Outbound};
@@ -529,7 +529,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
 fn publish_documentation(shared: &Shared) {
     if shared.settings.api.has_ui {
         let state = shared.published.state().load_full();
-        let metrics = server_metrics::render(Exposition::default(), &[], shared, &state);
+        let metrics = metric_families(shared, &state);
         let pages = DocPages::new(&dist::docs::pages(&metrics));
         // It is called once.
         _ = shared.documentation.pages.set(pages);

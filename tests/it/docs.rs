@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_testkit::{Response, TestServer};
+use weir_testkit::{API_KEY, Response, TestServer};
 
 fn page(server: &TestServer, name: &str) -> Response {
     let path = format!("/ui/docs/{name}");
@@ -168,6 +168,10 @@ fn documentation_is_checked_by_its_tag_and_needs_no_credentials() {
         page(&server, missing).expect(404);
     }
     request("POST", "/ui/docs/limits", &[]).expect(405);
-    let server = TestServer::with(&["--ui", "false"]);
-    page(&server, "").expect(404);
+    let server = TestServer::with(&["--ui=false"]);
+    page(&server, "").expect(401);
+    let bearer = format!("Bearer {API_KEY}");
+    let fields = [("Authorization", bearer.as_str())];
+    let gone = server.connect().request("GET", "/ui/docs/", &fields, b"");
+    gone.expect(404);
 }
