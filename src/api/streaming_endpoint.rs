@@ -1,7 +1,7 @@
 //! `streaming_endpoint` of streams: the base URL below which players find a stream.
 //!
 //! A stream is played below it as `/NAME/SUFFIX`. The streamer is one that may serve viewers of the
-//! stream, as for load balancers, and has such an address; of several the one that sends least,
+//! stream, as for load balancers, and has such an address; of several the one that sends least
 //! and among equals always the same one for a stream. A stream that runs nowhere and is placed on
 //! no streamer has no endpoint.
 
@@ -9,6 +9,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use imbl::OrdMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::balancer_rules::Balancer;
@@ -18,7 +19,8 @@ use crate::fleet::stats::View;
 use crate::json::{self, Value};
 use crate::state::State;
 use crate::state::entity::Kind;
-use crate::state::node::may_restream;
+use crate::state::name::Hostname;
+use crate::state::node::{Restreaming, may_restream};
 use crate::state::record::{StreamRecord, StreamerRecord};
 
 /// The viewer that endpoints are chosen for.
@@ -51,8 +53,6 @@ pub struct Endpoints<'s> {
     fleet: View<'s>,
     viewer: EndpointViewer,
     servers: RefCell<HashMap<Box<str>, Option<Rc<LiveServer>>>>,
-    /// The live streamers that may restream.
-    restreamers: OnceCell<Vec<Box<str>>>,
     /// Whether a load balancer accepts the viewer's country on a streamer, for those in one.
     by_country: OnceCell<BTreeMap<Box<str>, bool>>,
 }
@@ -64,7 +64,6 @@ impl<'s> Endpoints<'s> {
             fleet,
             viewer,
             servers: RefCell::default(),
-            restreamers: OnceCell::new(),
             by_country: OnceCell::new(),
         }
     }
@@ -102,7 +101,8 @@ impl<'s> Endpoints<'s> {
                     .collect()
             }
             ServingReason::Restreamer => {
-                let hosts = self.restreamers().iter();
+                let hosts = restreamers(state);
+                let hosts = hosts.some_for(served.stream);
                 hosts.filter_map(|host| state.streamer(host)).collect()
             }
             ServingReason::Unplaced => Vec::new(),
@@ -156,15 +156,6 @@ impl<'s> Endpoints<'s> {
         })
     }
 
-    fn restreamers(&self) -> &[Box<str>] {
-        self.restreamers.get_or_init(|| {
-            let state = self.state;
-            let streamers = state.streamers().values();
-            let able = streamers.filter(|it| may_restream(state, it) && self.server(it).is_some());
-            able.map(|it| it.hostname.as_str().into()).collect()
-        })
-    }
-
     /// Whether viewers of this country are sent to a streamer: it is in no load balancer, or one
     /// that has it accepts them there.
     fn accepts(&self, streamer: &StreamerRecord) -> bool {
@@ -188,6 +179,62 @@ impl<'s> Endpoints<'s> {
             .copied()
             .unwrap_or(true)
     }
+}
+
+/// Streamers that are looked at for a stream that is on none with an address for players.
+const RESTREAMERS_TRIED: usize = 8;
+
+/// The streamers that may restream and have an address for players, of one set of streamers.
+struct Restreamers {
+    of: OrdMap<Hostname, StreamerRecord>,
+    restreaming: Restreaming,
+    by_namespace: BTreeMap<Option<Box<str>>, Vec<Hostname>>,
+}
+
+impl Restreamers {
+    fn new(state: &State) -> Self {
+        let mut by_namespace: BTreeMap<_, Vec<Hostname>> = BTreeMap::new();
+        for (hostname, record) in state.streamers() {
+            if may_restream(state, record) && PlayAddress::of(record).is_some() {
+                let namespace = record.namespace.as_ref().map(|it| it.as_str().into());
+                by_namespace
+                    .entry(namespace)
+                    .or_default()
+                    .push(hostname.clone());
+            }
+        }
+        Self {
+            of: state.streamers().clone(),
+            restreaming: state.settings().restreaming,
+            by_namespace,
+        }
+    }
+
+    fn is_of(&self, state: &State) -> bool {
+        self.of.ptr_eq(state.streamers()) && self.restreaming == state.settings().restreaming
+    }
+
+    /// A few of them for a stream: other streams have others, so that viewers spread.
+    fn some_for(&self, stream: &StreamRecord) -> impl Iterator<Item = &Hostname> {
+        let namespace: Option<Box<str>> = stream.namespace.as_ref().map(|it| it.as_str().into());
+        let all = self.by_namespace.get(&namespace);
+        let all = all.map_or(&[][..], Vec::as_slice);
+        let first = seed(&stream.name) as usize % all.len().max(1);
+        let (before, from) = all.split_at(first);
+        from.iter().chain(before).take(RESTREAMERS_TRIED)
+    }
+}
+
+/// Those of a state. They are found once for each set of streamers and thread: a request for one
+/// stream must not look at all streamers.
+fn restreamers(state: &State) -> Rc<Restreamers> {
+    thread_local! {
+        static KNOWN: RefCell<Option<Rc<Restreamers>>> = const { RefCell::new(None) };
+    }
+    KNOWN.with_borrow_mut(|known| match known {
+        Some(known) if known.is_of(state) => known.clone(),
+        _ => known.insert(Rc::new(Restreamers::new(state))).clone(),
+    })
 }
 
 fn seed(name: &str) -> u64 {
