@@ -63,6 +63,18 @@ fn report_until(
     wait_until(drained, look, |left| is_so(left))
 }
 
+/// The streamers that a list finds by the code of their state.
+fn with_code(server: &TestServer, code: &str) -> Vec<String> {
+    let path = format!("/streamers?state.code={code}&select=hostname,state.code");
+    let page = server.get(&path).expect(200).json();
+    let found = page["streamers"].as_array().expect("a list").iter();
+    let found = found.map(|it| {
+        assert_eq!(it["state"]["code"], code);
+        it["hostname"].as_str().expect("a name").to_owned()
+    });
+    found.collect()
+}
+
 /// Two streamers with two streams each.
 fn two(server: &TestServer) -> Fleet {
     let mut fleet = fleet_of(server, &["s1", "s2"]);
@@ -91,9 +103,12 @@ fn drained_streamer_is_emptied_and_gets_its_streams_back() {
     // What it runs by itself counts, whatever it was sent.
     report(&server, "s1", &names[..1]);
     assert_eq!(maintenance(&server, "s1")["drained_at"], Value::Null);
+    assert_eq!(with_code(&server, "draining"), ["s1"]);
     report_until(&server, ("s1", &[]), "s1", |left| {
         left["drained_at"].is_u64()
     });
+    assert_eq!(with_code(&server, "drained"), ["s1"]);
+    assert_eq!(with_code(&server, "up"), ["s2"]);
     let event = await_event(&server, begin, "event=layouter_streamer_drained");
     assert_eq!(event["entity_id"], "s1");
     let moves = events(

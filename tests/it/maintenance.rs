@@ -23,7 +23,7 @@ fn cordoned_streamer_keeps_its_streams_and_takes_no_others() {
     save_streams(&server, 0..4);
     fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 2);
     let own = on(&ingests(&server), "s1");
-    cordon(&server);
+    assert_eq!(cordon(&server)["state"]["code"], "cordoned");
     save_streams(&server, 4..8);
     fleet.until(|fleet| fleet.has("s2") == 6);
     assert_eq!(fleet.lists["s1"], own);
@@ -67,6 +67,7 @@ fn maintenance_is_stored_shown_and_logged() {
     let read = server.get("/streamers/s1").expect(200);
     assert_ne!(read.etag(), before.etag());
     assert_eq!(read.json()["state"]["maintenance"], state);
+    assert_eq!(read.json()["state"]["code"], "unsure", "it was never seen");
     let page = server
         .get("/streamers?select=state.maintenance.mode")
         .expect(200)

@@ -446,7 +446,7 @@ fn state_shows_whether_a_streamer_is_relied_on() {
     save_node(&server, "s1");
     assert_eq!(
         server.get("/streamers/s1").expect(200).json()["state"],
-        json!({"name": "unknown", "cause": "not_seen_yet"})
+        json!({"name": "unknown", "cause": "not_seen_yet", "code": "unsure"})
     );
     poll_as_streamer(&server, "s1");
     let state = until_state(&server, "up", "seen");
@@ -455,10 +455,12 @@ fn state_shows_whether_a_streamer_is_relied_on() {
     assert_eq!(state["hold_until"], Value::Null);
 
     let state = until_state(&server, "offline", "silent");
+    assert_eq!(state["code"], "down");
     assert_eq!(state["seen_at"], seen_at);
     assert!(state["since"].as_u64() > Some(seen_at), "{state}");
     poll_as_streamer(&server, "s1");
     let state = until_state(&server, "held", "returned");
+    assert_eq!(state["code"], "probation");
     let time = |member: &str| state[member].as_u64().expect("a time");
     assert_eq!(time("hold_until") - time("since"), 4000);
     wait_until(
@@ -472,7 +474,10 @@ fn state_shows_whether_a_streamer_is_relied_on() {
 
     server.restart();
     let state = state_of(&server, "s1");
-    assert_eq!(state, json!({"name": "unknown", "cause": "not_seen_yet"}));
+    assert_eq!(
+        state,
+        json!({"name": "unknown", "cause": "not_seen_yet", "code": "unsure"})
+    );
     let look = || state_of(&server, "s1");
     let lost = wait_until("it did not come back", look, |state| {
         name_and_cause(state).0 != "unknown"
