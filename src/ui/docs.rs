@@ -100,7 +100,8 @@ fn whole(page: &DocPage, pages: &[DocPage]) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title} – Weir</title>\n<link rel=\"stylesheet\" href=\"{STYLE_NAME}\">\n</head>\n\
+         <title>{title} – Weir</title>\n<link rel=\"icon\" href=\"data:,\">\n\
+         <link rel=\"stylesheet\" href=\"{STYLE_NAME}\">\n</head>\n\
          <body>\n<a class=\"skip\" href=\"#content\">Skip to the content</a>\n\
          <nav aria-label=\"Documentation\">\n<p><a href=\"../\">Weir</a> {version}</p>\n\
          <ul>\n{links}</ul>\n</nav>\n<main id=\"content\">\n{content}</main>\n</body>\n</html>\n",
