@@ -43,7 +43,7 @@ pub enum ViewerOrigin {
 
 /// A streamer that is alive and has an address for players.
 struct LiveServer {
-    address: PlayAddress,
+    address: Rc<PlayAddress>,
     output_kbit: u64,
 }
 
@@ -52,6 +52,7 @@ pub struct Endpoints<'s> {
     state: &'s State,
     fleet: View<'s>,
     viewer: EndpointViewer,
+    players: Rc<PlayServers>,
     servers: RefCell<HashMap<Box<str>, Option<Rc<LiveServer>>>>,
     /// Whether a load balancer accepts the viewer's country on a streamer, for those in one.
     by_country: OnceCell<BTreeMap<Box<str>, bool>>,
@@ -63,6 +64,7 @@ impl<'s> Endpoints<'s> {
             state,
             fleet,
             viewer,
+            players: PlayServers::of_state(state),
             servers: RefCell::default(),
             by_country: OnceCell::new(),
         }
@@ -70,6 +72,9 @@ impl<'s> Endpoints<'s> {
 
     /// The endpoint of a stream.
     pub fn of(&self, stream: &StreamRecord) -> Option<String> {
+        if self.players.addresses.is_empty() {
+            return self.reported(stream);
+        }
         let served = ServedStream::new(self.state, self.fleet, stream);
         let reasons = served.reasons(false).iter();
         let mut found = reasons.filter_map(|reason| self.best(*reason, &served));
@@ -101,8 +106,7 @@ impl<'s> Endpoints<'s> {
                     .collect()
             }
             ServingReason::Restreamer => {
-                let hosts = restreamers(state);
-                let hosts = hosts.some_for(served.stream);
+                let hosts = self.players.restreamers_for(served.stream);
                 hosts.filter_map(|host| state.streamer(host)).collect()
             }
             ServingReason::Unplaced => Vec::new(),
@@ -147,9 +151,10 @@ impl<'s> Endpoints<'s> {
     }
 
     fn live(&self, streamer: &StreamerRecord) -> Option<LiveServer> {
+        let address = self.players.addresses.get(streamer.hostname.as_str())?;
         let (_, stats) = self.fleet.streamer(&streamer.hostname)?;
         let output_kbit = stats?.output_kbit.unwrap_or(0);
-        let address = PlayAddress::of(streamer)?;
+        let address = address.clone();
         Some(LiveServer {
             address,
             output_kbit,
@@ -184,29 +189,47 @@ impl<'s> Endpoints<'s> {
 /// Streamers that are looked at for a stream that is on none with an address for players.
 const RESTREAMERS_TRIED: usize = 8;
 
-/// The streamers that may restream and have an address for players, of one set of streamers.
-struct Restreamers {
+/// What follows from the configuration of one set of streamers. It is found once for each set and
+/// thread: a request for one stream must not look at all streamers.
+struct PlayServers {
     of: OrdMap<Hostname, StreamerRecord>,
     restreaming: Restreaming,
-    by_namespace: BTreeMap<Option<Box<str>>, Vec<Hostname>>,
+    /// Of the streamers that have an address for players.
+    addresses: HashMap<Hostname, Rc<PlayAddress>>,
+    /// Those of them that may restream.
+    restreamers: BTreeMap<Option<Box<str>>, Vec<Hostname>>,
 }
 
-impl Restreamers {
+impl PlayServers {
+    fn of_state(state: &State) -> Rc<Self> {
+        thread_local! {
+            static KNOWN: RefCell<Option<Rc<PlayServers>>> = const { RefCell::new(None) };
+        }
+        KNOWN.with_borrow_mut(|known| match known {
+            Some(known) if known.is_of(state) => known.clone(),
+            _ => known.insert(Rc::new(Self::new(state))).clone(),
+        })
+    }
+
     fn new(state: &State) -> Self {
-        let mut by_namespace: BTreeMap<_, Vec<Hostname>> = BTreeMap::new();
+        let mut addresses = HashMap::new();
+        let mut restreamers: BTreeMap<_, Vec<Hostname>> = BTreeMap::new();
         for (hostname, record) in state.streamers() {
-            if may_restream(state, record) && PlayAddress::of(record).is_some() {
+            let Some(address) = PlayAddress::of(record) else {
+                continue;
+            };
+            addresses.insert(hostname.clone(), Rc::new(address));
+            if may_restream(state, record) {
                 let namespace = record.namespace.as_ref().map(|it| it.as_str().into());
-                by_namespace
-                    .entry(namespace)
-                    .or_default()
-                    .push(hostname.clone());
+                let of_namespace = restreamers.entry(namespace).or_default();
+                of_namespace.push(hostname.clone());
             }
         }
         Self {
             of: state.streamers().clone(),
             restreaming: state.settings().restreaming,
-            by_namespace,
+            addresses,
+            restreamers,
         }
     }
 
@@ -214,27 +237,15 @@ impl Restreamers {
         self.of.ptr_eq(state.streamers()) && self.restreaming == state.settings().restreaming
     }
 
-    /// A few of them for a stream: other streams have others, so that viewers spread.
-    fn some_for(&self, stream: &StreamRecord) -> impl Iterator<Item = &Hostname> {
+    /// A few restreamers for a stream: other streams have others, so that viewers spread.
+    fn restreamers_for(&self, stream: &StreamRecord) -> impl Iterator<Item = &Hostname> {
         let namespace: Option<Box<str>> = stream.namespace.as_ref().map(|it| it.as_str().into());
-        let all = self.by_namespace.get(&namespace);
+        let all = self.restreamers.get(&namespace);
         let all = all.map_or(&[][..], Vec::as_slice);
         let first = seed(&stream.name) as usize % all.len().max(1);
         let (before, from) = all.split_at(first);
         from.iter().chain(before).take(RESTREAMERS_TRIED)
     }
-}
-
-/// Those of a state. They are found once for each set of streamers and thread: a request for one
-/// stream must not look at all streamers.
-fn restreamers(state: &State) -> Rc<Restreamers> {
-    thread_local! {
-        static KNOWN: RefCell<Option<Rc<Restreamers>>> = const { RefCell::new(None) };
-    }
-    KNOWN.with_borrow_mut(|known| match known {
-        Some(known) if known.is_of(state) => known.clone(),
-        _ => known.insert(Rc::new(Restreamers::new(state))).clone(),
-    })
 }
 
 fn seed(name: &str) -> u64 {
