@@ -12,9 +12,9 @@ use super::op::Op;
 
 /// Fields of a stream that its ingest node does not receive.
 #[rustfmt::skip]
-const HIDDEN: [&str; 11] = [
-    "disabled", "template", "stats", "meta", "position", "named_by", "config_on_disk", "layout",
-    "claims", "labels", "namespace",
+const HIDDEN: [&str; 13] = [
+    "disabled", "health", "placed", "template", "stats", "meta", "position", "named_by",
+    "config_on_disk", "layout", "claims", "labels", "namespace",
 ];
 
 const HISTORY_MAX: usize = 100;
