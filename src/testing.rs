@@ -74,9 +74,9 @@ pub mod json {
 
 pub mod layouter {
     pub use crate::layouter::{
-        Balance, DvrSpec, Engine, EngineSettings, Event, LayoutChange, MoveBudgets, MoveReason,
-        NodeSpec, NodeState, PlacementRole, Rows, Shed, ShedTarget, SlotKind, StoredLayout,
-        StreamLayout, StreamSpec, Thresholds,
+        Balance, DrainSpec, DvrSpec, Engine, EngineSettings, Event, LayoutChange, MoveBudgets,
+        MoveReason, NodeSpec, NodeState, PlacementRole, Rows, Shed, ShedTarget, SlotKind,
+        StoredLayout, StreamLayout, StreamSpec, Thresholds,
     };
 }
 
