@@ -293,7 +293,7 @@ impl Engine {
         }
         self.record_move(s, MoveReason::Drain);
         self.unassign(s);
-        let target = self.find(s, &[(n, NONE)]);
+        let target = self.find_confirmed(s, &[(n, NONE)]);
         if let Some(target) = target {
             self.assign(s, target);
         }

@@ -29,8 +29,24 @@ impl Engine {
         self.find_scored(s, avoid_too).map(|(node, _)| node)
     }
 
+    /// The best node for a slot that can also stay where it is: moves that are not confirmed yet
+    /// are not relied on.
+    pub(super) fn find_confirmed(&mut self, s: u32, avoid_too: &[(u32, u32)]) -> Option<u32> {
+        self.find_now(s, avoid_too).map(|(node, _)| node)
+    }
+
     /// Like `find`, with the score.
     fn find_scored(&mut self, s: u32, avoid_too: &[(u32, u32)]) -> Option<(u32, u16)> {
+        let found = self.find_now(s, avoid_too);
+        // Better to rely on moves that are not confirmed yet than to leave a stream without a node.
+        if found.is_none() && self.release_unconfirmed() {
+            return self.find_now(s, avoid_too);
+        }
+        found
+    }
+
+    /// The best node by the room that no node holds.
+    fn find_now(&mut self, s: u32, avoid_too: &[(u32, u32)]) -> Option<(u32, u16)> {
         self.refresh_tree();
         let slot = *self.slot(s);
         let pool = self.pool_of(slot.class);
@@ -40,10 +56,6 @@ impl Engine {
         avoid.extend(avoid_too.iter().map(|(node, _)| *node));
         let mut found = far.and_then(|pool| self.find_in(&pool, slot.need(), &avoid));
         if found.is_none() {
-            found = self.find_in(&pool, slot.need(), &avoid);
-        }
-        // Better to rely on moves that are not confirmed yet than to leave a stream without a node.
-        if found.is_none() && self.release_unconfirmed() {
             found = self.find_in(&pool, slot.need(), &avoid);
         }
         self.index.avoid = avoid;

@@ -2,7 +2,7 @@
 
 use super::layouter::{
     DrainProgress, DrainSpec, DvrSpec, Engine, Event, LayoutChange, MoveReason, NodeSpec,
-    NodeState, SlotKind, StreamSpec,
+    NodeState, Shed, ShedTarget, SlotKind, StreamSpec,
 };
 use super::names::{Hostname, StreamName};
 use super::save;
@@ -188,6 +188,37 @@ fn stream_without_a_place_elsewhere_stays_on_the_air() {
     save(&mut engine, vec![node(3, 10)], Vec::new());
     assert_eq!(step(&mut engine, 6000).len(), 2);
     assert_eq!(left(&engine, 1), DrainProgress::default());
+}
+
+#[test]
+fn drained_stream_does_not_take_room_that_is_not_free_yet() {
+    let nodes = vec![node(1, 100), node(2, 1), node(3, 1)];
+    let mut engine = engine(nodes, vec![stream("a", &[1]), stream("b", &[2])]);
+    // `b` leaves for the third node, which does not have it yet.
+    let press = |pressed| Event::NodePressure {
+        hostname: host(2),
+        pressed,
+    };
+    engine.apply(press(true));
+    engine.apply(Event::Shed(Shed {
+        hostname: host(2),
+        streams_max: 1,
+        targets: vec![ShedTarget {
+            hostname: host(3),
+            streams_max: 1,
+        }],
+    }));
+    engine.apply(press(false));
+    assert_eq!(ingest(&engine, "b"), host(3));
+    save(&mut engine, vec![drained(1, AT_ONCE)], Vec::new());
+    step(&mut engine, 2000);
+    assert_eq!(ingest(&engine, "a"), host(1));
+    engine.apply(Event::Confirmed {
+        hostname: host(3),
+        revision: 0,
+    });
+    step(&mut engine, 3000);
+    assert_eq!(ingest(&engine, "a"), host(2));
 }
 
 #[test]
