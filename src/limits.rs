@@ -67,6 +67,16 @@ pub const SHOWN_CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// All pages of one list: as much as a report that a streamer sends.
 pub const QUERY_LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Streams of one streamer that are not configured and are kept. Above: they are counted only.
+pub const UNCONFIGURED_PER_STREAMER_MAX: usize = 10_000;
+
+/// Streams of all streamers that are not configured and are kept, with at most
+/// `UNCONFIGURED_TEXT_BYTES_MAX` each, about 150 MiB.
+pub const UNCONFIGURED_STREAMS_MAX: usize = 100_000;
+
+/// Longest stats of a stream that is not configured. Of longer ones only the numbers are kept.
+pub const UNCONFIGURED_TEXT_BYTES_MAX: usize = 1024;
+
 /// Longest cursor of a streamer's list.
 pub const QUERY_CURSOR_BYTES_MAX: usize = 4 * 1024;
 

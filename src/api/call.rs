@@ -417,6 +417,8 @@ pub type TraceFields = Vec<(&'static str, String)>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Collection {
     Streams,
+    /// Streams that are reported and not configured.
+    Unconfigured,
     Streamers,
     Entities(Kind),
     ExternalEpisodes,
@@ -427,7 +429,7 @@ impl Collection {
     /// Which commits can change the list.
     pub fn subject(self) -> Subject {
         match self {
-            Self::Streams => Subject::Streams,
+            Self::Streams | Self::Unconfigured => Subject::Streams,
             Self::Streamers => Subject::Streamers,
             Self::Entities(kind) => Subject::Entities(kind),
             Self::ExternalEpisodes => Subject::Entities(Kind::Episode),

@@ -47,6 +47,7 @@ mod streaming_endpoint;
 pub mod strict;
 pub mod tagged;
 pub mod token;
+pub mod unconfigured;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

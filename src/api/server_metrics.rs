@@ -140,6 +140,12 @@ fn write_traces(shared: &Shared, out: &mut Exposition) {
 fn write_reports(shared: &Shared, out: &mut Exposition) {
     let help = "Values in reports of streamers that could not be used and were dropped.";
     out.one("weir_report_values_dropped", Counter, "", help, &[], shared.fleet.dropped());
+    let unconfigured = shared.fleet.unconfigured();
+    let help = "Streams that streamers report and this server has no configuration of: `kept` for \
+                the list; `left_out` above a limit of it, at least.";
+    let mut streams = out.family("weir_unconfigured_streams", Gauge, "", help);
+    streams.sample(&[("state", "kept")], unconfigured.names().len() as u64);
+    streams.sample(&[("state", "left_out")], unconfigured.left_out());
 }
 
 fn write_queries(shared: &Shared, out: &mut Exposition) {

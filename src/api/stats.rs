@@ -3,8 +3,8 @@
 //! A report is about one streamer: sent by it or by an administrator, or made of its answers to
 //! queries, with the same consequences. It is kept in memory until the streamer counts as silent.
 //! Its members replace those of the previous report; absent members keep their values. Streams that
-//! are not configured are ignored. A report is a sign of life of the streamer whatever it contains;
-//! invalid values are dropped, and the response lists them.
+//! are not configured are listed apart (`unconfigured`). A report is a sign of life of the streamer
+//! whatever it contains; invalid values are dropped, and the response lists them.
 
 use std::time::Instant;
 
@@ -66,7 +66,7 @@ pub fn store(
     report.date_errors(super::now_ms());
     let dropped = std::mem::take(&mut report.dropped);
     report.check_health(source, super::now_ms());
-    report.retain_streams(|name| state.stream(name).is_some());
+    report.separate_streams(|name| state.stream(name).is_some());
     if shared.fleet.report(hostname, report, now, is_wanted) {
         shared.fleet.count_dropped(dropped.count());
         shared.reported();

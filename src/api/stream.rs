@@ -11,7 +11,7 @@ use std::ops::Bound;
 use super::stream_doc::{
     CLIENT_IP, INCLUDE_INGEST_HISTORY, KIND, SCHEME, SEARCH, render, render_layout,
 };
-use super::{Call, Collection, CompletePage, ListRequest, Outcome};
+use super::{Call, Collection, CompletePage, ListRequest, Outcome, unconfigured};
 use crate::error::ApiError;
 use crate::http::Response;
 use crate::json::{FieldType, scan};
@@ -39,6 +39,10 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     query.choice(&SCHEME)?;
     query.text(&CLIENT_IP)?;
     query.flag(&INCLUDE_INGEST_HISTORY)?;
+    if unconfigured::is_wanted(call, &query)? {
+        let list = ListRequest::new(Collection::Unconfigured, query);
+        return Ok(Outcome::List(list));
+    }
     let mut complete: Option<CompletePage> = None;
     if super::layout::wants_decisions(call.request.query) {
         super::layout::bound_decisions(call, &mut query)?;

@@ -1,8 +1,8 @@
 //! One query of a streamer: its stats, then the pages of its streams, as one report.
 //!
 //! What a streamer answers is untrusted: replies, pages, their number and their sum are bounded,
-//! streams that this server does not have are dropped page by page, a list that repeats a cursor is
-//! refused, and a list that could not be read to its end is not used, because a stream that is
+//! of streams that this server does not have a bounded number is kept, a list that repeats a cursor
+//! is refused, and a list that could not be read to its end is not used, because a stream that is
 //! missing from a report counts as stopped.
 
 use std::collections::HashSet;
@@ -21,7 +21,7 @@ use crate::fleet::report::{ReportReader, StreamerReport};
 use crate::json::{self, Value};
 use crate::limits::{
     QUERY_CURSOR_BYTES_MAX, QUERY_LIST_BYTES_MAX, QUERY_OFFLOADED_BYTES_MIN, QUERY_PAGE_BYTES_MAX,
-    QUERY_PAGES_MAX, QUERY_STATS_BYTES_MAX, SHOWN_CONFIG_BYTES_MAX,
+    QUERY_PAGES_MAX, QUERY_STATS_BYTES_MAX, SHOWN_CONFIG_BYTES_MAX, UNCONFIGURED_PER_STREAMER_MAX,
 };
 use crate::outbound::connection::{
     CallContext, ExchangeError, PeerConnection, get_request, put_request,
@@ -140,6 +140,7 @@ impl StreamerQuery<'_> {
         let mut cursors: HashSet<Box<str>> = HashSet::new();
         let mut path = STREAMS_PATH.to_owned();
         let mut list_bytes = 0;
+        let mut unconfigured = 0;
         for _ in 0..QUERY_PAGES_MAX {
             let (body, _) = self.get(&path, QUERY_PAGE_BYTES_MAX).await?;
             let bytes = body.len();
@@ -149,16 +150,21 @@ impl StreamerQuery<'_> {
             }
             let state = self.shared.published.state().load_full();
             let read = move || {
-                let page = StreamsPage::parse(&body, |name| state.stream(name).is_some())?;
+                let page = StreamsPage::parse(&body, |name| {
+                    let is_unconfigured = state.stream(name).is_none();
+                    unconfigured += usize::from(is_unconfigured);
+                    // One more than are kept, so that it is known that some are not.
+                    !is_unconfigured || unconfigured <= UNCONFIGURED_PER_STREAMER_MAX + 1
+                })?;
                 reader.streams(page.streams).ok()?;
-                Some((reader, page.next))
+                Some((reader, page.next, unconfigured))
             };
             let read = self.read(bytes, read).await?;
-            let (extended, next) = read.ok_or(QueryError::BadAnswer)?;
+            let (extended, next, so_far) = read.ok_or(QueryError::BadAnswer)?;
             let Some(next) = next else {
                 return Ok(extended);
             };
-            reader = extended;
+            (reader, unconfigured) = (extended, so_far);
             let cursor = utf8_percent_encode(&next, NON_ALPHANUMERIC);
             path = format!("{STREAMS_PATH}&cursor={cursor}");
             if next.len() > QUERY_CURSOR_BYTES_MAX || !cursors.insert(next) {
@@ -294,13 +300,13 @@ fn object(body: &[u8]) -> Option<Value> {
 
 /// A page of a streamer's list of streams.
 struct StreamsPage {
-    /// The known streams as a report has them.
+    /// The streams that are kept, as a report has them.
     streams: Value,
     next: Option<Box<str>>,
 }
 
 impl StreamsPage {
-    fn parse(body: &[u8], is_known: impl Fn(&str) -> bool) -> Option<Self> {
+    fn parse(body: &[u8], mut is_kept: impl FnMut(&str) -> bool) -> Option<Self> {
         let Value::Object(mut page) = json::parse(body).ok()? else {
             return None;
         };
@@ -319,7 +325,7 @@ impl StreamsPage {
                 None | Some(Value::Null) => json::Object::default(),
                 Some(_) => return None,
             };
-            if name.as_str().is_some_and(&is_known) {
+            if name.as_str().is_some_and(&mut is_kept) {
                 stats.insert("name", name);
                 streams.push(Value::Object(stats));
             }

@@ -16,6 +16,7 @@ use crate::api::shared::Shared;
 use crate::api::stream_doc::Streams;
 use crate::api::streamer::Streamers;
 use crate::api::strict;
+use crate::api::unconfigured::Unconfigured;
 use crate::error::{self, ErrorCode};
 use crate::http::{Accepts, Answer, ChunkedAnswer, Reserved, Response, Ticket};
 use crate::query::{Execution, Page, Query};
@@ -141,6 +142,7 @@ fn step(
                 .for_list(execution.query(), &shared.access.countries);
             execution.step(&streams, documents)
         }
+        Collection::Unconfigured => execution.step(&Unconfigured::new(state, fleet), documents),
         Collection::Streamers => execution.step(&Streamers::new(state, Some(fleet)), documents),
         Collection::Entities(Kind::Agent) => {
             let around = AgentContext {

@@ -3,7 +3,8 @@
 //! `peer` builds the calls to a streamer's own API, `report` parses what a streamer reports, and
 //! `stats` holds the latest stats of all streamers. `health` derives the health of streams and
 //! streamers from them. `recordings` parses which times of a stream a streamer has recorded.
-//! `queries` counts what the connector does.
+//! `unconfigured` has the names of streams that are reported and not configured. `queries` counts
+//! what the connector does.
 
 pub mod health;
 pub mod healthcheck;
@@ -13,3 +14,4 @@ pub mod recordings;
 pub mod repair;
 pub mod report;
 pub mod stats;
+pub mod unconfigured;

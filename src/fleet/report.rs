@@ -7,6 +7,7 @@ use super::healthcheck::{FailedQuery, Healthcheck};
 use super::repair::{Dropped, repaired, rounded};
 use crate::error::{self, ApiError};
 use crate::json::{Object, Value, write_string};
+use crate::limits::UNCONFIGURED_TEXT_BYTES_MAX;
 use crate::schema::{self, Schema};
 use crate::state::command::check_moment;
 use crate::state::name::StreamName;
@@ -390,6 +391,8 @@ pub struct StreamerReport {
     pub(super) dvrs: Option<ReportedDvrs>,
     /// All streams on the streamer, each once.
     pub(super) streams: Option<Vec<(Box<str>, StreamStats)>>,
+    /// Of these, the ones without a configuration, once they are separated.
+    pub(super) unconfigured: Vec<(Box<str>, StreamStats)>,
     /// What could not be used.
     pub dropped: Dropped,
 }
@@ -450,10 +453,17 @@ impl StreamerReport {
         streams.map(bytes).sum()
     }
 
-    /// Removes unknown streams.
-    pub fn retain_streams(&mut self, known: impl Fn(&str) -> bool) {
+    /// Separates the streams that are not configured.
+    pub fn separate_streams(&mut self, is_configured: impl Fn(&str) -> bool) {
         if let Some(streams) = &mut self.streams {
-            streams.retain(|(name, _)| known(name));
+            let unconfigured = streams.extract_if(.., |(name, _)| !is_configured(name));
+            self.unconfigured
+                .extend(unconfigured.map(|(name, mut stats)| {
+                    if stats.text_bytes() > UNCONFIGURED_TEXT_BYTES_MAX {
+                        stats.drop_texts();
+                    }
+                    (name, stats)
+                }));
         }
     }
 }

@@ -23,6 +23,7 @@ use super::report::{
     JOINED, OptionalNumber, ReportedDvrs, ReportedError, StreamStats, StreamStatus, StreamerReport,
     StreamerStats,
 };
+use super::unconfigured::{NodeNames, UnconfiguredNames, UnconfiguredStreams};
 use crate::feed::nodes::{Draining, NodeTable, Provisioning, Standing};
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
@@ -130,6 +131,8 @@ struct ReportingNode {
     streams_ms: AtomicU64,
     /// Number of streams in its last report of streams.
     listed: AtomicU64,
+    /// The streams in it that are not configured.
+    unconfigured: Mutex<NodeNames>,
     /// Serial number of the last complete report of streams, which voids all earlier ones.
     round: AtomicU32,
     facts: ArcSwap<StreamerFacts>,
@@ -242,6 +245,7 @@ pub struct FleetStats {
     shards: [RwLock<StatsShard>; SHARDS],
     swept_ms: AtomicU64,
     sweeps: AtomicUsize,
+    unconfigured: UnconfiguredStreams,
     /// Parts of reports that could not be used.
     dropped: AtomicU64,
     followers: Mutex<Vec<Sender<Hostname>>>,
@@ -259,6 +263,7 @@ impl FleetStats {
             shards: std::array::from_fn(|_| RwLock::default()),
             swept_ms: AtomicU64::new(0),
             sweeps: AtomicUsize::new(0),
+            unconfigured: UnconfiguredStreams::default(),
             dropped: AtomicU64::new(0),
             followers: Mutex::default(),
             nodes: None,
@@ -320,9 +325,14 @@ impl FleetStats {
                     dvrs: report.dvrs.map(Arc::new).or_else(|| old.dvrs.clone()),
                 }));
             }
-            if let Some(streams) = report.streams {
+            if let Some(mut streams) = report.streams {
                 let round = host.round.load(Ordering::Acquire) + 1;
                 host.listed.store(streams.len() as u64, Ordering::Release);
+                let mut others = report.unconfigured;
+                let mut names = host.unconfigured.lock();
+                self.unconfigured.replace(&mut names, &mut others, stamp);
+                drop(names);
+                streams.append(&mut others);
                 self.put(&host, round, streams);
                 host.streams_ms.fetch_max(stamp, Ordering::AcqRel);
                 host.round.store(round, Ordering::Release);
@@ -386,6 +396,7 @@ impl FleetStats {
             seen_ms: AtomicU64::new(0),
             streams_ms: AtomicU64::new(0),
             listed: AtomicU64::new(0),
+            unconfigured: Mutex::default(),
             round: AtomicU32::new(0),
             facts: ArcSwap::from_pointee(StreamerFacts {
                 hostname: hostname.clone(),
@@ -435,6 +446,11 @@ impl FleetStats {
         let shard = self.sweeps.fetch_add(1, Ordering::Relaxed) % SHARDS;
         self.shards[shard].write().sweep(self.oldest_ms(now));
         if shard == 0 {
+            let current_ms = self.oldest_ms(now);
+            for host in self.hosts.load().values() {
+                let mut names = host.unconfigured.lock();
+                self.unconfigured.expire(&mut names, current_ms);
+            }
             let oldest = stamp.saturating_sub(ms(FORGOTTEN_AFTER));
             let silent = |host: &ReportingNode| host.seen_ms.load(Ordering::Acquire) < oldest;
             let silent: Vec<Hostname> = self
@@ -454,6 +470,11 @@ impl FleetStats {
                 });
             }
         }
+    }
+
+    /// The streams that are reported and were not configured when they were.
+    pub fn unconfigured(&self) -> &UnconfiguredStreams {
+        &self.unconfigured
     }
 
     /// A channel of the names of streamers as they report. It is bounded: a follower that falls
@@ -584,6 +605,11 @@ impl View<'_> {
         self.stats.nodes.as_ref()?.find(hostname)?.provisioning()
     }
 
+    /// The streams that are reported and were not configured when they were.
+    pub fn unconfigured(&self) -> Arc<UnconfiguredNames> {
+        self.stats.unconfigured.names()
+    }
+
     /// Calls `look` with the current stats of one stream, if any. Of its nodes, `ingest` is
     /// preferred. `look` runs under the lock of the shard: it must be quick and must not read other
     /// stats.
@@ -668,6 +694,11 @@ impl<'v> StreamFacts<'v> {
         let sum = numbers.fold(first, u64::saturating_add);
         // Integers of the API have a sign.
         Some(sum.min(i64::MAX as u64))
+    }
+
+    /// The nodes that report it.
+    pub fn nodes(&self) -> impl Iterator<Item = &'v Hostname> {
+        self.current().map(|report| &report.host.hostname)
     }
 
     /// The nodes on which it runs.

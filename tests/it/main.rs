@@ -67,6 +67,7 @@ mod token;
 mod traces;
 mod ui;
 mod ui_build;
+mod unconfigured;
 
 mod bad_json;
 mod canaries;

@@ -15,6 +15,11 @@ pub const STREAMS_LIST: OperationDoc = OperationDoc {
          With `poll_timeout` the request waits while no stream matches. To receive every change, \
          set `updated_at_gt` to the largest `updated_at` received so far: changes get their \
          stamps in the order in which they become readable, so none is missed.\n\n\
+         `named_by=remote` lists other streams: those that a configured streamer reports and this \
+         server has no configuration of, with `name` and `stats` only. They are never sent to a \
+         streamer, count nowhere as streams, and are gone when no current report names them. At \
+         most 10,000 per streamer and 100,000 in all are kept; `weir_unconfigured_streams` counts \
+         them. This list does not wait: `poll_timeout` has to be 0.\n\n\
          `stats.streaming_endpoint` is the base URL over HTTP below which players find the stream \
          as `/NAME/SUFFIX`: of a streamer that reports it running; else of its ingest node; else \
          of a streamer that may restream it. Only streamers that are alive and have an address for \

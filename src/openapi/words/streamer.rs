@@ -202,8 +202,8 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
     parameters: &[HOSTNAME],
     request: Some(BodyDoc {
         shape: Shape::One("streamer_report"),
-        description: "The report. Streams that are not configured here are ignored. At most 16 \
-             MiB and 100,000 streams.",
+        description: "The report. Streams that are not configured here are listed apart \
+             (`GET /streams?named_by=remote`). At most 16 MiB and 100,000 streams.",
         example: r#"{"stats":{"cpu_usage":48,"memory_usage":27,"input_kbit":400300,"output_kbit":500400,"total_clients":2040,"online_streams":27},"dvrs":[{"name":"localdvr0","root":"/storage"}],"streams":[{"name":"harbour/cam1","status":"running","alive":true,"bitrate":2543,"online_clients":3}]}"#,
         partial: false,
     }),
