@@ -14,6 +14,7 @@ use serde_json::Value;
 use ureq::http::{Method, Request, Response, StatusCode};
 use ureq::{Agent, Body};
 
+use crate::authorities;
 use crate::config::{self, Settings};
 use crate::exit::{Exit, Failure};
 
@@ -164,6 +165,9 @@ impl ApiClient {
                 "--url must not contain credentials; use --api-key or CENTRAL_API_KEY".to_owned(),
             );
         }
+        if url.starts_with("https:") {
+            authorities::check()?;
+        }
         let prefixed = url.ends_with("/central/api/v3") || url.ends_with("/streamer/api/v3");
         let agent: Agent = Agent::config_builder()
             .http_status_as_error(false)
@@ -171,6 +175,7 @@ impl ApiClient {
             .max_redirects_will_error(false)
             .proxy(None)
             .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
+            .tls_config(authorities::client_config(url))
             .timeout_connect(Some(Duration::from_secs(5)))
             .timeout_global(Some(ANSWER_WAIT_MAX))
             .build()

@@ -99,7 +99,7 @@
 //! each other in no circle. Tests hold both.
 //!
 //! ```floors
-//! limits exit duration error stdout proptests metrics offload traces native_name
+//! authorities limits exit duration error stdout proptests metrics offload traces native_name
 //! json rt
 //! schema subnet
 //! http outbound
@@ -129,6 +129,7 @@
 mod access;
 mod agents;
 mod api;
+mod authorities;
 mod bridge;
 mod cli;
 mod client;

@@ -11,6 +11,8 @@ use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::{HeaderMap, Request};
 use ureq::{Agent, Error};
 
+use crate::authorities;
+
 /// Largest body of an answer.
 pub const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Longest text of an error that is kept.
@@ -107,16 +109,18 @@ pub struct OutgoingCall<'a> {
 /// Makes calls, from any thread.
 pub struct HttpCaller {
     agent: Mutex<Agent>,
-    connections_kept: usize,
+    config: Config,
     in_flight: AtomicUsize,
 }
 
 impl HttpCaller {
-    /// Connections are closed after each call if `connections_kept` is 0.
-    pub fn new(connections_kept: usize) -> Self {
+    /// Calls the server with this base URL. Connections are closed after each call if
+    /// `connections_kept` is 0.
+    pub fn new(base: &str, connections_kept: usize) -> Self {
+        let config = config(base, connections_kept);
         Self {
-            agent: Mutex::new(agent(connections_kept)),
-            connections_kept,
+            agent: Mutex::new(config.new_agent()),
+            config,
             in_flight: AtomicUsize::new(0),
         }
     }
@@ -168,13 +172,13 @@ impl HttpCaller {
             return;
         }
         let mut current = self.agent.lock();
-        let old = std::mem::replace(&mut *current, agent(self.connections_kept));
+        let old = std::mem::replace(&mut *current, self.config.new_agent());
         old.shutdown();
     }
 }
 
-fn agent(connections_kept: usize) -> Agent {
-    let config = Config::builder()
+fn config(base: &str, connections_kept: usize) -> Config {
+    Config::builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -185,6 +189,6 @@ fn agent(connections_kept: usize) -> Agent {
         .max_response_header_size(HEAD_BYTES_MAX)
         .max_idle_connections(connections_kept)
         .max_idle_connections_per_host(connections_kept)
-        .build();
-    config.into()
+        .tls_config(authorities::client_config(base))
+        .build()
 }

@@ -77,8 +77,8 @@ impl Central {
                 format!("{url}/central/api/v3")
             },
             hostname: escape(hostname),
-            polls: HttpCaller::new(1),
-            caller: HttpCaller::new(CONNECTIONS_KEPT),
+            polls: HttpCaller::new(url, 1),
+            caller: HttpCaller::new(url, CONNECTIONS_KEPT),
         }
     }
 

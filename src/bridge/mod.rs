@@ -50,6 +50,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
+use crate::authorities;
 use crate::dist::{ServiceState, notify};
 use crate::exit::{Exit, Failure, cannot};
 use crate::rt::sys::use_small_pages;
@@ -119,6 +120,9 @@ struct Prepared {
 
 /// Locks and reads the file; makes the key of a bridge that joins.
 fn prepare(options: &BridgeOptions) -> Result<Prepared, Failure> {
+    if options.central.starts_with("https:") || options.server.api.starts_with("https:") {
+        authorities::check().map_err(|what| Failure::new(Exit::Config, what))?;
+    }
     let file = KeptFile::new(&options.state_dir, &options.hostname);
     let failed = |error: io::Error| {
         let text = format!("{}: {error}", file.path().display());

@@ -18,6 +18,7 @@ use ureq::{Agent, Body, Error};
 use super::STACK_BYTES;
 use super::policy::EgressPolicy;
 use super::target::{TargetUrl, literal_address};
+use crate::authorities;
 
 /// Longest head of a response, bytes.
 const RESPONSE_HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -91,6 +92,8 @@ pub(super) fn agent(threads: usize, policy: Arc<EgressPolicy>) -> Agent {
         .max_response_header_size(RESPONSE_HEAD_BYTES_MAX)
         .max_idle_connections(threads)
         .max_idle_connections_per_host(threads)
+        // Any of its calls may need them.
+        .tls_config(authorities::client_config("https://"))
         .build();
     let resolver = CheckedResolver {
         policy,

@@ -20,6 +20,7 @@ use rustls::{ClientConfig, RootCertStore};
 use super::client::OutboundError;
 use super::policy::EgressPolicy;
 use super::target::{TargetUrl, literal_address};
+use crate::authorities;
 use crate::limits::{RESOLVED_ADDRESSES_MAX, RESOLVED_NAMES_MAX};
 use crate::rt::Inbox;
 
@@ -118,12 +119,9 @@ fn name_of(target: &TargetUrl) -> Name {
 }
 
 impl Dialer {
-    /// Trusts the certificates of public authorities.
+    /// Trusts the certificate authorities of the system.
     pub fn new(policy: Arc<EgressPolicy>) -> Result<Self, rustls::Error> {
-        let roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        Self::trusting(policy, roots)
+        Self::trusting(policy, authorities::root_store())
     }
 
     fn trusting(policy: Arc<EgressPolicy>, roots: RootCertStore) -> Result<Self, rustls::Error> {

@@ -37,6 +37,7 @@ use crate::api::shared::{
 };
 use crate::api::stream_doc::render_current_layout;
 use crate::api::{config_external, settings_save};
+use crate::authorities;
 use crate::config::journal::Journal;
 use crate::config::running::Running;
 use crate::config::{self, ApiKey, Config, LogLevel, PinThreads, Settings};
@@ -466,6 +467,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             Failure::new(Exit::Config, message)
         })?,
     };
+    authorities::check().map_err(|what| Failure::new(Exit::Config, what))?;
     let outbound = Outbound::start(settings.outbound.threads, parts.egress)
         .map_err(cannot("start the threads for outbound calls"))?;
     let offload = Offload::start(1 + parts.inboxes.len() / 8)

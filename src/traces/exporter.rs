@@ -26,6 +26,7 @@ use ureq::Agent;
 use ureq::config::Config;
 
 use super::{RequestSpan, SpanCounts};
+use crate::authorities;
 
 /// Spans of one request to the collector.
 const BATCH_SPANS: usize = 512;
@@ -141,6 +142,7 @@ fn exporter(collector: &Collector) -> Result<SpanExporter, ExporterBuildError> {
         .proxy(None)
         .timeout_global(Some(SEND_TIMEOUT))
         .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
+        .tls_config(authorities::client_config(&collector.endpoint))
         .build();
     let mut exporter = SpanExporter::builder()
         .with_http()

@@ -28,6 +28,7 @@ mod access_matrix;
 mod agent;
 mod auth;
 mod auth_backend;
+mod authorities;
 mod backup;
 mod balancer;
 mod bridge;

@@ -35,6 +35,16 @@ pub enum ServerKind {
 }
 
 impl ServerKind {
+    /// Where its control API usually is.
+    pub fn usual_api(self) -> &'static str {
+        match self {
+            Self::Mediamtx => "http://127.0.0.1:9997",
+            Self::Go2rtc => "http://127.0.0.1:1984",
+            Self::NodeMediaServer => "http://127.0.0.1:8000",
+            Self::Srs => "http://127.0.0.1:1985",
+        }
+    }
+
     /// As Weir has it.
     pub fn known(self) -> MediaServerKind {
         match self {
@@ -173,7 +183,7 @@ impl ServerApi {
     pub fn new(base: &str, login: Option<&str>) -> Self {
         let encode = |login: &str| base64::engine::general_purpose::STANDARD.encode(login);
         Self {
-            caller: HttpCaller::new(0),
+            caller: HttpCaller::new(base, 0),
             base: base.trim_end_matches('/').to_owned(),
             authorization: login.map(|login| format!("Basic {}", encode(login))),
             probe_within: PROBE_WITHIN,
