@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::bridge::join::JoinFlags;
 use crate::bridge::options::{self as bridge, BridgeFlags, BridgeTask};
 use crate::config::flags::{ALL, BEFORE, CLIENT, ConfigFile, Configured, STORE, SettingFlags};
 use crate::config::{self, Config, Flags};
@@ -52,6 +53,7 @@ pub enum Task {
         options: import::ImportOptions,
     },
     Bridge(BridgeTask),
+    Join(JoinFlags),
     Demo(DemoFlags),
     Operator {
         verb: Box<OperatorVerb>,
@@ -174,6 +176,10 @@ enum Verb {
         #[command(flatten)]
         flags: BridgeFlags,
     },
+    /// Write the files with which a bridge runs beside a media server: a unit, options, the token.
+    ///
+    /// Takes the options of `weir bridge`, and checks them. Prints the paths of the files.
+    Join(JoinFlags),
     #[command(flatten)]
     Operator(OperatorVerb),
 }
@@ -260,6 +266,7 @@ pub fn read(
             let checks = action == Some(BridgeVerb::Check);
             Task::Bridge(bridge::read(flags, checks, environment)?)
         }
+        Some(Verb::Join(flags)) => Task::Join(flags),
         Some(Verb::Operator(verb)) => {
             let (file, flags) = verb.configured();
             Task::Operator {

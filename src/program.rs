@@ -60,6 +60,7 @@ fn execute(task: Task) -> Result<Exit, Failure> {
         Task::Import { config, options } => import::run(&options, &config),
         Task::Demo(flags) => demo::run(&flags),
         Task::Operator { verb, config } => operator::run(*verb, &config),
+        Task::Join(flags) => bridge::join::run(flags),
         Task::Bridge(task) => {
             let _level_stays = log_to_stderr(config::LogLevel::default());
             bridge::run(task)

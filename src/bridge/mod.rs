@@ -22,6 +22,7 @@ mod central;
 mod desired;
 mod front;
 mod inputs;
+pub mod join;
 mod kept;
 mod kind;
 mod kinds;

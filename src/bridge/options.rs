@@ -199,6 +199,63 @@ fn wrong(message: impl Into<String>) -> Failure {
     Failure::new(Exit::Config, message)
 }
 
+impl BridgeFlags {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The options of a bridge that is to run as a service.
+#[derive(Debug)]
+pub struct ServiceOptions {
+    pub hostname: Box<str>,
+    /// Names and values, without those that the unit has.
+    pub variables: Vec<(String, String)>,
+    pub token: HiddenText,
+}
+
+/// Checks the options of a bridge that is to run as a service, as the bridge will.
+pub fn service_options(
+    flags: BridgeFlags,
+    kind: &str,
+    api: &str,
+) -> Result<ServiceOptions, Failure> {
+    let mut values = flags.0;
+    let of_a_run = [
+        "config",
+        "kind",
+        "state-dir",
+        "cluster-key-file",
+        "dry-run",
+        "once",
+    ];
+    if let Some(key) = of_a_run.into_iter().find(|key| values.contains_key(key)) {
+        let text = format!("--{key} is no option of a bridge that joins as a service");
+        return Err(Failure::new(Exit::Usage, text));
+    }
+    values.insert("kind", kind.to_owned());
+    values.entry("api").or_insert_with(|| api.to_owned());
+    let reader = OptionReader(values);
+    reader.required("join-token-file")?;
+    let options = reader.options()?;
+    let OptionReader(mut values) = reader;
+    values.remove("join-token-file");
+    values.remove("hostname");
+    let is_broken = |value: &String| value.contains(char::is_control);
+    if let Some((key, _)) = values.iter().find(|(_, value)| is_broken(value)) {
+        return Err(wrong(format!("--{key} must be one line")));
+    }
+    let variables = values.into_iter().map(|(key, value)| {
+        let row = OPTIONS.iter().find(|row| row.key == key);
+        (row.map_or_else(String::new, OptionRow::variable), value)
+    });
+    Ok(ServiceOptions {
+        hostname: options.hostname,
+        variables: variables.collect(),
+        token: options.keys.join_token.expect("it is required"),
+    })
+}
+
 /// Reads all options: flags, variables, and the file.
 pub fn read(
     flags: BridgeFlags,

@@ -79,6 +79,7 @@ mod guessing;
 mod handover;
 mod held;
 mod import;
+mod joining;
 mod kill;
 mod layout_preview;
 mod layouter;

@@ -133,6 +133,7 @@ fn every_command_in_readme_exists() {
         "print openapi",
         "import",
         "bridge check",
+        "join mediamtx",
         "print bridge-unit",
         "print bridge-compose",
         "print man",
