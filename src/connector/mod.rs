@@ -64,6 +64,8 @@ const LATE_MS_MIN: u64 = 1_000;
 const STARTS_IN_A_ROW: usize = 16;
 /// A query for which there is no room is due again after this.
 const BUSY_PAUSE_MS: u64 = 1_000;
+/// How often the storages of a streamer are looked for in its configuration.
+const DVRS_PAUSE_MS: u64 = 300_000;
 /// A report with more streams is stored by another thread.
 const STORED_HERE_MAX: usize = 1_000;
 
@@ -96,6 +98,8 @@ struct QueriedStreamer {
     running: Option<u64>,
     history: QueryHistory,
     connection: Option<PeerConnection>,
+    /// When its storages are read again.
+    dvrs_due_ms: u64,
     /// It has answered at its address.
     is_answered: bool,
     provision: ProvisionHistory,
@@ -112,6 +116,7 @@ struct StartedQuery {
     settings: QuerySettings,
     interval_ms: u64,
     was_failing: bool,
+    with_dvrs: bool,
 }
 
 impl StartedQuery {
@@ -231,6 +236,7 @@ impl Connector {
             running: None,
             history: QueryHistory::new(now_ms),
             connection: None,
+            dvrs_due_ms: 0,
             is_answered: false,
             provision: ProvisionHistory::default(),
             is_compared: false,
@@ -352,6 +358,8 @@ impl Connector {
             settings,
             interval_ms,
             was_failing,
+            // It may have been installed anew meanwhile.
+            with_dvrs: was_failing || known.dvrs_due_ms <= now_ms,
         };
         let connection = known.connection.take();
         self.room.start(was_failing, connection.is_some());
@@ -382,7 +390,7 @@ impl Connector {
             retries: started.settings.retries,
             connection,
         };
-        let result = query.run().await;
+        let result = query.run(started.with_dvrs).await;
         let connection = query.connection.take();
         drop(query);
         self.room.end(started.was_failing);
@@ -425,6 +433,9 @@ impl Connector {
                 let change = known.history.on_answer(answer.received_ms);
                 self.log_change(&hostname, change, None);
                 known.is_answered = true;
+                if started.with_dvrs {
+                    known.dvrs_due_ms = now_ms + DVRS_PAUSE_MS;
+                }
                 let failed = known.history.too_many_failures(now_ms, &started.settings);
                 self.store(&hostname, answer, failed.unwrap_or(0), is_wanted);
             }

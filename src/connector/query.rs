@@ -1,4 +1,5 @@
-//! One query of a streamer: its stats, then the pages of its streams, as one report.
+//! One query of a streamer: its stats, the pages of its streams, and now and then the storages in
+//! its configuration, as one report.
 //!
 //! What a streamer answers is untrusted: replies, pages, their number and their sum are bounded,
 //! of streams that this server does not have a bounded number is kept, a list that repeats a cursor
@@ -107,7 +108,8 @@ struct PeerCall<'a> {
 }
 
 impl StreamerQuery<'_> {
-    pub async fn run(&mut self) -> Result<QueryAnswer, QueryError> {
+    /// `with_dvrs`: the storages too, if the streamer shows its configuration.
+    pub async fn run(&mut self, with_dvrs: bool) -> Result<QueryAnswer, QueryError> {
         let (body, has_key) = self.get(STATS_PATH, QUERY_STATS_BYTES_MAX).await?;
         let (received, received_ms) = (Instant::now(), rt::uptime_ms());
         let bytes = body.len();
@@ -125,6 +127,9 @@ impl StreamerQuery<'_> {
             }
             Err(error) => Some(error),
         };
+        if with_dvrs && let Ok(dvrs) = self.dvrs().await {
+            reader.take_dvrs(dvrs);
+        }
         Ok(QueryAnswer {
             report: reader.finish(),
             received,
@@ -132,6 +137,23 @@ impl StreamerQuery<'_> {
             has_key,
             streams_error,
         })
+    }
+
+    /// Reads the storages of the streamer, which are a part of its configuration.
+    async fn dvrs(&mut self) -> Result<ReportReader, QueryError> {
+        let body = self.config().await?;
+        let bytes = body.len();
+        let read = move || {
+            let Value::Object(mut config) = object(&body)? else {
+                return None;
+            };
+            let dvrs = config.remove("dvrs").filter(|dvrs| !dvrs.is_null());
+            let mut reader = ReportReader::default();
+            // A streamer without any leaves the member out.
+            let dvrs = dvrs.unwrap_or_else(|| Value::Array(Vec::new()));
+            reader.dvrs(dvrs).ok().map(|()| reader)
+        };
+        self.read(bytes, read).await?.ok_or(QueryError::BadAnswer)
     }
 
     /// Reads all pages of the list of streams.
@@ -157,6 +179,7 @@ impl StreamerQuery<'_> {
                     !is_unconfigured || unconfigured <= UNCONFIGURED_PER_STREAMER_MAX + 1
                 })?;
                 reader.streams(page.streams).ok()?;
+                reader.separate_streams(|name| state.stream(name).is_some());
                 Some((reader, page.next, unconfigured))
             };
             let read = self.read(bytes, read).await?;

@@ -409,8 +409,7 @@ impl StreamerReport {
             reader.stats(stats, received);
         }
         if let Some(dvrs) = take_member(&mut body, "dvrs") {
-            let dropped = &mut reader.report.dropped;
-            reader.report.dvrs = read_dvrs(dvrs, dropped)?;
+            reader.dvrs(dvrs)?;
         }
         if let Some(streams) = take_member(&mut body, "streams") {
             reader.streams(streams)?;
@@ -441,12 +440,12 @@ impl StreamerReport {
 
     /// Streams in it.
     pub fn streams_count(&self) -> usize {
-        self.streams.as_ref().map_or(0, Vec::len)
+        self.unconfigured.len() + self.streams.as_ref().map_or(0, Vec::len)
     }
 
     /// Memory of its streams.
     pub fn streams_bytes(&self) -> usize {
-        let streams = self.streams.iter().flatten();
+        let streams = self.streams.iter().flatten().chain(&self.unconfigured);
         let bytes = |(name, stats): &(Box<str>, StreamStats)| {
             size_of::<(Box<str>, StreamStats)>() + name.len() + stats.text_bytes()
         };
@@ -630,6 +629,13 @@ impl ReportReader {
         self.report.stats = streamer_stats(stats, received, dropped);
     }
 
+    /// Reads the storages. Too many of them are an error, after which the report has none.
+    pub fn dvrs(&mut self, dvrs: Value) -> Result<(), ApiError> {
+        let dropped = &mut self.report.dropped;
+        self.report.dvrs = read_dvrs(dvrs, dropped)?;
+        Ok(())
+    }
+
     pub fn has_stats(&self) -> bool {
         self.report.stats.is_some()
     }
@@ -670,6 +676,18 @@ impl ReportReader {
     /// Takes over the streams that another reader has read.
     pub fn take_streams(&mut self, other: Self) {
         self.report.streams = other.report.streams;
+        self.report.unconfigured = other.report.unconfigured;
+        self.report.dropped.append(other.report.dropped);
+    }
+
+    /// Separates the streams so far that are not configured.
+    pub fn separate_streams(&mut self, is_configured: impl Fn(&str) -> bool) {
+        self.report.separate_streams(is_configured);
+    }
+
+    /// Takes over the storages that another reader has read.
+    pub fn take_dvrs(&mut self, other: Self) {
+        self.report.dvrs = other.report.dvrs;
         self.report.dropped.append(other.report.dropped);
     }
 
