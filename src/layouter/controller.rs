@@ -912,7 +912,7 @@ impl Controller {
     /// Builds the engine from the stored rows, or drops it if the layouter is disabled.
     fn rebuild_engine(&mut self, now_ms: u64) {
         self.engine = None;
-        self.plan = Plan::default();
+        self.plan = self.plan.restarted();
         self.transfers.unconfirmed.clear();
         if !self.settings.enabled {
             return;
@@ -1234,6 +1234,27 @@ mod tests {
         assert_eq!(layout.change_reason.as_deref(), Some("not_distributed"));
         world.live(&["s1", "s2"], 120);
         assert_eq!(world.history("a").len(), 1, "and nothing moves afterwards");
+    }
+
+    #[test]
+    fn late_reply_matches_no_batch_of_a_rebuilt_engine() {
+        // Goal: a batch that was sent before the engine was built again is another one than those
+        // after it. Method: its reply arrives while the first batch of the new engine is in flight.
+        let mut world = ControllerTest::new(&["s1"]);
+        world.save("a", "{}");
+        let (late, items) = world.take().expect("a batch");
+        let mut settings = world.controller.settings().clone();
+        for enabled in [false, true] {
+            settings.enabled = enabled;
+            world.controller.set(settings.clone(), world.now_ms);
+        }
+        let (id, again) = world.take().expect("it is decided again");
+        assert_eq!(items[0].name, again[0].name);
+        let done = Ok(Done::Placed { refused: vec![] });
+        world.controller.on_reply(late, &done, world.now_ms);
+        assert_eq!(world.controller.plan().len(), (0, 1), "{late} answers {id}");
+        assert_eq!(world.carry_out((id, again)), 0);
+        assert_eq!(world.ingest("a"), Some("s1"));
     }
 
     #[test]

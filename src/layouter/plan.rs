@@ -82,6 +82,15 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// An empty plan, for an engine that is built again. Its batches have higher numbers, so that
+    /// late replies match none of them.
+    pub fn restarted(&self) -> Self {
+        Self {
+            next_id: self.next_id,
+            ..Self::default()
+        }
+    }
+
     /// Adds a decision of the engine.
     pub fn add(&mut self, change: &LayoutChange) {
         let reasons = self.pending.entry(change.stream.clone()).or_default();
