@@ -93,6 +93,7 @@ pub fn done(
                 saved_tag(state, &saved, state.entities(kind).get(&key)),
             )
         }
+        Ok(Done::Pause(pause)) => return layouter::paused_response(pause.as_ref()),
         Ok(Done::Nothing | Done::Placed { .. }) => return Response::no_content(),
         Err(error) => return Response::from(error),
     };

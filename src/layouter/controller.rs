@@ -11,6 +11,7 @@
 
 mod draining;
 mod handing_over;
+mod pausing;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use draining::DrainWatch;
 use tracing::{debug, error, info, warn};
 
+use self::pausing::FollowedPause;
 use self::status::WorkHistory;
 use super::handover::Handovers;
 #[cfg(test)]
@@ -134,6 +136,7 @@ pub struct Controller {
     history: WorkHistory,
     due: Deadlines,
     holds: Holds,
+    pause: FollowedPause,
 }
 
 /// Moves that the new node has not taken over yet.
@@ -223,6 +226,7 @@ impl Controller {
                 drain_ms: now_ms,
             },
             holds: Holds::default(),
+            pause: FollowedPause::at_start(&state, now_ms),
             settings,
         };
         controller.due.step_ms += controller.step_pause_ms();
@@ -231,6 +235,8 @@ impl Controller {
         for hostname in state.streamers().keys() {
             controller.watch(hostname, true, now_ms);
         }
+        let handovers = &mut controller.transfers.handovers;
+        handovers.set_pause(state.paused_since());
         controller.recall_handovers(now_ms);
         controller.rebuild_engine(now_ms);
         controller
@@ -278,6 +284,7 @@ impl Controller {
         let handovers = &self.transfers.handovers;
         let handovers = handovers.due_ms(self.settings.handover_ms);
         let plan = plan.min(handovers.unwrap_or(u64::MAX));
+        let plan = plan.min(self.pause.due_ms().unwrap_or(u64::MAX));
         let Deadlines {
             activity_ms,
             tick_ms,
@@ -324,6 +331,10 @@ impl Controller {
         }
         self.release_edited(&commit, &before);
         self.follow_handovers(&commit, now_ms);
+        if self.follow_pause(now_ms) {
+            // The engine has all rows.
+            return;
+        }
         let Some(engine) = &self.engine else {
             return;
         };
@@ -360,6 +371,7 @@ impl Controller {
             self.apply(Event::Commit(rows));
         }
         self.apply(Event::HoldPlacement(expects));
+        self.forget_settled(commit.streams.iter().chain(&commit.deleted_streams));
     }
 
     /// Whether saved streamers were not seen yet, so that many first placements wait for them: for
@@ -557,6 +569,8 @@ impl Controller {
         self.metrics
             .set_gauges(self.engine.is_some(), slots, planned + sent);
         self.metrics.set_handovers(self.transfers.handovers.len());
+        let (improving, all) = (self.pause.holds_improving(), self.pause.holds_all());
+        self.metrics.set_paused(improving, all);
     }
 
     /// Ticks of the engine since the start.
@@ -833,7 +847,7 @@ impl Controller {
                 pressed: change.pressed,
             });
         }
-        if self.engine.is_none() {
+        if self.engine.is_none() || self.pause.holds_all() {
             return;
         }
         for hostname in self.pressure.due() {
@@ -876,9 +890,16 @@ impl Controller {
         let Some(engine) = &mut self.engine else {
             return;
         };
+        let is_held = self.pause.holds_all();
+        let mut held: Vec<StreamName> = Vec::new();
         engine.apply_each(event, |change| {
-            self.metrics.count_decision(&change);
             self.plan.add(&change);
+            if is_held {
+                // It stays a decision.
+                held.push(change.stream);
+                return;
+            }
+            self.metrics.count_decision(&change);
             if change.kind == SlotKind::Ingest
                 && let Some(to) = change
                     .to
@@ -889,11 +910,13 @@ impl Controller {
             }
             each(&change);
         });
+        self.forget_settled(&held);
     }
 
     fn engine_settings(&self) -> EngineSettings {
         EngineSettings {
             interval_ms: self.settings.interval_ms,
+            improves: !self.pause.holds_improving() || self.pause.holds_all(),
             ..self.settings.engine.clone()
         }
     }
@@ -909,16 +932,27 @@ impl Controller {
         spec
     }
 
-    /// Builds the engine from the stored rows, or drops it if the layouter is disabled.
+    /// Builds the engine from the stored rows and runs it, or drops it if the layouter is disabled.
     fn rebuild_engine(&mut self, now_ms: u64) {
-        self.engine = None;
-        self.plan = self.plan.restarted();
+        self.load_engine(now_ms);
+        self.apply(Event::Tick { now_ms });
+        self.due.tick_ms = now_ms + self.settings.interval_ms;
+    }
+
+    /// Builds the engine from the stored rows, which places lost and new streams.
+    fn load_engine(&mut self, now_ms: u64) {
+        let before = self.engine.take();
+        self.plan = self.plan.restarted(self.pause.holds_all());
         self.transfers.unconfirmed.clear();
         if !self.settings.enabled {
             return;
         }
         let state = self.state.clone();
-        let mut engine = Engine::new(self.engine_settings());
+        let settings = self.engine_settings();
+        let mut engine = match before {
+            Some(before) => before.restarted(settings),
+            None => Engine::new(settings),
+        };
         let nodes = state.streamers().iter();
         let nodes = nodes.map(|(hostname, record)| self.node_spec(hostname, record));
         engine.apply(Event::Load(Rows {
@@ -957,8 +991,6 @@ impl Controller {
                 pressed: true,
             });
         }
-        self.apply(Event::Tick { now_ms });
-        self.due.tick_ms = now_ms + self.settings.interval_ms;
     }
 
     // ---- the event log ----
@@ -1471,20 +1503,20 @@ mod tests {
         }
         let five = r#""waiting":{"by_reason":{"not_distributed":5},"improving":0,"#;
         let none = r#""waiting":{"by_reason":{},"improving":0,"unplaced":0,"urgent":0}"#;
-        let status = world.controller.status();
+        let status = world.controller.status(None);
         assert!(status.contains(five), "{status}");
         // A batch that is not written waits again.
         let (id, items) = world.controller.next_batch(world.now_ms).expect("a batch");
         assert_eq!(items.len(), 5);
-        let status = world.controller.status();
+        let status = world.controller.status(None);
         assert!(status.contains(none), "{status}");
         let refused = Err(crate::error::STORAGE_UNAVAILABLE.error());
         world.controller.on_reply(id, &refused, world.now_ms);
-        let status = world.controller.status();
+        let status = world.controller.status(None);
         assert!(status.contains(five), "{status}");
         world.now_ms += 1000;
         assert_eq!(world.write(), 5);
-        let status = world.controller.status();
+        let status = world.controller.status(None);
         assert!(status.contains(none), "{status}");
         assert!(
             status.contains(r#""moves_1h":{"by_reason":{"not_distributed":5}}"#),

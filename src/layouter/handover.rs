@@ -117,6 +117,10 @@ pub struct Handovers {
     begun: BTreeSet<StreamName>,
     /// Those whose end is to be sent.
     ending: BTreeSet<StreamName>,
+    /// Those whose end waits for the end of a pause.
+    held: BTreeSet<StreamName>,
+    /// Stamp of a pause: the ends of earlier handovers wait.
+    paused_since: Option<u64>,
     sent: Option<SentEnds>,
     sent_count: u64,
     retry_at_ms: u64,
@@ -162,6 +166,7 @@ impl Handovers {
         self.by_begin.remove(&(old.since_ms, name.clone()));
         self.begun.remove(name);
         self.ending.remove(name);
+        self.held.remove(name);
         for node in [&old.id.from, &old.id.to] {
             if let Some(streams) = self.of_node.get_mut(node) {
                 streams.remove(name);
@@ -244,7 +249,31 @@ impl Handovers {
         if let Some(handover) = self.all.get_mut(name) {
             handover.cause = Some(cause);
             self.by_begin.remove(&(handover.since_ms, name.clone()));
-            self.ending.insert(name.clone());
+            self.queue(name.clone());
+        }
+    }
+
+    /// Queues an end, or holds it during a pause.
+    fn queue(&mut self, name: StreamName) {
+        let handover = self.all.get(&name);
+        let is_held = handover
+            .zip(self.paused_since)
+            .is_some_and(|(it, since)| it.id.moved_at < since);
+        let queue = if is_held {
+            &mut self.held
+        } else {
+            &mut self.ending
+        };
+        queue.insert(name);
+    }
+
+    /// A pause that holds the ends of handovers from before this stamp, or none.
+    pub fn set_pause(&mut self, paused_since: Option<u64>) {
+        self.paused_since = paused_since;
+        let mut waiting = std::mem::take(&mut self.held);
+        waiting.append(&mut self.ending);
+        for name in waiting {
+            self.queue(name);
         }
     }
 
@@ -309,7 +338,7 @@ impl Handovers {
                 .get(&name)
                 .is_some_and(|handover| handover.id == id)
             {
-                self.ending.insert(name);
+                self.queue(name);
             } else if is_written {
                 ended(cause);
             }

@@ -14,6 +14,9 @@ use crate::metrics::{Exposition, MetricKind, add};
 #[derive(Default)]
 pub struct LayouterMetrics {
     enabled: AtomicBool,
+    /// Whether a pause holds the improving moves, and everything.
+    paused: [AtomicBool; 2],
+    pauses: AtomicU64,
     /// By [`MoveReason`], in the order of [`MoveReason::ALL`].
     decided: [AtomicU64; MoveReason::ALL.len()],
     written: AtomicU64,
@@ -75,6 +78,17 @@ impl LayouterMetrics {
         add(&self.restarts, 1);
     }
 
+    /// Counts the begin of a pause.
+    pub fn count_pause(&self) {
+        add(&self.pauses, 1);
+    }
+
+    /// Sets the gauges of pauses: of the improving moves, and of everything.
+    pub fn set_paused(&self, improving: bool, all: bool) {
+        self.paused[0].store(improving, Ordering::Relaxed);
+        self.paused[1].store(all, Ordering::Relaxed);
+    }
+
     /// Sets the gauges: `slots` without a node, `layouts` decided and not written.
     pub fn set_gauges(&self, enabled: bool, slots: u32, layouts: usize) {
         self.enabled.store(enabled, Ordering::Relaxed);
@@ -98,6 +112,7 @@ impl LayouterMetrics {
         let enabled = u64::from(self.enabled.load(Ordering::Relaxed));
         let help = "1 while the layouter is enabled.";
         out.one("weir_layouter_enabled", gauge, "", help, &[], enabled);
+        self.write_pauses(out);
         let help = "Moves that the layouter decided, by reason.";
         let mut decided = out.family("weir_layouter_changes", counter, "", help);
         for (reason, count) in MoveReason::ALL.iter().zip(&self.decided) {
@@ -160,6 +175,20 @@ impl LayouterMetrics {
             Duration::from_nanos(read(&self.last_round_ns)),
         );
     }
+
+    fn write_pauses(&self, out: &mut Exposition) {
+        let help = "1 while a pause of the layouter holds these moves.";
+        let mut paused = out.family("weir_layouter_paused", MetricKind::Gauge, "", help);
+        for (what, is_held) in ["improving", "all"].into_iter().zip(&self.paused) {
+            let value = u64::from(is_held.load(Ordering::Relaxed));
+            paused.sample(&[("what", what)], value);
+        }
+        let help = "Pauses of the layouter that began.";
+        let count = self.pauses.load(Ordering::Relaxed);
+        let counter = MetricKind::Counter;
+        out.one("weir_layouter_pauses", counter, "", help, &[], count);
+    }
+
     fn write_handovers(&self, out: &mut Exposition) {
         let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
         let help = "Planned moves whose old streamer let go of the stream, by cause.";

@@ -55,6 +55,12 @@ impl PlanReasons {
         self.ingest.is_some_and(|reason| !reason.urgent())
     }
 
+    /// Whether a slot moves for wishes, for balance or back, so that a pause may hold it.
+    fn improves(self) -> bool {
+        let mut reasons = [self.ingest, self.other].into_iter().flatten();
+        reasons.any(MoveReason::improves)
+    }
+
     fn reason(self) -> Option<MoveReason> {
         self.ingest.or(self.other)
     }
@@ -79,14 +85,17 @@ pub struct Plan {
     batches: BTreeMap<u64, Vec<StreamName>>,
     next_id: u64,
     retry_at_ms: u64,
+    /// Nothing is sent: the decisions are only counted, and no lane has them.
+    is_held: bool,
 }
 
 impl Plan {
     /// An empty plan, for an engine that is built again. Its batches have higher numbers, so that
-    /// late replies match none of them.
-    pub fn restarted(&self) -> Self {
+    /// late replies match none of them. `is_held`: its decisions are counted and not sent.
+    pub fn restarted(&self, is_held: bool) -> Self {
         Self {
             next_id: self.next_id,
+            is_held,
             ..Self::default()
         }
     }
@@ -97,8 +106,15 @@ impl Plan {
         let (before, lane) = (reasons.reason(), reasons.lane());
         reasons.join(change.kind, change.reason);
         recount(&mut self.waiting, before, reasons.reason());
-        if before.is_none() || reasons.lane() < lane {
+        if !self.is_held && (before.is_none() || reasons.lane() < lane) {
             self.lanes[reasons.lane()].push_back(change.stream.clone());
+        }
+    }
+
+    /// Removes a stream whose row has the engine's layout by now.
+    pub fn forget(&mut self, stream: &str) {
+        if let Some(reasons) = self.pending.remove(stream) {
+            recount(&mut self.waiting, reasons.reason(), None);
         }
     }
 
@@ -142,7 +158,7 @@ impl Plan {
         now_ms: u64,
         hands_over: bool,
     ) -> Option<(u64, Vec<Placement>)> {
-        if self.batches.len() >= BATCHES_MAX || now_ms < self.retry_at_ms {
+        if self.is_held || self.batches.len() >= BATCHES_MAX || now_ms < self.retry_at_ms {
             return None;
         }
         self.retry_at_ms = 0;
@@ -177,6 +193,7 @@ impl Plan {
                     name: name.clone(),
                     revision,
                     layout: wanted,
+                    improves: reasons.improves(),
                     why: reason.code(),
                 });
                 let sent = SentLayout {

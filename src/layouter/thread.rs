@@ -38,6 +38,8 @@ pub enum LayouterMessage {
     Settings(Box<ControllerSettings>),
     /// A function to be run on the controller; it sends its result itself.
     Query(Box<dyn FnOnce(&Controller) + Send>),
+    /// Improving moves are taken back; the function sends their number.
+    DropImproving(Box<dyn FnOnce(u64) + Send>),
     /// The `stop` flag may have been set.
     Wake,
 }
@@ -180,19 +182,31 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
         }
         reported.extend(context.reports.try_iter());
         handle_reports(&mut controller, context, &mut reported, now_ms);
-        match message {
-            Some(LayouterMessage::Settings(new)) => {
-                settings.clone_from(&new);
-                controller.set(*new, now_ms);
-            }
-            Some(LayouterMessage::Query(query)) => query(&controller),
-            Some(LayouterMessage::Wake) | None => {}
+        if let Some(message) = message {
+            handle_message(&mut controller, settings, message, now_ms);
         }
         let (ticks, started) = (controller.ticks(), Instant::now());
         controller.advance(now_ms);
         if controller.ticks() > ticks {
             context.metrics.count_tick(started.elapsed());
         }
+    }
+}
+
+fn handle_message(
+    controller: &mut Controller,
+    settings: &mut ControllerSettings,
+    message: LayouterMessage,
+    now_ms: u64,
+) {
+    match message {
+        LayouterMessage::Settings(new) => {
+            settings.clone_from(&new);
+            controller.set(*new, now_ms);
+        }
+        LayouterMessage::Query(query) => query(controller),
+        LayouterMessage::DropImproving(report) => report(controller.drop_improving(now_ms)),
+        LayouterMessage::Wake => {}
     }
 }
 
@@ -260,6 +274,11 @@ fn send_commands(
         }
     }
     let now_ms = uptime_ms();
+    if let Some(command) = controller.next_pause_end(now_ms)
+        && let Err(error) = context.commands.send(Envelope::unanswered(command))
+    {
+        warn!(title = %error.items[0].title, "end of the pause not written; retrying");
+    }
     while let Some((id, items)) = controller.next_batch(now_ms) {
         if let Err(error) = send_batch(context, Command::Place { items }, id, replies) {
             controller.on_reply(id, &Err(error), now_ms);

@@ -846,6 +846,7 @@ mod tests {
                 "episode_save",
                 "episodes_list",
                 "external_episodes_list",
+                "layouter_change",
                 "layouter_get",
                 "liveness_probe",
                 "load_balancer_delete",

@@ -97,6 +97,8 @@ roots! {
     load_change: "central_streamer_layout_prediction_item", ["hostname", "role"];
     /// The wanted maintenance of a streamer.
     streamer_maintenance: "streamer_maintenance", [];
+    /// The wanted pause of the layouter.
+    layouter_change: "layouter_change", [];
     /// Assumed events of a layout preview.
     cluster_preview_request: "cluster_preview_request", [];
 }
@@ -118,6 +120,7 @@ pub fn of_body(name: &str) -> Option<&'static Schema> {
         "central_config" => config(),
         "cluster_preview_request" => cluster_preview_request(),
         "streamer_maintenance" => streamer_maintenance(),
+        "layouter_change" => layouter_change(),
         _ => return None,
     })
 }

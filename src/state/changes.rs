@@ -3,7 +3,7 @@
 use super::entity::{Key, Kind};
 use super::event::NewEvent;
 use super::name::{Hostname, StreamName};
-use super::record::{EntityRecord, Role, StreamRecord, StreamerRecord};
+use super::record::{EntityRecord, PauseRecord, Role, StreamRecord, StreamerRecord};
 
 /// When a command is applied: the sequence number of its batch and the batch's stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub struct Changes {
     pub streamers: Vec<StreamerChange>,
     pub nodes: Vec<NodeChange>,
     pub entities: Vec<EntityChange>,
+    pub pause: Option<PauseChange>,
     /// Events for the log beside that of the request; the batch numbers them.
     pub events: Vec<NewEvent>,
     pub done: Done,
@@ -46,6 +47,12 @@ pub struct StreamChange {
 pub struct StreamerChange {
     pub hostname: Hostname,
     pub new: Option<StreamerRecord>,
+}
+
+/// The begin of a pause of the layouter, or its end (`None`).
+#[derive(Debug, Clone)]
+pub struct PauseChange {
+    pub new: Option<PauseRecord>,
 }
 
 /// How one node's view moves.
@@ -89,6 +96,7 @@ impl Changes {
             streamers: Vec::new(),
             nodes: Vec::new(),
             entities: Vec::new(),
+            pause: None,
             events: Vec::new(),
             done: Done::Nothing,
         }
@@ -99,6 +107,7 @@ impl Changes {
             && self.streamers.is_empty()
             && self.nodes.is_empty()
             && self.entities.is_empty()
+            && self.pause.is_none()
     }
 }
 
@@ -108,6 +117,8 @@ pub enum Done {
     Stream(StreamRecord),
     Streamer(StreamerRecord),
     Entity(Kind, EntityRecord),
+    /// The pause of the layouter from now on.
+    Pause(Option<PauseRecord>),
     /// A plan was carried out, except for these rows.
     Placed {
         refused: Vec<usize>,
@@ -120,7 +131,7 @@ impl Done {
     /// The status of the response.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Stream(_) | Self::Streamer(_) | Self::Entity(..) => 200,
+            Self::Stream(_) | Self::Streamer(_) | Self::Entity(..) | Self::Pause(_) => 200,
             Self::Placed { .. } | Self::Nothing => 204,
         }
     }

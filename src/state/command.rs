@@ -12,6 +12,7 @@ use super::episode::PublicationReport;
 use super::event::{Audit, NewEvent};
 use super::invalid::invalid;
 use super::name::{Hostname, StreamName};
+use super::pause::PauseRequest;
 use super::record::Publication;
 use super::retention::Retention;
 use super::tag::{EntityName, Precondition};
@@ -71,6 +72,16 @@ pub enum Command {
     /// is skipped if its stream is not handed over between these nodes any more.
     EndHandovers {
         items: Vec<HandoverEnd>,
+    },
+    /// Begin a pause of the layouter, or end it (`None`).
+    PauseLayouter {
+        wanted: Option<PauseRequest>,
+        /// The user of the request.
+        by: Box<str>,
+    },
+    /// Issued by the layouter's thread. Ends the pause of this revision at its time.
+    ExpirePause {
+        revision: u64,
     },
     /// Create or change one entity.
     SaveEntity(EntitySave),
@@ -137,6 +148,8 @@ impl Command {
             | Self::SaveStreamers { .. }
             | Self::Place { .. }
             | Self::EndHandovers { .. }
+            | Self::PauseLayouter { .. }
+            | Self::ExpirePause { .. }
             | Self::SetAgentLayouts { .. }
             | Self::ReportPublication { .. }
             | Self::ExpireEntities { .. }
@@ -152,6 +165,8 @@ impl Command {
                 | Self::DeleteStreamer { .. }
                 | Self::DeleteEntity { .. }
                 | Self::ExpireEntities { .. }
+                | Self::PauseLayouter { wanted: None, .. }
+                | Self::ExpirePause { .. }
         )
     }
 }
@@ -320,6 +335,8 @@ pub struct Placement {
     /// Revision of the stream that the decision was made on.
     pub revision: u64,
     pub layout: LayoutPatch,
+    /// It improves a layout that could stay, and is no drain.
+    pub improves: bool,
     /// The layouter's own reason code; some of them are not in [`CHANGE_REASONS`].
     pub why: &'static str,
 }

@@ -18,7 +18,7 @@ pub const LIST_BYTES_MAX: usize = 16 * 1024;
 pub const EVENTS_PER_BATCH_MAX: u64 = 1 << 16;
 
 /// The kinds of events, those of the reference first.
-pub const EVENT_KINDS: [&str; 26] = [
+pub const EVENT_KINDS: [&str; 28] = [
     "server_starting",
     "server_started",
     "database_error",
@@ -43,6 +43,8 @@ pub const EVENT_KINDS: [&str; 26] = [
     "layouter_drain_overdue",
     "layouter_stream_held",
     "layouter_stream_released",
+    "layouter_paused",
+    "layouter_resumed",
     "clock_doubted",
     "clock_believed",
 ];

@@ -15,9 +15,9 @@ use super::entity::KINDS;
 use super::event_streams::stream_digest;
 use super::record::{
     Cordon, DrainOrder, EVENT_VERSION, Entity, EntityRecord, EventChunk, EventChunkRecord,
-    EventStream, Facts, Layout, NodeMark, NodeMarkRecord, NodeRole, Publication, RecordError,
-    SCHEMA_VERSION, STREAM_VERSION, STREAMER_VERSION, Stream, StreamRecord, Streamer,
-    StreamerRecord,
+    EventStream, Facts, Layout, LayouterPause, NodeMark, NodeMarkRecord, NodeRole, PauseRecord,
+    PauseScope, Publication, RecordError, SCHEMA_VERSION, STREAM_VERSION, STREAMER_VERSION, Stream,
+    StreamRecord, Streamer, StreamerRecord,
 };
 
 fn folder(version: u8) -> PathBuf {
@@ -170,7 +170,26 @@ fn marks_and_events() -> Vec<Golden> {
             }
         ),
         events(),
+        pause("pause.bin", PauseScope::Improving, 1_795_000_001_800),
+        pause("pause_all.bin", PauseScope::All, 0),
     ]
+}
+
+fn pause(file: &'static str, what: PauseScope, until: u64) -> Golden {
+    let pause = golden!(
+        PauseRecord,
+        "pause.bin",
+        LayouterPause {
+            revision: 4716,
+            since: 1_795_000_000_206,
+            until,
+            length_ms: until.saturating_sub(1_795_000_000_300),
+            by: "api_token:anna".into(),
+            reason: "new switch".into(),
+            what,
+        }
+    );
+    Golden { file, ..pause }
 }
 
 fn events() -> Golden {

@@ -9,7 +9,9 @@ use super::State;
 use super::entity::{Key, Kind};
 use super::name::{Hostname, StreamName};
 use super::node::{Node, RenderSettings, holders};
-use super::record::{EntityRecord, EventChunkRecord, NodeMark, StreamRecord, StreamerRecord};
+use super::record::{
+    EntityRecord, EventChunkRecord, NodeMark, PauseRecord, StreamRecord, StreamerRecord,
+};
 
 /// Builds a state from stored records, in any order of kinds.
 pub struct Loader {
@@ -48,6 +50,10 @@ impl Loader {
 
     pub fn events(&mut self, chunk: EventChunkRecord) {
         self.state.add_events(chunk);
+    }
+
+    pub fn pause(&mut self, record: PauseRecord) {
+        self.state.pause = Some(record);
     }
 
     /// Sets one shard of the streams, which another thread may have loaded.

@@ -23,6 +23,7 @@ mod loader;
 mod merged;
 pub mod name;
 pub mod node;
+pub mod pause;
 pub mod pull;
 pub mod record;
 pub mod retention;
@@ -42,7 +43,7 @@ use self::entity::{Entities, KINDS, Kind};
 use self::episode::EpisodeIndex;
 use self::name::{Hostname, StreamName};
 use self::node::{Node, RenderSettings};
-use self::record::{EventChunkRecord, StreamRecord, StreamerRecord};
+use self::record::{EventChunkRecord, PauseRecord, StreamRecord, StreamerRecord};
 
 pub use self::loader::Loader;
 
@@ -78,6 +79,8 @@ pub struct State {
     events: OrdMap<u64, EventChunkRecord>,
     events_count: usize,
     events_bytes: usize,
+    /// Present while the layouter is paused.
+    pause: Option<PauseRecord>,
     settings: Arc<RenderSettings>,
 }
 
@@ -101,6 +104,7 @@ impl State {
             events: OrdMap::new(),
             events_count: 0,
             events_bytes: 0,
+            pause: None,
             settings: Arc::new(settings),
         }
     }
@@ -228,6 +232,11 @@ impl State {
         self.events_bytes
     }
 
+    /// Present while the layouter is paused.
+    pub fn pause(&self) -> Option<&PauseRecord> {
+        self.pause.as_ref()
+    }
+
     /// Moves on to the revision and stamp of a batch, which may have changed the event log only.
     pub fn advance(&mut self, stamp: changes::Stamp) {
         assert!(stamp.revision >= self.revision, "revisions only grow");
@@ -272,6 +281,9 @@ impl State {
                 (Some(old), None) => entities.remove(&change.key, old),
                 (None, None) => {}
             }
+        }
+        if let Some(change) = &changes.pause {
+            self.pause = change.new.clone();
         }
         self.revision = changes.revision;
         self.stamp_ms = changes.stamp_ms;

@@ -19,7 +19,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::event_streams::streams_of_text;
 
-/// First byte of the records of entities and of marks.
+/// First byte of the records of entities, of marks and of the layouter.
 pub const SCHEMA_VERSION: u8 = 1;
 /// First byte of the records of streams. Version 1 did not have `handover_from`, version 2 not
 /// `kept_rendered`.
@@ -346,6 +346,34 @@ pub struct NodeMark {
     pub updated_at: u64,
 }
 
+/// What a pause of the layouter holds.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[rkyv(compare(PartialEq))]
+pub enum PauseScope {
+    /// Moves of streams that could stay where they are, but for drains.
+    #[default]
+    Improving,
+    All,
+}
+
+/// A pause of the layouter.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct LayouterPause {
+    /// Log sequence number of its request.
+    pub revision: u64,
+    /// Stamp of its begin, UTC ms.
+    pub since: u64,
+    /// Stamp of its end, UTC ms; 0: until it is ended.
+    pub until: u64,
+    /// From its request to its end.
+    pub length_ms: u64,
+    /// The user of the request.
+    pub by: String,
+    /// As the operator gave it; may be empty.
+    pub reason: String,
+    pub what: PauseScope,
+}
+
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordError {
@@ -476,6 +504,13 @@ view!(
     EntityRecord,
     Entity,
     ArchivedEntity,
+    SCHEMA_VERSION,
+    no_upgrade
+);
+view!(
+    PauseRecord,
+    LayouterPause,
+    ArchivedLayouterPause,
     SCHEMA_VERSION,
     no_upgrade
 );

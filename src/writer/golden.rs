@@ -1,11 +1,12 @@
-//! A golden store: a file that version 1 wrote, with a record in every table.
+//! Golden stores: files that earlier versions wrote, the newest with a record in every table.
 //!
-//! Made once by `WEIR_GOLDEN=write cargo test -p weir --lib writer::golden` and never changed. It
+//! Made once by `WEIR_GOLDEN=write cargo test -p weir --lib writer::golden` and never changed. They
 //! must open, load and hold what is written below; today's writer must use the same tables and
-//! keys.
+//! keys as the newest. A new table is a new file: the older ones have no record of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rkyv::string::ArchivedString;
 use weir_storage::{FILE_NAME, Options, Storage, Store};
@@ -17,12 +18,17 @@ use crate::state::entity::{Key, Kind};
 use crate::state::event::NewEvent;
 use crate::state::name::{Hostname, StreamName};
 use crate::state::node::RenderSettings;
-use crate::state::record::ArchivedFacts;
+use crate::state::pause::{PauseEnd, PauseRequest};
+use crate::state::record::{ArchivedFacts, PauseScope};
 
 const STAMP_MS: u64 = 1_795_000_000_000;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/store_v1.redb")
+/// The newest golden store. The first had no table of the layouter.
+const NEWEST: u32 = 2;
+
+fn golden(version: u32) -> PathBuf {
+    let file = format!("tests/golden/store_v{version}.redb");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
 }
 
 fn stream(name: &str, body: &str) -> Command {
@@ -38,8 +44,8 @@ fn entity(kind: Kind, key: &str, body: &str) -> Command {
     Command::SaveEntity(EntitySave::from_body(kind, key, body, "").expect("an entity"))
 }
 
-/// The commands that the golden store was made with, one batch each.
-fn commands() -> Vec<Command> {
+/// The commands that a golden store was made with, one batch each.
+fn commands(version: u32) -> Vec<Command> {
     let hostname = Hostname::parse("s1").expect("a hostname");
     let body = json::parse(br#"{"role":"streamer","cluster_key":"k"}"#).expect("JSON");
     let patch = streamer_patch(body, &hostname, "").expect("a streamer");
@@ -48,7 +54,7 @@ fn commands() -> Vec<Command> {
     let gone = Key::parse(Kind::Agent, "gone").expect("a key");
     let name = StreamName::parse("removed").expect("a name");
     let event = NewEvent::new("server_started").text("version", "1");
-    vec![
+    let mut commands = vec![
         Command::SaveStreamer { hostname, patch },
         stream("sports/hd/1", &placed),
         stream("removed", &placed),
@@ -71,15 +77,27 @@ fn commands() -> Vec<Command> {
         Command::AppendEvents {
             events: vec![event],
         },
-    ]
+    ];
+    if version >= 2 {
+        let wanted = PauseRequest {
+            what: PauseScope::All,
+            end: Some(PauseEnd::After(Duration::from_mins(30))),
+            reason: "new switch".into(),
+        };
+        commands.push(Command::PauseLayouter {
+            wanted: Some(wanted),
+            by: "anna".into(),
+        });
+    }
+    commands
 }
 
-/// A store with the records of `commands()`.
+/// A store with the records of the newest commands.
 fn written(directory: &Path) -> Store {
     let (store, opened) = Store::open(directory, &Options::default()).expect("an empty store");
     let state = load(&store, &opened, RenderSettings::default()).expect("loads");
     let mut machine = StateMachine::new(state, store);
-    for (at_ms, command) in (STAMP_MS..).zip(commands()) {
+    for (at_ms, command) in (STAMP_MS..).zip(commands(NEWEST)) {
         let applied = machine.batch(vec![command], at_ms).expect("commits");
         applied.outcomes.into_iter().for_each(|outcome| {
             outcome.expect("is applied");
@@ -88,9 +106,9 @@ fn written(directory: &Path) -> Store {
     machine.into_storage()
 }
 
-/// The golden store, copied into a directory and opened.
-fn opened(directory: &Path) -> (Store, weir_storage::Opened) {
-    fs::copy(golden(), directory.join(FILE_NAME)).expect("the golden file is copied");
+/// A golden store, copied into a directory and opened.
+fn opened(version: u32, directory: &Path) -> (Store, weir_storage::Opened) {
+    fs::copy(golden(version), directory.join(FILE_NAME)).expect("the golden file is copied");
     Store::open(directory, &Options::default()).expect("the golden store opens")
 }
 
@@ -108,16 +126,23 @@ fn keys(store: &Store) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn golden_store_loads_with_a_record_of_every_table() {
-    let directory = tempfile::tempdir().expect("a scratch directory");
-    if std::env::var("WEIR_GOLDEN").is_ok_and(|value| value == "write") && !golden().exists() {
+fn golden_stores_load_with_a_record_of_every_table() {
+    let newest = golden(NEWEST);
+    if std::env::var("WEIR_GOLDEN").is_ok_and(|value| value == "write") && !newest.exists() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         written(scratch.path()).close().expect("closes");
-        fs::copy(scratch.path().join(FILE_NAME), golden()).expect("the golden file is written");
+        fs::copy(scratch.path().join(FILE_NAME), newest).expect("the golden file is written");
     }
-    let (store, opened) = opened(directory.path());
+    for version in 1..=NEWEST {
+        golden_store_loads(version);
+    }
+}
+
+fn golden_store_loads(version: u32) {
+    let directory = tempfile::tempdir().expect("a scratch directory");
+    let (store, opened) = opened(version, directory.path());
     let state = load(&store, &opened, RenderSettings::default()).expect("the golden store loads");
-    let revision = commands().len() as u64;
+    let revision = commands(version).len() as u64;
     assert_eq!((state.revision(), opened.lsn), (revision, revision));
     assert_eq!(state.stamp_ms(), STAMP_MS + revision - 1);
     assert_eq!(state.streams_count(), 1);
@@ -155,15 +180,21 @@ fn golden_store_loads_with_a_record_of_every_table() {
         .values()
         .flat_map(|chunk| chunk.events.iter().map(ArchivedString::as_str))
         .collect();
-    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events.len(), version as usize, "{events:?}");
     assert!(events[0].contains("\"event\":\"server_started\""));
+    let pause = state
+        .pause()
+        .map(|pause| (pause.what.as_str(), &*pause.by, pause.until_ms()));
+    let until_ms = STAMP_MS + revision - 1 + 30 * 60_000;
+    let written = ("all", "anna", Some(until_ms));
+    assert_eq!(pause, (version >= 2).then_some(written));
 }
 
 #[test]
-fn writer_uses_the_tables_and_keys_of_the_golden_store() {
+fn writer_uses_the_tables_and_keys_of_the_newest_golden_store() {
     let (old, new) = (tempfile::tempdir(), tempfile::tempdir());
     let (old, new) = (old.expect("a directory"), new.expect("a directory"));
-    let golden = keys(&opened(old.path()).0);
+    let golden = keys(&opened(NEWEST, old.path()).0);
     assert_eq!(keys(&written(new.path())), golden);
     for table in tables() {
         let has_record = golden.iter().any(|(name, _)| *name == table.0);

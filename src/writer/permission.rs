@@ -109,9 +109,11 @@ impl ChangeRights {
                 let keys = items.iter().map(|(key, _)| key);
                 keys.for_each(|key| to.require_entity(Action::Write, Kind::Agent, key));
             }
+            Command::PauseLayouter { .. } => to.require_whole(Action::Write, "layouter"),
             // Issued by this server only.
             Command::Place { .. }
             | Command::EndHandovers { .. }
+            | Command::ExpirePause { .. }
             | Command::ReportPublication { .. }
             | Command::ExpireEntities { .. }
             | Command::AppendEvents { .. } => {}
@@ -203,7 +205,7 @@ struct Missing<'r> {
     rights: &'r Rights,
     /// Whether entities that the token does not see are only counted.
     hides: bool,
-    named: Vec<(Action, &'static str, String)>,
+    named: Vec<(Action, &'static str, Option<String>)>,
     hidden: Vec<(&'static str, usize)>,
 }
 
@@ -225,13 +227,20 @@ impl<'r> Missing<'r> {
         }
     }
 
+    /// Requires a right to something that has no key.
+    fn require_whole(&mut self, action: Action, collection: &'static str) {
+        if !self.rights.may(action, collection, None) {
+            self.named.push((action, collection, None));
+        }
+    }
+
     fn require(&mut self, action: Action, collection: &'static str, key: &str) {
         if self.rights.may(action, collection, Some(key)) {
             return;
         }
         if !self.hides || self.rights.sees(collection, key) {
             if self.named.len() < NAMED_MAX {
-                self.named.push((action, collection, key.to_owned()));
+                self.named.push((action, collection, Some(key.to_owned())));
             }
             return;
         }
@@ -243,8 +252,8 @@ impl<'r> Missing<'r> {
 
     fn result(self) -> Result<(), ApiError> {
         let named = self.named.iter();
-        let named =
-            named.map(|(action, collection, key)| lacks_permission(*action, collection, Some(key)));
+        let named = named
+            .map(|(action, collection, key)| lacks_permission(*action, collection, key.as_deref()));
         let hidden = self.hidden.iter();
         let hidden = hidden.map(|(collection, count)| {
             lacks_permission(Action::Write, collection, None).with("hidden", count)

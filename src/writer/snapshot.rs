@@ -10,7 +10,8 @@ use imbl::OrdMap;
 use weir_storage::Table;
 
 use super::tables::{
-    EVENTS, NODES, STREAMERS, STREAMS, entity_key, entity_table, event_key, host_key, stream_key,
+    EVENTS, LAYOUTER, NODES, STREAMERS, STREAMS, entity_key, entity_table, event_key, host_key,
+    pause_key, stream_key,
 };
 use crate::state::entity::{KINDS, Key};
 use crate::state::name::{Hostname, StreamName};
@@ -33,6 +34,8 @@ enum SnapshotPosition {
     Streamers(Option<Hostname>),
     Nodes(Option<Hostname>),
     Events(Option<u64>),
+    /// Whether it was given.
+    Pause(bool),
     Entities(usize, Option<Key>),
     End,
 }
@@ -73,6 +76,13 @@ impl SnapshotRecords {
                 *last = Some(*revision);
                 Some((EVENTS, event_key(*revision), chunk.bytes().clone()))
             }
+            SnapshotPosition::Pause(is_given) => {
+                if std::mem::replace(is_given, true) {
+                    return None;
+                }
+                let pause = state.pause()?;
+                Some((LAYOUTER, pause_key(), pause.bytes().clone()))
+            }
             SnapshotPosition::Entities(kind, last) => {
                 let kind = KINDS[*kind];
                 let entities = state.entities(kind).by_key();
@@ -93,7 +103,8 @@ impl SnapshotRecords {
             SnapshotPosition::Streams(..) => SnapshotPosition::Streamers(None),
             SnapshotPosition::Streamers(_) => SnapshotPosition::Nodes(None),
             SnapshotPosition::Nodes(_) => SnapshotPosition::Events(None),
-            SnapshotPosition::Events(_) => SnapshotPosition::Entities(0, None),
+            SnapshotPosition::Events(_) => SnapshotPosition::Pause(false),
+            SnapshotPosition::Pause(_) => SnapshotPosition::Entities(0, None),
             SnapshotPosition::Entities(kind, _) if kind + 1 < KINDS.len() => {
                 SnapshotPosition::Entities(kind + 1, None)
             }

@@ -19,8 +19,8 @@ use crate::state::entity::{KINDS, Key, Kind};
 use crate::state::name::{Hostname, StreamName, shard_of};
 use crate::state::node::RenderSettings;
 use crate::state::record::{
-    EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, RecordError, StreamRecord,
-    StreamerRecord,
+    EntityRecord, EventChunkRecord, NodeMark, NodeMarkRecord, PauseRecord, RecordError,
+    StreamRecord, StreamerRecord,
 };
 use crate::state::{Loader, SHARDS, State};
 
@@ -33,6 +33,9 @@ pub const NODES: Table = Table("node");
 /// Chunks of the event log by the revision of their batch, big-endian.
 pub const EVENTS: Table = Table("event");
 
+/// The pause of the layouter, of which there is one at most.
+pub const LAYOUTER: Table = Table("layouter");
+
 /// The table of a kind of entities.
 pub fn entity_table(kind: Kind) -> Table {
     Table(kind.row().table)
@@ -40,7 +43,7 @@ pub fn entity_table(kind: Kind) -> Table {
 
 /// Every table, in the order of a backup.
 pub fn tables() -> impl Iterator<Item = Table> {
-    [STREAMS, STREAMERS, NODES, EVENTS]
+    [STREAMS, STREAMERS, NODES, EVENTS, LAYOUTER]
         .into_iter()
         .chain(KINDS.into_iter().map(entity_table))
 }
@@ -62,6 +65,10 @@ pub(super) fn host_key(hostname: &str) -> Box<[u8]> {
 
 pub(super) fn event_key(revision: u64) -> Box<[u8]> {
     key(0, &revision.to_be_bytes())
+}
+
+pub(super) fn pause_key() -> Box<[u8]> {
+    key(0, b"pause")
 }
 
 /// Sorts as the collection does.
@@ -94,6 +101,10 @@ pub(super) fn collect_ops(changes: &Changes, ops: &mut Vec<Op>) {
         let (table, key) = (entity_table(change.kind), entity_key(&change.key));
         let new = change.new.as_ref().map(EntityRecord::bytes);
         ops.push(op(table, key, new));
+    }
+    if let Some(change) = &changes.pause {
+        let new = change.new.as_ref().map(PauseRecord::bytes);
+        ops.push(op(LAYOUTER, pause_key(), new));
     }
     for change in &changes.nodes {
         // Only what the streams' own records do not show after a restart.
@@ -157,6 +168,13 @@ pub fn load<S: Storage>(
     }
     load_table(log, EVENTS, None, |_, value| {
         loader.events(EventChunkRecord::from_bytes(value)?);
+        Ok(())
+    })?;
+    load_table(log, LAYOUTER, None, |key, value| {
+        // Other keys are of newer programs.
+        if *key == *pause_key() {
+            loader.pause(PauseRecord::from_bytes(value)?);
+        }
         Ok(())
     })?;
     Ok(Arc::new(loader.finish(marks)))

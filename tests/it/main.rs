@@ -98,6 +98,7 @@ mod long_poll;
 mod maintenance;
 mod memory;
 mod paging;
+mod pausing;
 mod permission;
 mod readme;
 mod restart;

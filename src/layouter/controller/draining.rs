@@ -48,7 +48,8 @@ impl Controller {
             return;
         }
         self.due.drain_ms = now_ms + STEP_PAUSE_MS;
-        if self.engine.as_ref().is_some_and(Engine::has_drains) {
+        let has_drains = self.engine.as_ref().is_some_and(Engine::has_drains);
+        if has_drains && !self.pause.holds_all() {
             let utc_ms = utc_ms_of(now_ms);
             self.apply(Event::Drain { now_ms, utc_ms });
         }

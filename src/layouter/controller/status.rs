@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use super::Controller;
+use crate::json::Value;
 use crate::layouter::metrics::LayouterMetrics;
 use crate::layouter::{DecisionCounts, Engine, MoveReason};
 use crate::rt::utc_ms_of;
+use crate::state::record::PauseRecord;
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -57,8 +59,9 @@ impl WorkHistory {
 }
 
 impl Controller {
-    /// The body of `GET /layouter`. Costs the same in a cluster of any size.
-    pub fn status(&self) -> String {
+    /// The body of `GET /layouter`, with the pause of the newest state. Costs the same in a cluster
+    /// of any size.
+    pub fn status(&self, pause: Option<&PauseRecord>) -> String {
         let enabled = self.engine.is_some();
         let mut out = format!("{{\"enabled\":{enabled}");
         if let Some(engine) = &self.engine {
@@ -87,8 +90,18 @@ impl Controller {
         }
         out.push_str("},\"moves_1h\":{\"by_reason\":");
         write_by_reason(&mut out, &self.history.of_hour(&self.metrics));
-        out.push_str("}}");
+        let pause = pause.map_or(Value::Null, |pause| pause.to_value());
+        let _ = write!(out, "}},\"paused\":{}}}", pause.to_text());
         out
+    }
+
+    /// Waiting decisions that a pause of the improving moves would hold.
+    pub(super) fn improving_waiting(&self) -> u64 {
+        let waiting = self.plan.waiting();
+        let of = MoveReason::ALL.iter().zip(&waiting);
+        of.filter(|(reason, _)| reason.improves())
+            .map(|(_, count)| count)
+            .sum()
     }
 
     fn write_runs(&self, out: &mut String) {

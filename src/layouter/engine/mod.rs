@@ -129,6 +129,16 @@ impl Engine {
         }
     }
 
+    /// An empty engine with the clock and the budgets of another one, whose rows it is to load.
+    #[must_use]
+    pub fn restarted(&self, settings: EngineSettings) -> Self {
+        Self {
+            now_ms: self.now_ms,
+            budgets: self.budgets.clone(),
+            ..Self::new(settings)
+        }
+    }
+
     /// Applies an event; returns the changes that follow from it.
     pub fn apply(&mut self, event: Event) -> Vec<LayoutChange> {
         self.handle(event);
@@ -246,7 +256,16 @@ impl Engine {
         let mut left_over = self.retry_waiting();
         self.place_batch();
         self.relieve_overloaded();
-        left_over |= self.restore();
+        if self.settings.improves {
+            left_over |= self.improve(left_over);
+        }
+        let unfinished = left_over || self.tick_wanted();
+        self.progress.settled = if unfinished { 0 } else { self.progress.epoch };
+    }
+
+    /// Moves slots that could stay. Returns whether some were left for the next tick.
+    fn improve(&mut self, left_over: bool) -> bool {
+        let mut left_over = self.restore() || left_over;
         if self.optional_moves_allowed() && !left_over {
             self.find_promoted();
             left_over |= self.upgrade();
@@ -254,8 +273,7 @@ impl Engine {
         } else {
             left_over = true;
         }
-        let unfinished = left_over || self.tick_wanted();
-        self.progress.settled = if unfinished { 0 } else { self.progress.epoch };
+        left_over
     }
 
     /// Whether a tick should run now instead of at the end of the interval: waiting slots may fit.

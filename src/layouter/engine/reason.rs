@@ -112,6 +112,12 @@ impl MoveReason {
             Self::Preferred | Self::Drain | Self::Restore | Self::Rebalance
         )
     }
+
+    /// True for moves for wishes, back to a node that returned, and for balance, which may be
+    /// paused. A drain is the wish of an operator.
+    pub fn improves(self) -> bool {
+        matches!(self, Self::Preferred | Self::Restore | Self::Rebalance)
+    }
 }
 
 /// Counts by [`MoveReason`], in the order of [`MoveReason::ALL`].

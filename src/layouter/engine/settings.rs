@@ -34,6 +34,8 @@ pub struct EngineSettings {
     pub failover_to_backup: bool,
     pub failback: bool,
     pub rebalance: bool,
+    /// False while moves that only improve the layout are paused: fail-backs, wishes and balance.
+    pub improves: bool,
     /// Pause between ticks; the budgets are per interval.
     pub interval_ms: u64,
     pub thresholds: Thresholds,
@@ -102,6 +104,7 @@ impl Default for EngineSettings {
             failover_to_backup: false,
             failback: true,
             rebalance: true,
+            improves: true,
             interval_ms: 30_000,
             thresholds: Thresholds::default(),
             budgets: MoveBudgets::default(),

@@ -8,10 +8,10 @@ use super::preview::role_name;
 use super::snapshot::{RenderLayout, WhatIfSnapshot};
 use crate::error::ApiError;
 use crate::json::{self, Object, Value, write_string};
-use crate::layouter::{Engine, MoveObstacle, NodeDecision, PlacementRole, Reasons, SlotKind};
+use crate::layouter::{MoveObstacle, NodeDecision, PlacementRole, Reasons, SlotKind};
 use crate::rt::utc_ms_of;
 use crate::state::apply::stream_not_found;
-use crate::state::name::StreamName;
+use crate::state::name::{Hostname, StreamName};
 
 /// Largest page of streams with every node's decision about each.
 pub const DECISIONS_LIMIT_MAX: usize = 100;
@@ -22,6 +22,10 @@ const KINDS: [SlotKind; 3] = [SlotKind::Ingest, SlotKind::DvrBackup, SlotKind::I
 
 const HELD_SUMMARY: &str = "Held: the stream came to two streamers shortly before each was lost. \
                             An edit of the stream, or an hour, ends that.";
+
+/// Code and words for what a pause holds.
+const PAUSED_CODE: &str = "layouter_paused";
+const PAUSED: &str = "the layouter is paused";
 
 /// Nodes of each role that a grouped explanation has beside the current one.
 const BEST_MAX: usize = 5;
@@ -41,7 +45,7 @@ pub fn render(
     let (mut nodes, mut groups) = (Vec::new(), Vec::new());
     let mut summary = String::new();
     for kind in KINDS {
-        let Some(decisions) = sorted(&snapshot.engine, name, kind) else {
+        let Some(decisions) = sorted(snapshot, name, kind) else {
             continue;
         };
         if kind == SlotKind::Ingest {
@@ -66,18 +70,23 @@ pub fn render(
         };
     }
     let mut out = b"{".to_vec();
-    if let Some(better) = snapshot.engine.better(name) {
-        let mut item = Object::default();
-        item.insert("hostname", Value::from(better.hostname.as_str()));
-        let why = obstacle(better.obstacle);
-        item.insert("why_not_now", Value::from(why.as_str()));
+    let held = held(snapshot, name);
+    if let Some(held) = &held {
+        summary = held.summary();
+    }
+    if let Some(better) = better(snapshot, name, held.as_ref()) {
         out.extend_from_slice(b"\"better\":");
-        Value::Object(item).write(&mut out);
+        better.write(&mut out);
         out.push(b',');
     }
     if grouped {
         out.extend_from_slice(b"\"groups\":");
         Value::Array(groups).write(&mut out);
+        out.push(b',');
+    }
+    if held.is_some() {
+        out.extend_from_slice(b"\"held_by\":");
+        write_string(&mut out, PAUSED_CODE);
         out.push(b',');
     }
     out.extend_from_slice(b"\"layout\":");
@@ -94,6 +103,54 @@ pub fn render(
     write_string(&mut out, &summary);
     out.push(b'}');
     Ok(out)
+}
+
+/// A change of the ingest that the layouter would make, if it was not paused.
+struct HeldChange<'a> {
+    stored: Option<&'a str>,
+    wanted: Option<Hostname>,
+}
+
+impl HeldChange<'_> {
+    fn summary(&self) -> String {
+        let place = match self.stored {
+            Some(host) => format!("the stream stays on {host}"),
+            None => "the stream has no node".to_owned(),
+        };
+        match &self.wanted {
+            Some(host) => format!("The layouter is paused: {place}, {host} is chosen for it."),
+            None => format!("The layouter is paused: {place}, and none would have it."),
+        }
+    }
+}
+
+/// What a pause of everything holds of a stream.
+fn held<'a>(snapshot: &'a WhatIfSnapshot, name: &str) -> Option<HeldChange<'a>> {
+    snapshot.state.paused_since()?;
+    let stored = snapshot.state.stream(name)?.ingest();
+    let wanted = snapshot.engine.layout(name)?.ingest;
+    (stored != wanted.as_deref()).then_some(HeldChange { stored, wanted })
+}
+
+/// A node that suits the stream better than its own, and why it does not move there now.
+fn better(snapshot: &WhatIfSnapshot, name: &str, held: Option<&HeldChange<'_>>) -> Option<Value> {
+    let is_paused = snapshot.state.pause().is_some();
+    let (hostname, why) = match held {
+        Some(held) => (held.wanted.as_ref()?, PAUSED.to_owned()),
+        None => {
+            let better = snapshot.engine.better(name)?;
+            let why = if is_paused {
+                PAUSED.to_owned()
+            } else {
+                obstacle(better.obstacle)
+            };
+            (better.hostname, why)
+        }
+    };
+    let mut item = Object::default();
+    item.insert("hostname", Value::from(hostname.as_str()));
+    item.insert("why_not_now", Value::from(why.as_str()));
+    Some(Value::Object(item))
 }
 
 /// What keeps a stream from moving to a better node, in short.
@@ -145,7 +202,7 @@ fn groups_of(decisions: &[NodeDecision<'_>], kind: SlotKind) -> Vec<Value> {
 
 /// Decisions of the nodes of the right role: the current node first, then the best.
 fn sorted<'e>(
-    engine: &'e Engine,
+    snapshot: &'e WhatIfSnapshot,
     name: &StreamName,
     kind: SlotKind,
 ) -> Option<Vec<NodeDecision<'e>>> {
@@ -153,7 +210,19 @@ fn sorted<'e>(
         SlotKind::Ingest | SlotKind::DvrBackup => PlacementRole::Streamer,
         SlotKind::Inference => PlacementRole::Inference,
     };
-    let mut decisions = engine.explain(name, kind)?;
+    let mut decisions = snapshot.engine.explain(name, kind)?;
+    if snapshot.state.paused_since().is_some() {
+        // The engine is ahead of the rows.
+        let stored = snapshot.stored(name)?;
+        for decision in &mut decisions {
+            let host = Some(decision.hostname);
+            decision.here = match kind {
+                SlotKind::Ingest => stored.ingest.as_ref() == host,
+                SlotKind::Inference => stored.inference.as_ref() == host,
+                SlotKind::DvrBackup => stored.dvr_backups.iter().any(|it| Some(it) == host),
+            };
+        }
+    }
     decisions.retain(|decision| decision.here || decision.role == wanted);
     decisions.sort_by_key(|decision| {
         (
@@ -296,7 +365,7 @@ pub fn with_decisions(snapshot: &WhatIfSnapshot, page: &[u8]) -> Vec<u8> {
             object.insert("layout", Value::Object(Object::default()));
         }
         if let Some(Value::Object(layout)) = object.get_mut("layout") {
-            let decisions = decisions(&snapshot.engine, &name);
+            let decisions = decisions(snapshot, &name);
             layout.insert("node_layout_decisions", Value::Array(decisions));
         }
     }
@@ -306,13 +375,13 @@ pub fn with_decisions(snapshot: &WhatIfSnapshot, page: &[u8]) -> Vec<u8> {
 }
 
 /// One decision per node: about the ingest on streamers, about inference on inference nodes.
-fn decisions(engine: &Engine, name: &StreamName) -> Vec<Value> {
+fn decisions(snapshot: &WhatIfSnapshot, name: &StreamName) -> Vec<Value> {
     let mut all = Vec::new();
     for (kind, role) in [
         (SlotKind::Ingest, "streamer"),
         (SlotKind::Inference, "inference"),
     ] {
-        for decision in sorted(engine, name, kind).into_iter().flatten() {
+        for decision in sorted(snapshot, name, kind).into_iter().flatten() {
             let mut item = Object::default();
             item.insert("hostname", Value::from(decision.hostname.as_str()));
             item.insert("node_decision", Value::Bool(decision.reasons.is_empty()));

@@ -1,7 +1,8 @@
 //! The cluster as a whole.
 
 use super::{
-    BAD_BODY, LAYOUTER_OFF, OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED, UNAVAILABLE, json,
+    BAD_BODY, LAYOUTER_OFF, NOT_PERMITTED, OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED,
+    UNAVAILABLE, json,
 };
 use crate::error;
 use crate::openapi::model::{BodyDoc, Content, OperationDoc, ResponseDoc, Shape};
@@ -69,15 +70,57 @@ pub const LAYOUTER_GET: OperationDoc = OperationDoc {
     description: "Whether it is on, how many decided layouts wait to be written, how many moves \
          its budgets still allow, whether the brake holds all moves after a large loss, and how \
          many changes it decided in the last hour, by reason. The answer has the same size in a \
-         cluster of any size. While the layouter is off nothing waits and there are no budgets.",
+         cluster of any size. While the layouter is off nothing waits and there are no budgets. \
+         During a pause of everything it goes on deciding, and `waiting` has what it would do; \
+         during a pause of the improving moves it decides none of these.",
     responses: &[
         json(
             200,
             "The state.",
             Shape::One("layouter_status"),
-            r#"{"enabled":true,"last_run":{"at":1727274724000,"us":180},"next_run_at":1727274754000,"budgets":{"improving":{"left":950,"limit":1000},"make_room":{"left":64,"limit":64},"preferred":{"left":50,"limit":50},"rebalance":{"left":38,"limit":50},"restore":{"left":500,"limit":500}},"waiting":{"by_reason":{"rebalance":12},"improving":12,"unplaced":0,"urgent":0},"brake":{"on":false},"moves_1h":{"by_reason":{"not_distributed":40,"rebalance":50}}}"#,
+            r#"{"enabled":true,"last_run":{"at":1727274724000,"us":180},"next_run_at":1727274754000,"budgets":{"improving":{"left":950,"limit":1000},"make_room":{"left":64,"limit":64},"preferred":{"left":50,"limit":50},"rebalance":{"left":38,"limit":50},"restore":{"left":500,"limit":500}},"waiting":{"by_reason":{"rebalance":12},"improving":12,"unplaced":0,"urgent":0},"brake":{"on":false},"moves_1h":{"by_reason":{"not_distributed":40,"rebalance":50}},"paused":null}"#,
         ),
         UNAUTHORIZED,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+pub const LAYOUTER_CHANGE: OperationDoc = OperationDoc {
+    tag: "cluster",
+    summary: "Pause the layouter, or drop moves",
+    description: "A pause of `improving` holds moves for balance, for preferred labels and back to \
+         a node that returned; lost streams, new ones and drains go on. A pause of `all` holds \
+         everything: lost nodes are noticed and nothing moves, a new stream has no node, drains \
+         wait, and nodes that hand streams over keep them. Layouts that are set through the API \
+         are still possible. Once the pause is answered, the layouter moves nothing that it \
+         holds, also nothing that it had decided before.\n\n\
+         A pause ends at `until` or with `{\"pause\":null}`; what is due then happens at once. It \
+         is kept over restarts and no setting changes it. While the server is down its time goes \
+         on; after a start with a clock that is not trusted it lasts as long again. A new pause \
+         replaces the present one. While the layouter is switched off a pause is refused, and its \
+         end is not. Begin and end are events of the log.\n\n\
+         `drop` takes back the moves of `improving` that are decided and not on their way to the \
+         disk; it changes nothing that is stored.",
+    request: Some(BodyDoc {
+        shape: Shape::One("layouter_change"),
+        description: "A pause, or what is dropped.",
+        example: r#"{"pause":{"until":"30m","what":"improving","reason":"new switch"}}"#,
+        partial: false,
+    }),
+    responses: &[
+        json(
+            200,
+            "The pause from now on, on disk; or the number of the dropped moves.",
+            Shape::One("layouter_changed"),
+            r#"{"paused":{"by":"api_token:anna","reason":"new switch","since":1727274724000,"until":1727276524000,"what":"improving"}}"#,
+        ),
+        BAD_BODY,
+        UNAUTHORIZED,
+        NOT_PERMITTED,
+        LAYOUTER_OFF,
+        TOO_LARGE,
         UNAVAILABLE,
     ],
     extension: true,

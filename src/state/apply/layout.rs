@@ -98,14 +98,14 @@ fn check_labels(
 }
 
 /// Carries out a plan of the layouter. Skips the rows whose stream changed since the decision and
-/// those that are not possible any more, and returns their numbers.
+/// those that are not possible any more or that a pause holds, and returns their numbers.
 pub(super) fn carry_out(state: &State, items: Vec<Placement>, changes: &mut Changes) -> Done {
     let mut refused = Vec::new();
     let mut relayouts = Relayouts::default();
     for (i, item) in items.into_iter().enumerate() {
         let old = state
             .stream(&item.name)
-            .filter(|old| old.revision == item.revision);
+            .filter(|old| old.revision == item.revision && !state.holds_placement(item.improves));
         let placed = old.and_then(|old| {
             let mut stream = old.to_owned();
             let placed = place(state, &mut stream, &item.layout, changes.stamp_ms, "");
@@ -230,11 +230,13 @@ pub(super) fn place(
 }
 
 /// Takes handed over streams from the nodes that kept them. Skips those that are not handed over
-/// between these nodes any more.
+/// between these nodes any more, and those that a pause holds.
 pub(super) fn end_handovers(state: &State, items: &[HandoverEnd], changes: &mut Changes) -> Done {
     for item in items {
         let old = state.stream(&item.name).filter(|old| {
-            old.handover_from() == Some(&*item.from) && old.ingest() == Some(&*item.to)
+            old.handover_from() == Some(&*item.from)
+                && old.ingest() == Some(&*item.to)
+                && !state.holds_handover(old)
         });
         if let Some(old) = old {
             let mut stream = old.to_owned();

@@ -11,6 +11,7 @@ mod expiry;
 mod layout;
 mod merge;
 mod node_views;
+mod pause;
 mod stream;
 mod streamer;
 
@@ -43,6 +44,8 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         C::DeleteStreamer { hostname } => streamer::delete(state, hostname, to)?,
         C::SetMaintenance { hostname, wanted } =>
             streamer::set_maintenance(state, &hostname, wanted, to)?,
+        C::PauseLayouter { wanted, by } => pause::set(state, wanted, &by, to)?,
+        C::ExpirePause { revision } => pause::expire(state, revision, to),
         C::SaveEntity(save) => entity::save_one(state, save, None, to)?,
         C::SaveAgent { save, layout } => entity::save_one(state, save, layout.as_ref(), to)?,
         C::SetAgentLayouts { items } => entity::set_agent_layouts(state, items, to)?,
