@@ -82,7 +82,7 @@ pub enum OperatorVerb {
     Diff(Operated<files::DiffFlags>),
     /// Make the configuration of the server like files; deletes with --prune only.
     Apply(Operated<files::ApplyFlags>),
-    /// Print what the layouter does.
+    /// Print what the layouter does, or pause it.
     Layouter {
         #[command(subcommand)]
         action: layouter::LayouterVerb,
@@ -152,12 +152,10 @@ impl OperatorVerb {
             | Self::Apply(Operated { client, .. })
             | Self::Whoami(Operated { client, .. })
             | Self::Healthcheck(Operated { client, .. })
-            | Self::Layouter {
-                action: layouter::LayouterVerb::Status(Operated { client, .. }),
-            }
             | Self::Token {
                 action: token::TokenVerb::Create(Operated { client, .. }),
             } => client,
+            Self::Layouter { action } => action.client(),
             Self::Login(_) | Self::Logout(_) | Self::Context { .. } => return None,
         })
     }
@@ -189,9 +187,7 @@ pub fn run(verb: OperatorVerb, config: &Config) -> Result<Exit, Failure> {
         OperatorVerb::Export(it) => files::export(&open(it.client)?, &it.own),
         OperatorVerb::Diff(it) => files::diff(&open(it.client)?, &it.own),
         OperatorVerb::Apply(it) => files::apply(&open(it.client)?, &it.own),
-        OperatorVerb::Layouter {
-            action: layouter::LayouterVerb::Status(it),
-        } => layouter::status(&open(it.client)?, &it.own),
+        OperatorVerb::Layouter { action } => layouter::run(action, open),
         OperatorVerb::Token {
             action: token::TokenVerb::Create(it),
         } => token::create(&open(it.client)?, &it.own),

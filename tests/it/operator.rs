@@ -224,6 +224,41 @@ fn restricted_token_sees_and_changes_its_part() {
 }
 
 #[test]
+fn layouter_is_paused_and_resumed_from_the_command_line() {
+    let server = with_layouter(&[]);
+    let shell = OperatorShell::new(&server);
+    let paused = || server.get("/layouter").expect(200).json()["paused"].take();
+    shell.prints("layouter pause --for 30m --what all --reason switch", 0);
+    let pause = paused();
+    let length = pause["until"].as_u64().zip(pause["since"].as_u64());
+    assert_eq!(length.map(|(until, since)| until - since), Some(1_800_000));
+    assert_eq!(
+        (&pause["what"], &pause["reason"]),
+        (&json!("all"), &json!("switch"))
+    );
+    let text = shell.prints("layouter status", 0);
+    assert!(text.contains("on, paused (everything) until 20"), "{text}");
+    assert!(text.contains(", by api_key: switch"), "{text}");
+    shell.prints("layouter pause", 0);
+    let pause = paused();
+    assert_eq!(
+        (&pause["what"], &pause["until"]),
+        (&json!("improving"), &Value::Null)
+    );
+    let text = shell.prints("layouter status", 0);
+    assert!(
+        text.contains("paused (improving moves) until it is ended"),
+        "{text}"
+    );
+    shell.prints("layouter drop", 0);
+    shell.prints("layouter resume", 0);
+    assert_eq!(paused(), Value::Null);
+    shell.prints("layouter pause --for soon", 2);
+    shell.prints("layouter pause --for 31d", 1);
+    assert_eq!(paused(), Value::Null);
+}
+
+#[test]
 fn status_names_what_is_wrong_and_exits_with_3() {
     let server = with_layouter(&["--streamer-dead-timeout", "4s"]);
     let mut fleet = fleet_of(&server, &["s1", "s2"]);
