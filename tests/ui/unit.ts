@@ -403,8 +403,10 @@ test('every text is used', () => {
     'source.',
     'new.',
     'none.',
+    'paused.',
+    'pause_means.',
   ];
-  const byCode = ['reason.', 'cause.', 'setting.', 'role.'];
+  const byCode = ['reason.', 'cause.', 'setting.', 'role.', 'budget.'];
   const unused = Object.keys(TEXTS).filter((key) => {
     const isBuilt = built.some((prefix) => key.startsWith(prefix) && all.includes(`\`${prefix}$`));
     const isCode = byCode.some((prefix) => key.startsWith(prefix));

@@ -83,6 +83,16 @@ export interface DrainPreview {
 export const previewDrain = ({ path }: Shown) =>
   put<DrainPreview>(`${path}/maintenance?dry_run=true`, { body: { mode: 'drain' } });
 
+/** What a pause of the layouter holds. */
+export type PausedMoves = 'improving' | 'all';
+
+export const pauseLayouter = (pause: { what: PausedMoves; reason: string; until?: string }) =>
+  put('/layouter', { body: { pause } });
+
+export const resumeLayouter = () => put('/layouter', { body: { pause: null } });
+
+export const dropImproving = () => put('/layouter', { body: { drop: 'improving' } });
+
 export const endMaintenance = (shown: Shown) => saveMaintenance(shown, { mode: 'none' });
 
 const saveMaintenance = (shown: Shown, body: object) =>

@@ -65,6 +65,31 @@ export interface StreamerReport {
   partitions?: { usage?: number }[];
 }
 
+/** A pause of the layouter, kept over restarts. */
+export interface LayouterPause {
+  by: string;
+  reason: string;
+  since: number;
+  /** Absent: until it is ended. */
+  until?: number | null;
+  what: 'improving' | 'all';
+}
+
+/** What the layouter does now. */
+export interface LayouterStatus {
+  enabled: boolean;
+  paused: LayouterPause | null;
+  waiting: {
+    urgent: number;
+    improving: number;
+    unplaced: number;
+    by_reason: Record<string, number>;
+  };
+  /** None while it is off. */
+  budgets?: Record<string, { left: number; limit: number }>;
+  brake: { on: boolean; until?: number };
+}
+
 /** A cordoned streamer keeps its streams and takes no new ones; those of a drained one leave. */
 export interface Maintenance {
   mode: 'cordon' | 'drain';

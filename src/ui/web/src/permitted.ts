@@ -42,8 +42,10 @@ const COLLECTIONS: Record<ScreenName, string> = {
 };
 
 /** The screens of which the session may read something. */
-export function permittedScreens({ may, scopes }: Session): ScreenName[] {
-  const touches = (collection: string) =>
-    scopes.some((scope) => scope === '*' || scope.split('/')[0] === collection);
-  return SCREENS.filter((name) => may.admin || (may.read && touches(COLLECTIONS[name])));
-}
+export const permittedScreens = (me: Session): ScreenName[] =>
+  SCREENS.filter((name) => mayRead(me, COLLECTIONS[name]));
+
+/** Whether the session may read something of a collection. */
+export const mayRead = ({ may, scopes }: Session, collection: string): boolean =>
+  may.admin ||
+  (may.read && scopes.some((scope) => scope === '*' || scope.split('/')[0] === collection));

@@ -210,6 +210,42 @@ const en = {
   'layouter.off_means':
     'Nothing is placed or moved any more: lost streamers keep their streams, and new streams get ' +
     'no streamer.',
+  'paused.improving': 'The layouter is paused: no stream moves to a better place',
+  'paused.all': 'The layouter is paused: nothing is placed or moved',
+  'layouter.until': 'until',
+  'layouter.until_ended': 'until it is ended',
+  'layouter.pause': 'Pause',
+  'layouter.pauses': 'Pause the layouter',
+  'layouter.resume': 'Resume',
+  'layouter.what': 'What is held',
+  'layouter.what_improving': 'Improving moves',
+  'layouter.what_all': 'Everything',
+  'pause_means.improving':
+    'No stream moves for balance, for preferred labels, or back to a streamer that returned. ' +
+    'Lost and new streams are placed as ever.',
+  'pause_means.all':
+    'Nothing is placed or moved: lost streamers keep their streams, and new streams get no ' +
+    'streamer. What is due happens at the end of the pause.',
+  'layouter.length': 'How long (30m), or until when; empty: until it is ended',
+  'layouter.is_off': 'The layouter is off',
+  'layouter.drop': 'Drop improving moves',
+  'layouter.drop_means':
+    'Decided moves that only improve the placement are taken back, unless they are on their way ' +
+    'to the disk. A later run may decide them again.',
+  'layouter.drop_n': { one: '{n} move waits', other: '{n} moves wait' },
+  'layouter.none_improving': 'No improving move waits',
+  'layouter.queue': 'What waits',
+  'layouter.urgent': 'Urgent',
+  'layouter.improving': 'Improving',
+  'layouter.brake': 'Brake',
+  'layouter.brake_on': 'on: no stream moves, until',
+  'layouter.brake_off': 'off',
+  'layouter.left': '{n} of {of} left',
+  'budget.improving': 'Moves for labels and balance, per hour',
+  'budget.make_room': 'Moves that make room',
+  'budget.preferred': 'Moves to better labels',
+  'budget.rebalance': 'Moves for balance',
+  'budget.restore': 'Moves back',
   'layouter.unplaced': 'Without a streamer',
   'layouter.moves': 'Moved in the last hour',
   'layouter.no_moves': 'Nothing was moved in the last hour.',
@@ -392,6 +428,7 @@ const en = {
   'verb.api_token_save': 'saved a token',
   'verb.api_token_delete': 'deleted a token',
   'verb.config_save': 'changed settings',
+  'verb.layouter_change': 'paused or resumed the layouter',
   'cause.not_seen_yet': 'not seen yet',
   'cause.seen': 'seen',
   'cause.overdue': 'silent for longer than usual',
@@ -459,7 +496,7 @@ export function t(key: TextKey, values: Record<string, string | number> = {}): s
   });
 }
 
-type CodePrefix = 'reason' | 'cause' | 'state' | 'setting' | 'role';
+type CodePrefix = 'reason' | 'cause' | 'state' | 'setting' | 'role' | 'budget';
 
 /** The text of a code of the API; a code that is not known here is shown in words. */
 export function code(prefix: CodePrefix, of: string): string {

@@ -5,8 +5,16 @@ import { folded } from '../folding';
 import * as f from '../format';
 import { url } from '../json';
 import { recentMoves, type RecentMoves } from '../layouter_moves';
-import type { EventRecord, Page, Session, StreamEntity, StreamerEntity } from '../model';
+import type {
+  EventRecord,
+  LayouterStatus,
+  Page,
+  Session,
+  StreamEntity,
+  StreamerEntity,
+} from '../model';
 import { Dialog, Failure, Mark, Panel, StreamerLink, Tile, Time, Warnings } from '../parts';
+import { mayRead } from '../permitted';
 import { useQuery, type QueryResult } from '../query';
 import { href, type ScreenProps } from '../router';
 import type { Settings } from '../settings';
@@ -14,6 +22,7 @@ import { saveSetting, useSettings } from '../settings_query';
 import { useSteps } from '../steps';
 import { code, t } from '../text';
 import { EventLines } from './event_line';
+import { PauseActions, PauseLine, QueuePanel } from './pause';
 import { isSwitchedOn, SettingValue, settingWord } from './setting_value';
 
 const HOUR_MS = 3_600_000;
@@ -33,7 +42,8 @@ const RUNS = url('/events', {
   select: 'event_id,event,utc_ms,relayouts_count,relayouts_why',
 });
 const HOLDS = newestEvents(10, {
-  event: 'layouter_brake_on,layouter_brake_off,layouter_cpu_pressure',
+  event:
+    'layouter_brake_on,layouter_brake_off,layouter_cpu_pressure,layouter_paused,layouter_resumed',
 });
 const NOT_UP = url('/streamers', {
   'state.name_ne': 'up',
@@ -197,6 +207,10 @@ export function Layouter({ me }: ScreenProps) {
   const notUp = useQuery<StreamersPage>(NOT_UP, { every: 5000, wake: isAboutStreamers });
   const runs = useQuery<Page<'events', EventRecord>>(RUNS, { every: 15_000, wake: isRun });
   const holds = useQuery<Page<'events', EventRecord>>(HOLDS, { wake: () => true });
+  const status = useQuery<LayouterStatus>(mayRead(me, 'layouter') ? '/layouter' : null, {
+    every: 5000,
+    wake: () => true,
+  });
   const [isAsked, setAsked] = useState(false);
   const [warnings, setWarnings] = useState<string[]>([]);
   if (!settings.data) {
@@ -225,10 +239,13 @@ export function Layouter({ me }: ScreenProps) {
           onClose={() => setAsked(false)}
         />
       )}
-      <Failure error={settings.error ?? unplaced.error} again={settings.again} />
+      <Failure error={settings.error ?? unplaced.error ?? status.error} again={settings.again} />
+      {status.data?.paused && <PauseLine pause={status.data.paused} />}
+      {status.data && <PauseActions status={status.data} me={me} onChanged={status.again} />}
       <Tiles unplaced={count} notUp={notUp.data?.estimated_count} moves={moves} />
       <div class="columns">
         <div class="stacked">
+          {status.data && <QueuePanel status={status.data} />}
           <MovesPanel moves={moves} error={runs.error} />
           <SettingsPanel settings={settings.data} />
         </div>

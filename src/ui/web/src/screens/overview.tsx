@@ -9,12 +9,15 @@ import {
   type ClusterStats,
   type Counts,
   type EventRecord,
+  type LayouterPause,
+  type LayouterStatus,
   type Page,
   type StreamEntity,
 } from '../model';
 import { Bar, Failure, Labels, Mark, Panel, shortHost, Stack, Tile, type MarkOf } from '../parts';
+import { mayRead } from '../permitted';
 import { useQuery } from '../query';
-import { href } from '../router';
+import { href, type ScreenProps } from '../router';
 import { t } from '../text';
 import { EventLines } from './event_line';
 
@@ -28,6 +31,7 @@ interface Cluster {
   unplaced: number;
   /** The layouter is off: there is no capacity. */
   isOff: boolean;
+  pause: LayouterPause | null;
 }
 
 function CountTile({ title, counts, to }: { title: string; counts: Counts; to: string }) {
@@ -113,7 +117,7 @@ interface NeedLine {
 }
 
 /** What needs attention, the worst first: trouble of one kind is one line. */
-function needs({ stats, capacity, unplaced, isOff }: Cluster): NeedLine[] {
+function needs({ stats, capacity, unplaced, isOff, pause }: Cluster): NeedLine[] {
   const rows = stats.streamer_metrics;
   const outage = rows.filter((row) => row.status === 'outage');
   const failing = rows
@@ -124,7 +128,7 @@ function needs({ stats, capacity, unplaced, isOff }: Cluster): NeedLine[] {
     .sort((a, b) => b.unplaced - a.unplaced);
   const hostsOf = (list: typeof rows) =>
     list.map((row) => ({ hostname: row.hostname, n: row.stream_metrics.outage ?? 0 }));
-  const lines: (NeedLine | false)[] = [
+  const lines: (NeedLine | false | null)[] = [
     unplaced > 0 && {
       of: 'outage',
       text: t('need.unplaced', { n: unplaced }),
@@ -138,6 +142,12 @@ function needs({ stats, capacity, unplaced, isOff }: Cluster): NeedLine[] {
       hosts: hostsOf(outage),
     },
     isOff && { of: 'degradated', text: t('need.layouter_off'), hosts: [] },
+    pause && {
+      of: 'degradated',
+      text: t(`paused.${pause.what}`),
+      to: href('layouter'),
+      hosts: [],
+    },
     failing.length > 0 && {
       of: 'degradated',
       text: t('need.streams', { n: failing.length }),
@@ -151,7 +161,7 @@ function needs({ stats, capacity, unplaced, isOff }: Cluster): NeedLine[] {
       hosts: losses.map((loss) => ({ hostname: loss.hostname, n: loss.unplaced })),
     },
   ];
-  return lines.filter((line) => line !== false);
+  return lines.filter((line) => !!line);
 }
 
 const toStreamer = (hostname: string) => href('streamers', [hostname]);
@@ -255,11 +265,14 @@ function CapacityPanel({ capacity }: { capacity: Capacity }) {
   );
 }
 
-export function Overview() {
+export function Overview({ me }: ScreenProps) {
   const stats = useQuery<ClusterStats>(OVERVIEW.stats, { every: 5000 });
   const capacity = useQuery<Capacity>(OVERVIEW.capacity, { every: 15_000 });
   const unplaced = useQuery<Page<'streams', StreamEntity>>(OVERVIEW.unplaced, { every: 5000 });
   const recent = useQuery<Page<'events', EventRecord>>(OVERVIEW.events, { wake: () => true });
+  const layouter = useQuery<LayouterStatus>(mayRead(me, 'layouter') ? '/layouter' : null, {
+    every: 15_000,
+  });
   const error = stats.error ?? unplaced.error;
   const failed = capacity.error;
   const isOff = isLayouterOff(failed);
@@ -275,6 +288,7 @@ export function Overview() {
     capacity: isOff ? null : capacity.data,
     unplaced: unplaced.data.estimated_count,
     isOff,
+    pause: layouter.data?.paused ?? null,
   };
   const events = folded(recent.data?.events ?? []).slice(0, SHOWN_EVENTS);
   return (
