@@ -100,7 +100,8 @@ error_codes! {
         | "The path must be /lb/BALANCER/STREAM/SUFFIX";
     UNKNOWN_PARAMETER = 400 "unknown_parameter" "Unknown query parameter `{name}`"
         | "Unknown query parameter `{name}`; did you mean `{nearest}`?"
-        | "Parameter `{name}` must be `{field}` or `{field}_ne`";
+        | "Parameter `{name}` must be `{field}` or `{field}_ne`"
+        | "Parameter `{name}` does not apply: a bulk change is made to all streams that match";
     // Authorization.
     TOO_MANY_FAILURES = 429 "too_many_failures"
         "Too many wrong credentials from this address; repeat the request later" 1;
@@ -213,7 +214,8 @@ error_codes! {
         | "{subject} occurs twice in the report";
     NOT_UNIQUE = 400 "not_unique" "{subject} must differ from those of all other tokens";
     KEY_MISMATCH = 400 "key_mismatch"
-        "{subject} in the body differs from the path; keys cannot be changed";
+        "{subject} in the body differs from the path; keys cannot be changed"
+        | "{subject} cannot be the same for many streams";
     IMMUTABLE_FIELD = 400 "immutable_field" "{subject} is set at creation and cannot be changed"
         | "{subject} cannot be changed: an episode is closed once";
     DUPLICATE_NODE = 400 "duplicate_node"
@@ -224,6 +226,8 @@ error_codes! {
     UNKNOWN_STREAM = 400 "stream_not_found" "{subject} must be the name of a stream";
     UNKNOWN_STREAMER = 400 "streamer_not_found" "{subject} must be the hostname of a streamer";
     UNKNOWN_AGENT = 400 "agent_not_found" "{subject} must have ids of agents that exist";
+    NOT_ONE_CHANGE = 400 "not_one_change"
+        "The body must have exactly one of the members `patch`, `delete` and `move`";
     NOT_COMBINABLE = 400 "not_combinable"
         "`poll_timeout` and `changes_since` apply to the whole list; remove select, sort, limit, \
          cursor, q and filters";
@@ -283,6 +287,10 @@ error_codes! {
     ILLEGAL_LAYOUT = 409 "illegal_layout"
         "{subject} must name a node that may have the stream by the labels; `force` places it \
          there all the same";
+    SELECTION_CHANGED = 409 "selection_changed"
+        "Other streams match than those that `expect` describes; nothing was changed";
+    TOO_MANY_BULK_CHANGES = 503 "too_many_bulk_changes"
+        "As many bulk changes as may run at a time are running; repeat the request later" 5;
     LAYOUTER_DISABLED = 409 "layouter_disabled" "The layouter is switched off";
     LAYOUTER_BUSY = 503 "layouter_busy" "The layouter does not answer in time; repeat the request"
         | "Too many queries about layouts are waiting; repeat the request" 2;
@@ -393,10 +401,15 @@ impl ErrorCode {
 /// Longest name that a title repeats, in characters.
 const PRINTED_NAME_CHARS_MAX: usize = 64;
 
-/// A name without control characters, cut to a bounded length.
-fn printable(name: &str) -> String {
+/// A name without control characters, cut to a bounded length; `?` if nothing is left.
+pub fn printable(name: &str) -> String {
     let printable = name.chars().filter(|letter| !letter.is_control());
-    printable.take(PRINTED_NAME_CHARS_MAX).collect()
+    let printable: String = printable.take(PRINTED_NAME_CHARS_MAX).collect();
+    if printable.is_empty() {
+        "?".to_owned()
+    } else {
+        printable
+    }
 }
 
 /// The subject of a sentence about the value that a JSON pointer leads to.

@@ -143,6 +143,23 @@ pub const PROBE_FIRST_BYTE_MS_MAX: u32 = 1_000;
 /// Sessions of browsers, about 200 bytes each. Above: the oldest one ends.
 pub const BROWSER_SESSIONS_MAX: usize = 10_000;
 
+/// Streams in one commit of a bulk change: as many as a batch has.
+pub const BULK_BATCH_STREAMS_MAX: usize = 10_000;
+
+/// Longest body of a bulk change. Its patch is merged into every stream of a batch, so a batch adds
+/// at most 80 MiB.
+pub const BULK_BODY_BYTES_MAX: u64 = 8 * 1024;
+
+/// Bulk changes that are applied at a time. Each holds 16 bytes for every stream that it selects,
+/// and the records of those that others change meanwhile.
+pub const BULK_RUNNING_MAX: u32 = 4;
+
+/// Attempts to change a stream of a bulk change that others change each time in between.
+pub const BULK_ROUNDS_MAX: usize = 10;
+
+/// Streams that the dry run of a bulk change names.
+pub const BULK_SAMPLE_MAX: usize = 10;
+
 /// Pause of `accept` when descriptors are exhausted.
 pub const ACCEPT_PAUSE_MS: u64 = 10;
 

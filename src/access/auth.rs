@@ -49,6 +49,8 @@ pub enum TokenNeed {
     Any,
     /// A right to an action on a collection.
     Right(Demand),
+    /// A right to an action on some part of a collection; the operation leaves out the rest.
+    Part(Demand),
     /// The right to list a whole collection.
     WholeList(&'static str),
     /// Not for tokens.
@@ -312,6 +314,9 @@ pub fn check_token(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
         TokenNeed::Any => true,
         TokenNeed::Never => false,
         TokenNeed::WholeList(collection) => rights.listable(collection) == Listable::Everything,
+        TokenNeed::Part(Demand { collection, action }) => {
+            rights.part(action, collection) != Listable::Nothing
+        }
         TokenNeed::Right(Demand {
             collection,
             action: Action::List,
@@ -324,7 +329,8 @@ pub fn check_token(token: &Token, needs: Needs<'_>) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(match needs.token {
-        TokenNeed::Right(Demand { collection, action }) => {
+        TokenNeed::Right(Demand { collection, action })
+        | TokenNeed::Part(Demand { collection, action }) => {
             lacks_permission(action, collection, needs.key)
         }
         TokenNeed::WholeList(collection) => lacks_permission(Action::List, collection, None),

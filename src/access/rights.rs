@@ -165,7 +165,7 @@ impl Scope {
     }
 }
 
-/// The part of a collection that a token may list.
+/// The part of a collection that a token may list, or on which it may do something else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listable {
     Nothing,
@@ -268,13 +268,18 @@ impl Rights {
 
     /// The part of a collection that may be listed.
     pub fn listable(&self, collection: &str) -> Listable {
-        if self.may(Action::List, collection, None) {
+        self.part(Action::List, collection)
+    }
+
+    /// The part of a collection on which an action is allowed.
+    pub fn part(&self, action: Action, collection: &str) -> Listable {
+        if self.may(action, collection, None) {
             return Listable::Everything;
         }
         let touches = |scope: &Scope| scope.touches(collection);
         let some = self.cap.as_ref().is_none_or(|cap| cap.iter().any(touches))
             && self.permissions.iter().any(|permission| {
-                permission.actions[Action::List as usize]
+                permission.actions[action as usize]
                     && !permission.scopes.is_empty()
                     && permission.scopes.iter().all(touches)
             });

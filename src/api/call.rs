@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::matching::BulkRequest;
 use super::operation::Operation;
 use super::shared::{ApiSettings, Shared};
 use super::stream_doc::Around;
@@ -102,10 +103,16 @@ impl Call<'_> {
     /// The query string of a list, with the parameters that the row of the operation names.
     pub fn query(&self, kind: &'static ListKind) -> Result<Query, ApiError> {
         if super::strict::is_preferred(self.request) {
-            let known = self.operation.query_parameters();
-            let known: Vec<&str> = known.map(|it| it.spec().name).collect();
-            check_names(self.request.query, kind, &known)?;
+            return self.strict_query(kind);
         }
+        Query::parse(self.request.query, kind, self.operation.parameters)
+    }
+
+    /// The same, without names that are not known.
+    pub fn strict_query(&self, kind: &'static ListKind) -> Result<Query, ApiError> {
+        let known = self.operation.query_parameters();
+        let known: Vec<&str> = known.map(|it| it.spec().name).collect();
+        check_names(self.request.query, kind, &known)?;
         Query::parse(self.request.query, kind, self.operation.parameters)
     }
 
@@ -249,9 +256,9 @@ impl Call<'_> {
             {
                 AuditSubject::Entity(EntityType::Agent, Box::from(self.parameter))
             }
-            Command::SaveStreams { .. } | Command::SetLayouts { .. } => {
-                AuditSubject::Batch(EntityType::Stream)
-            }
+            Command::SaveStreams { .. }
+            | Command::ChangeSelected { .. }
+            | Command::SetLayouts { .. } => AuditSubject::Batch(EntityType::Stream),
             Command::SaveStreamers { .. } => AuditSubject::Batch(EntityType::Streamer),
             Command::SetAgentLayouts { .. } => AuditSubject::Batch(EntityType::Agent),
             _ => AuditSubject::Other,
@@ -349,6 +356,8 @@ pub enum Outcome {
         poll: NodePoll,
     },
     Pending(Box<dyn Pending>),
+    /// A change of all streams that match filters.
+    Bulk(Box<BulkRequest>),
     /// A body of any length.
     Body(Box<PacedBody>),
     /// The connection becomes the control connection of an agent.

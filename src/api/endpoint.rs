@@ -8,7 +8,7 @@ use super::operation::{
 };
 use super::router::{Found, PathParameter, Route, Router};
 use super::{
-    agent, auth_backend, backup, balancer, browser_session, cluster, config, config_external,
+    agent, auth_backend, backup, balancer, browser_session, bulk, cluster, config, config_external,
     control, dvr, dvr_presence, episode, event, external_episodes, layout, layouter, monitoring,
     person, session_auth, srt_port, stats, stats_format, stream, streamer, streamer_check, token,
 };
@@ -17,10 +17,10 @@ use crate::access::rights::Action::{self, Execute, List, Read, Write};
 use crate::access::token::Demand;
 use crate::error::ApiError;
 use crate::http::Method;
-use crate::limits::PUBLIC_BODY_BYTES_MAX;
+use crate::limits::{BULK_BODY_BYTES_MAX, PUBLIC_BODY_BYTES_MAX};
 use crate::openapi::model::{OperationDoc, Security};
 use crate::openapi::words;
-use crate::query::params::{LIST, PAGE, Parameter};
+use crate::query::params::{FILTERS, LIST, PAGE, Parameter};
 
 /// An operation and the handler that serves it.
 pub struct Endpoint {
@@ -81,6 +81,15 @@ const fn right(collection: &'static str, action: Action) -> RequiredPermission {
     }
 }
 
+/// For tokens with a right to an action on a part of a collection. The operation leaves out what is
+/// not in it.
+const fn part(collection: &'static str, action: Action) -> RequiredPermission {
+    RequiredPermission {
+        token: TokenNeed::Part(Demand { collection, action }),
+        ..right(collection, action)
+    }
+}
+
 /// For a list that tokens may read completely or not at all.
 const fn whole(collection: &'static str) -> RequiredPermission {
     RequiredPermission {
@@ -100,6 +109,12 @@ impl Endpoint {
     /// A list with filters; takes these query parameters besides those of every list.
     const fn list(mut self, parameters: &'static [&'static dyn Parameter]) -> Self {
         self.operation.list_parameters = LIST;
+        self.query(parameters)
+    }
+
+    /// Takes filters and these query parameters, and is no list.
+    const fn filtered(mut self, parameters: &'static [&'static dyn Parameter]) -> Self {
+        self.operation.list_parameters = &[&FILTERS];
         self.query(parameters)
     }
 
@@ -187,6 +202,10 @@ pub const OPERATIONS: &[Endpoint] = &[
     put(("/streams/batch", NO_KEY, ""),
         "streams_batch_update", right("streams", Write), stream::save_batch,
         &words::stream::STREAMS_BATCH_UPDATE).batch().items(),
+    post(("/streams/batch_by_filter", NO_KEY, ""),
+        "streams_batch_update_by_filter", part("streams", Write), bulk::change,
+        &words::bulk::STREAMS_BATCH_UPDATE_BY_FILTER)
+            .filtered(bulk::PARAMETERS).body_max(BULK_BODY_BYTES_MAX),
     post(("/streams/layouts", NO_KEY, ""),
         "batch_update_streams_layouts", right("streams", Write), stream::set_layouts,
         &words::stream::BATCH_UPDATE_STREAMS_LAYOUTS)

@@ -39,7 +39,8 @@ pub fn require_layouter(call: &Call<'_>) -> Result<(), ApiError> {
     }
 }
 
-fn preview_visibility(call: &Call<'_>) -> PreviewVisibility {
+/// What a preview may show the caller.
+pub fn preview_visibility(call: &Call<'_>) -> PreviewVisibility {
     PreviewVisibility {
         streams: call.visible("streams"),
         streamers: call.visible("streamers"),

@@ -10,6 +10,7 @@ pub mod backup;
 pub mod balancer;
 mod balancer_rules;
 pub mod browser_session;
+pub mod bulk;
 pub mod call;
 pub mod cluster;
 pub mod config;
@@ -26,6 +27,7 @@ pub mod event;
 pub mod external_episodes;
 pub mod layout;
 pub mod layouter;
+pub mod matching;
 pub mod monitoring;
 pub mod operation;
 pub mod person;
@@ -94,7 +96,9 @@ pub fn done(
             )
         }
         Ok(Done::Pause(pause)) => return layouter::paused_response(pause.as_ref()),
-        Ok(Done::Nothing | Done::Placed { .. }) => return Response::no_content(),
+        Ok(Done::Nothing | Done::Placed { .. } | Done::Selected { .. }) => {
+            return Response::no_content();
+        }
         Err(error) => return Response::from(error),
     };
     match tag {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,8 @@ pub struct WorkerThreads {
     pub outbound: Outbound,
     pub offload: Offload,
     pub backups: Arc<Backups>,
+    /// Bulk changes that are being applied.
+    pub bulk_changes: Arc<AtomicU32>,
     pub traces: Traces,
     pub queries: QueryCounts,
 }
@@ -201,6 +203,7 @@ pub(crate) mod tests {
                 outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
                 offload: Offload::start(1).expect("a thread"),
                 backups: Arc::default(),
+                bulk_changes: Arc::default(),
                 traces: Traces::default(),
                 queries: QueryCounts::default(),
             },

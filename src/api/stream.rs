@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::ops::Bound;
 
+use super::shared::Shared;
 use super::stream_doc::{
     CLIENT_IP, INCLUDE_INGEST_HISTORY, KIND, SCHEME, SEARCH, render, render_layout,
 };
@@ -121,9 +122,14 @@ pub fn set_layouts(call: &Call<'_>) -> Result<Outcome, ApiError> {
 /// Whether the ingest node of a stream may keep it after a move: moves through the API are planned,
 /// unless the node is lost.
 fn may_hand_over(call: &Call<'_>, name: &StreamName) -> bool {
-    let config = call.shared.settings.running.config();
     let ingest = call.state.stream(name).and_then(|stream| stream.ingest());
-    let node = ingest.and_then(|host| call.shared.nodes.find(host));
+    may_keep(call.shared, ingest)
+}
+
+/// The same for a stream with this ingest node.
+pub fn may_keep(shared: &Shared, ingest: Option<&str>) -> bool {
+    let config = shared.settings.running.config();
+    let node = ingest.and_then(|host| shared.nodes.find(host));
     !config.settings.layouter.handover.is_zero() && node.is_some_and(|node| node.may_run_streams())
 }
 

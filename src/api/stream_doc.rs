@@ -99,6 +99,11 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
+    /// The stored stream.
+    pub fn record(&self) -> &'a StreamRecord {
+        self.stream
+    }
+
     fn render_layout(&self, out: &mut Vec<u8>) {
         if let Some(layout) = self.stream.layout() {
             let stream: &ArchivedStream = self.stream;

@@ -65,7 +65,8 @@ fn check(call: &Call<'_>) -> Result<(), ApiError> {
     check_body(call)
 }
 
-fn check_body(call: &Call<'_>) -> Result<(), ApiError> {
+/// Refuses members of the body that the operation does not know.
+pub(super) fn check_body(call: &Call<'_>) -> Result<(), ApiError> {
     let Some(body) = call.operation.doc.request else {
         return Ok(());
     };

@@ -59,7 +59,7 @@ impl Poll {
 
 /// Longest time for a list, with the turns of other lists. Then its client gets 503
 /// `too_expensive`.
-const LIST_TIME_MAX: Duration = Duration::from_secs(5);
+pub(super) const LIST_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for a list before other requests run: most are finished by then.
 const AT_ONCE_MAX: Duration = Duration::from_millis(1);
 /// A page from this size on is sent in pieces.

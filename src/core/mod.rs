@@ -7,6 +7,7 @@
 
 mod agents;
 mod bodies;
+mod bulk;
 mod held;
 mod lists;
 pub mod message;
@@ -27,6 +28,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use self::agents::Control;
+use self::bulk::BulkReply;
 use self::held::{HeldRequests, RequestManner};
 use self::lists::Poll;
 use self::message::{CoreMessage, Reply};
@@ -253,6 +255,11 @@ impl Core {
                 }
                 Ok(answer)
             }
+            Outcome::Bulk(request) => {
+                let answer = this.bulk(request, ticket);
+                self.hold(call, &answer, true);
+                Ok(answer)
+            }
             Outcome::Body(body) => {
                 let answer = Answer::Wait {
                     deadline: Some(ANSWER_WAIT_MAX),
@@ -425,6 +432,11 @@ impl Core {
                 CoreMessage::Batch { commit, replies } => {
                     let mut budget = YieldBudget::default();
                     for (ticket, outcome) in replies {
+                        let bulk = self.pending.borrow().bulk(ticket);
+                        if let Some(bulk) = bulk {
+                            bulk.push(BulkReply::Changed(outcome));
+                            continue;
+                        }
                         let masked = self.masked.borrow_mut().remove(&ticket);
                         let state = self.state();
                         self.complete(ticket, done(outcome, masked, &self.shared, &state));

@@ -82,6 +82,7 @@ impl OffloadedCall {
                 Outcome::Pending(pending) => Finished::Pending(pending),
                 Outcome::List(_)
                 | Outcome::Park { .. }
+                | Outcome::Bulk(_)
                 | Outcome::Body(_)
                 | Outcome::Upgrade { .. }
                 | Outcome::Offload => {

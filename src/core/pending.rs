@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use super::bulk::{BulkReplies, BulkReply};
 use super::{ANSWER_WAIT_MAX, Core};
 use crate::api::call::{Context, Pending, Step};
 use crate::core::message::Reply;
@@ -16,6 +17,8 @@ pub struct PendingRequests {
     requests: TicketMap<PendingRequest>,
     /// Refusals that are sent later.
     delayed: TicketMap<Response>,
+    /// Bulk changes, which run by themselves.
+    bulk: TicketMap<Rc<BulkReplies>>,
 }
 
 struct PendingRequest {
@@ -29,6 +32,23 @@ impl PendingRequests {
     pub fn remove(&mut self, ticket: Ticket) {
         self.requests.remove(&ticket);
         self.delayed.remove(&ticket);
+        if let Some(bulk) = self.bulk.remove(&ticket) {
+            bulk.push(BulkReply::Abandoned);
+        }
+    }
+
+    /// Notes a bulk change. Returns where its replies arrive.
+    pub(super) fn begin_bulk(&mut self, ticket: Ticket) -> Rc<BulkReplies> {
+        self.bulk.entry(ticket).or_default().clone()
+    }
+
+    pub(super) fn end_bulk(&mut self, ticket: Ticket) {
+        self.bulk.remove(&ticket);
+    }
+
+    /// Where the replies to a bulk change arrive; `None` for other tickets.
+    pub(super) fn bulk(&self, ticket: Ticket) -> Option<Rc<BulkReplies>> {
+        self.bulk.get(&ticket).cloned()
     }
 
     /// Keeps a response until the deadline of its request.
@@ -102,6 +122,10 @@ impl Core {
     }
 
     pub(super) fn on_reply(self: &Rc<Self>, ticket: Ticket, part: usize, reply: Reply) {
+        let bulk = self.pending.borrow().bulk(ticket);
+        if let Some(bulk) = bulk {
+            return bulk.push(BulkReply::Reply(reply));
+        }
         let Some(mut pending) = self.pending.borrow_mut().take(ticket) else {
             // It was answered meanwhile.
             return;

@@ -67,6 +67,13 @@ impl<A> Connections<A> {
         Some(answer)
     }
 
+    /// Whether the client of a waiting request takes an answer of unknown length.
+    pub fn takes_chunks(&self, ticket: Ticket) -> bool {
+        let mut table = self.table.borrow_mut();
+        let conn = table.waiting(ticket);
+        conn.is_some_and(|conn| conn.form.takes_chunks && !conn.form.head_only)
+    }
+
     /// Answers a waiting request for the head of a chunked answer. Returns false if it is not one.
     pub fn finish_chunked_head(&self, ticket: Ticket, response: &Response) -> bool {
         let mut table = self.table.borrow_mut();

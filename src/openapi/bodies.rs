@@ -275,6 +275,29 @@ fn used_as(patch_use: PatchUse, whole: &str, schemas: &mut Map<String, Value>) -
     name
 }
 
+/// Makes the member `patch` of the schema `name`, if it has one, what the body of a save is.
+pub(super) fn loosen_patch(name: &str, schemas: &mut Map<String, Value>) {
+    let target = |schema: &mut Value| {
+        let member = schema.pointer_mut("/properties/patch")?;
+        let path = if member.get("anyOf").is_some() {
+            "/anyOf/0/$ref"
+        } else {
+            "/$ref"
+        };
+        Some(member.pointer_mut(path)?.take())
+    };
+    let Some(Value::String(whole)) = schemas.get_mut(name).and_then(target) else {
+        return;
+    };
+    let whole = whole.rsplit('/').next().unwrap_or_default();
+    let saved = saved(whole, schemas);
+    let member = &mut schemas[name]["properties"]["patch"];
+    *member = json!({
+        "description": member["description"],
+        "anyOf": [reference(&saved), { "type": "null" }],
+    });
+}
+
 /// Adds the condition to the items of the array that is the only member of the schema `name`.
 pub(super) fn add_conditions(name: &str, schemas: &mut Map<String, Value>) {
     let list = schemas[name]["properties"].as_object();

@@ -372,6 +372,10 @@ fn request_body(body: &BodyDoc, is_conditional: bool, schemas: &mut Map<String, 
             bodies::add_conditions(name, schemas);
             reference(name)
         }
+        Shape::One(name) => {
+            bodies::loosen_patch(name, schemas);
+            reference(name)
+        }
         other => shape(other),
     };
     let mut out = json!({
@@ -884,6 +888,7 @@ mod tests {
                 "streaming_lb_playback",
                 "streaming_lb_publish",
                 "streams_batch_update",
+                "streams_batch_update_by_filter",
                 "streams_list",
             ]
         );

@@ -411,7 +411,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
 const PREFETCHED_DOCUMENTS: usize = 16;
 
 /// Passes up to `budget` documents that may match to `each`; returns true at the end.
-fn visit<'a, S: Source>(
+pub(super) fn visit<'a, S: Source>(
     query: &Query,
     source: &'a S,
     position: &mut ScanPosition,

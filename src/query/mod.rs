@@ -31,6 +31,7 @@ pub mod params;
 mod canonical;
 mod execute;
 mod filter;
+mod matches;
 mod model;
 mod order;
 mod page;
@@ -50,6 +51,7 @@ use crate::json::scan::Projection;
 use crate::json::{Number, write_string};
 
 pub use self::execute::Execution;
+pub use self::matches::MatchScan;
 pub use self::model::{
     Document, FieldPath, Hints, KeyOrder, Leaf, ListField, ListKind, Raw, ScanPosition,
     SearchField, Source, field,

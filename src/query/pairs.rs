@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Longest name that an error repeats, in characters.
-const PRINTED_NAME_CHARS_MAX: usize = 64;
+use crate::error::printable;
 
 /// The pairs of a query string, decoded. A name without `=` has no value. The error is the name of
 /// a pair that is not percent-encoded UTF-8.
@@ -23,14 +22,6 @@ pub(crate) fn pairs(
                 .transpose()?;
             Ok((name, value))
         })
-}
-
-/// A name without control characters and not too long, for errors.
-pub(super) fn printable(name: &str) -> String {
-    name.chars()
-        .filter(|letter| !letter.is_control())
-        .take(PRINTED_NAME_CHARS_MAX)
-        .collect()
 }
 
 /// `None` if a percent sign is not followed by two hexadecimal digits, or if the bytes are not

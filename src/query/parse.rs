@@ -7,14 +7,14 @@ use super::cursor::Cursor;
 use super::filter::{Comparand, Condition, DigestSet, Filter, Operator, ValueSet};
 use super::model::{FieldPath, ListField, ListKind, split};
 use super::order::SortKey;
-use super::pairs::{pairs, printable};
+use super::pairs::pairs;
 use super::params::{Parameter, ValueKind};
 use super::search::Search;
 use super::{
     FILTERS_MAX, LIMIT_DEFAULT, LIMIT_MAX, PATH_DEPTH_MAX, Q_BYTES_MAX, Query, SELECT_PATHS_MAX,
     SORT_KEYS_MAX,
 };
-use crate::error::{self, ApiError, ErrorCode};
+use crate::error::{self, ApiError, ErrorCode, printable};
 use crate::json::FieldType;
 use crate::json::scan::Projection;
 use crate::schema::{Schema, nearest};

@@ -99,6 +99,8 @@ roots! {
     streamer_maintenance: "streamer_maintenance", [];
     /// The wanted pause of the layouter.
     layouter_change: "layouter_change", [];
+    /// A change of all streams that match filters.
+    streams_by_filter: "streams_by_filter", [];
     /// Assumed events of a layout preview.
     cluster_preview_request: "cluster_preview_request", [];
 }
@@ -121,6 +123,7 @@ pub fn of_body(name: &str) -> Option<&'static Schema> {
         "cluster_preview_request" => cluster_preview_request(),
         "streamer_maintenance" => streamer_maintenance(),
         "layouter_change" => layouter_change(),
+        "streams_by_filter" => streams_by_filter(),
         _ => return None,
     })
 }

@@ -514,6 +514,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             outbound,
             offload,
             backups: Arc::default(),
+            bulk_changes: Arc::default(),
             traces: Traces::default(),
             queries: QueryCounts::default(),
         },

@@ -123,6 +123,12 @@ pub enum Done {
     Placed {
         refused: Vec<usize>,
     },
+    /// Selected streams were changed, except for these items.
+    Selected {
+        /// Streams that are different now.
+        changed: usize,
+        skipped: Vec<usize>,
+    },
     /// No body: a deletion or a batch.
     Nothing,
 }
@@ -131,7 +137,11 @@ impl Done {
     /// The status of the response.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Stream(_) | Self::Streamer(_) | Self::Entity(..) | Self::Pause(_) => 200,
+            Self::Stream(_)
+            | Self::Streamer(_)
+            | Self::Entity(..)
+            | Self::Pause(_)
+            | Self::Selected { .. } => 200,
             Self::Placed { .. } | Self::Nothing => 204,
         }
     }

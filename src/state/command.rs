@@ -44,6 +44,12 @@ pub enum Command {
     DeleteStream {
         name: StreamName,
     },
+    /// Change streams that filters selected, all or none. One that changed since is skipped;
+    /// [`Done::Selected`](super::changes::Done) lists those.
+    ChangeSelected {
+        items: Vec<SelectedStream>,
+        change: SelectedChange,
+    },
     /// Place many streams, all or none.
     SetLayouts {
         items: BatchItems<StreamName, LayoutPatch>,
@@ -144,6 +150,7 @@ impl Command {
             }
             Self::DeleteEntity { kind, key } => Some(EntityName::Entity(*kind, key.clone())),
             Self::SaveStreams { .. }
+            | Self::ChangeSelected { .. }
             | Self::SetLayouts { .. }
             | Self::SaveStreamers { .. }
             | Self::Place { .. }
@@ -167,6 +174,10 @@ impl Command {
                 | Self::ExpireEntities { .. }
                 | Self::PauseLayouter { wanted: None, .. }
                 | Self::ExpirePause { .. }
+                | Self::ChangeSelected {
+                    change: SelectedChange::Delete,
+                    ..
+                }
         )
     }
 }
@@ -245,6 +256,24 @@ pub struct LayoutPatch {
     pub force: bool,
     /// The move is planned: the old ingest node may keep the stream until the new one runs it.
     pub hands_over: bool,
+}
+
+/// One of the selected streams.
+#[derive(Debug, Clone)]
+pub struct SelectedStream {
+    pub name: StreamName,
+    /// The revision at which it was selected.
+    pub revision: u64,
+    /// If the change moves it: its ingest node may keep it until the new one runs it.
+    pub hands_over: bool,
+}
+
+/// The same change for every selected stream.
+#[derive(Debug, Clone)]
+pub enum SelectedChange {
+    Patch(StreamPatch),
+    Move(LayoutPatch),
+    Delete,
 }
 
 /// The wanted maintenance of one streamer.
@@ -363,8 +392,13 @@ pub const CHANGE_REASONS: [&str; 15] = [
 impl StreamPatch {
     /// Reads a body for one stream whose name the path gave, or an item of a batch at `pointer`.
     pub fn from_body(body: Value, name: &StreamName, pointer: &str) -> Result<Self, ApiError> {
-        let mut body = body;
         check_key(&body, "name", name, pointer)?;
+        Self::of_any(body, pointer)
+    }
+
+    /// Reads a patch at `pointer` without the name of its stream.
+    pub fn of_any(body: Value, pointer: &str) -> Result<Self, ApiError> {
+        let mut body = body;
         check_resets(&body, pointer)?;
         let layout = match &mut body {
             Value::Object(object) => object.remove("layout"),

@@ -17,7 +17,12 @@ const HOSTNAME_BYTES_MAX: usize = 253;
 
 /// Names of operations where the key of an entity could be: `PUT /streams/batch` is the batch.
 /// Every path of an operation that has one is here, and no entity has such a key.
-pub const RESERVED_KEYS: [&str; 3] = ["batch", "layouts", "preview_layout_change"];
+pub const RESERVED_KEYS: [&str; 4] = [
+    "batch",
+    "batch_by_filter",
+    "layouts",
+    "preview_layout_change",
+];
 
 /// Names of operations behind the name of a stream, where a longer name could end. The same holds.
 pub const RESERVED_TAILS: [&str; 4] = [
@@ -67,8 +72,10 @@ impl StreamName {
             before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
         };
         if RESERVED_KEYS.iter().chain(&RESERVED_TAILS).any(ends_in) {
-            return Err("must not end in the name of an operation: batch, layout, \
-                 layout/explain, layouts or preview_layout_change");
+            return Err(
+                "must not end in the name of an operation: batch, batch_by_filter, layout, \
+                 layout/explain, layouts or preview_layout_change",
+            );
         }
         Ok(Self(Arc::from(text)))
     }

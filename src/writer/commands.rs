@@ -103,6 +103,7 @@ pub(super) fn outcome_is_unknown() -> ApiError {
 pub(super) fn weight(command: &Command) -> usize {
     match command {
         Command::SaveStreams { items } => items.len(),
+        Command::ChangeSelected { items, .. } => items.len(),
         Command::SetLayouts { items } => items.len(),
         Command::Place { items } => items.len(),
         Command::EndHandovers { items } => items.len(),

@@ -85,6 +85,10 @@ impl ChangeRights {
                 let names = items.iter().map(|(name, _)| name);
                 names.for_each(|name| to.require(Action::Write, "streams", name));
             }
+            Command::ChangeSelected { items, .. } => {
+                let names = items.iter().map(|item| &item.name);
+                names.for_each(|name| to.require(Action::Write, "streams", name));
+            }
             Command::SetLayouts { items } => {
                 let names = items.iter().map(|(name, _)| name);
                 names.for_each(|name| to.require(Action::Write, "streams", name));

@@ -39,6 +39,8 @@ enum Rule {
         action: Action,
         /// A key of the collection, or the whole of it.
         keyed: bool,
+        /// A token for some keys may call it.
+        divisible: bool,
         /// The cluster key of the streamer in the path is sufficient, too.
         own_streamer: bool,
     },
@@ -68,7 +70,7 @@ fn rule(method: &str, template: &str) -> Rule {
         // With the same right a node reads its configuration.
         "PUT" if is_report => Action::Execute,
         "PUT" | "DELETE" => Action::Write,
-        _ if segments.last() == Some(&"layouts") => Action::Write,
+        _ if matches!(segments.last(), Some(&("layouts" | "batch_by_filter"))) => Action::Write,
         _ => Action::Execute,
     };
     match &*collection {
@@ -79,7 +81,10 @@ fn rule(method: &str, template: &str) -> Rule {
         "api_tokens" | "config" if action == Action::Write => return Rule::Administrator,
         _ => {}
     }
+    let is_by_filter = segments.last() == Some(&"batch_by_filter");
     Rule::Token {
+        // Storages are not entities: their list requires the right to the whole collection.
+        divisible: action == Action::List && collection != "dvrs" || is_by_filter,
         collection: collection.trim_end_matches(".json").to_owned(),
         action,
         keyed,
@@ -136,15 +141,14 @@ fn expected(rule: &Rule, caller: &CallerKind) -> u16 {
                 collection,
                 action,
                 keyed,
+                divisible,
                 ..
             },
             CallerKind::Token(actions, names),
         ) => {
             let coverage = names(collection, *keyed);
-            // A token for some keys gets a list of those. Storages are not entities: their list
-            // requires the right to the whole collection.
-            let is_divisible = *action == Action::List && collection != "dvrs";
-            let is_part = is_divisible && coverage == Coverage::OtherKeys;
+            // A token for some keys gets a list of those.
+            let is_part = *divisible && coverage == Coverage::OtherKeys;
             if actions.contains(action) && (coverage == Coverage::All || is_part) {
                 0
             } else {

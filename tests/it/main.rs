@@ -36,6 +36,7 @@ mod bridge_front;
 mod bridge_kinds;
 mod bridge_real;
 mod browser_session;
+mod bulk;
 mod cluster;
 mod config;
 mod config_external;

@@ -25,6 +25,20 @@ fn refusal(answer: Response) -> (String, String) {
 }
 
 #[test]
+fn names_without_visible_characters_are_refused_like_others() {
+    let server = TestServer::new();
+    for (name, pointer) in [("", "/"), ("\u{1}", "/\u{1}")] {
+        let body = json!({name: 1}).to_string();
+        let answer = strictly(&server, "PUT", "/streams/a", &body).expect(400);
+        assert_eq!(answer.errors(), [format!("unknown_member {pointer}")]);
+        let answer = strictly(&server, "GET", "/streams?=1", "").expect(400);
+        let errors = answer.json();
+        let title = errors["errors"][0]["title"].as_str().expect("a title");
+        assert!(title.starts_with("Unknown query parameter `?`"), "{title}");
+    }
+}
+
+#[test]
 fn unknown_names_in_queries_are_refused() {
     let server = TestServer::new();
     save_node(&server, "s1");

@@ -18,7 +18,7 @@ use crate::state::name::{Hostname, StreamName};
 const SAMPLE_MAX: usize = 10;
 
 /// The names that a preview may show its caller.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PreviewVisibility {
     pub streams: Visibility,
     pub streamers: Visibility,

@@ -228,6 +228,16 @@ pub fn loads(
     Ok(PreviewItems::new(items, preview.members(visible, hidden)))
 }
 
+/// The numbers of a preview, without a list.
+pub fn moves(
+    snapshot: &WhatIfSnapshot,
+    command: Command,
+    visible: &PreviewVisibility,
+) -> Result<Vec<u8>, ApiError> {
+    let preview = preview_commands(snapshot, vec![command])?;
+    Ok(format!("{{{}}}", preview.members(visible, 0)).into_bytes())
+}
+
 /// The consequences of assumed events.
 pub fn cluster(
     snapshot: &WhatIfSnapshot,

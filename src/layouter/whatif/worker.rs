@@ -33,6 +33,8 @@ const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(20);
 pub enum WhatIfQuery {
     /// Streams that these commands would place differently.
     Layouts(PreviewRequest),
+    /// What a change of selected streams would move.
+    Moves(Box<Command>, PreviewVisibility),
     /// Nodes whose number of streams these commands would change.
     Loads(PreviewRequest),
     /// Consequences of assumed events.
@@ -161,6 +163,7 @@ fn answer(
                 preview::loads(&snapshot()?, request.commands, &request.visible)
             })
         }
+        WhatIfQuery::Moves(command, visible) => preview::moves(&snapshot()?, *command, &visible),
         WhatIfQuery::Cluster(events, visible) => preview::cluster(&snapshot()?, events, &visible),
         WhatIfQuery::Maintenance(hostname, wanted, visible) => {
             preview::maintenance(&snapshot()?, &hostname, wanted, &visible)

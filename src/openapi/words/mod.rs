@@ -8,6 +8,7 @@ pub mod agent;
 pub mod auth;
 pub mod backup;
 pub mod balancer;
+pub mod bulk;
 pub mod cluster;
 pub mod config;
 pub mod config_external;

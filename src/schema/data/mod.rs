@@ -35,6 +35,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("mpegts", include_str!("mpegts.json")),
     ("dvr", include_str!("dvr.json")),
     ("layout", include_str!("layout.json")),
+    ("bulk", include_str!("bulk.json")),
     ("stream_stats", include_str!("stream_stats.json")),
     ("play", include_str!("play.json")),
     ("drm", include_str!("drm.json")),

@@ -33,7 +33,7 @@ pub(super) fn set(
     Ok(Done::Nothing)
 }
 
-fn set_one(
+pub(super) fn set_one(
     state: &State,
     name: &StreamName,
     layout: &LayoutPatch,

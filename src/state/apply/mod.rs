@@ -12,6 +12,7 @@ mod layout;
 mod merge;
 mod node_views;
 mod pause;
+mod selected;
 mod stream;
 mod streamer;
 
@@ -36,6 +37,7 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         C::SaveStream { name, patch } => stream::save_one(state, &name, patch, to)?,
         C::SaveStreams { items } => stream::save_all(state, items, to)?,
         C::DeleteStream { name } => stream::delete(state, name, to)?,
+        C::ChangeSelected { items, change } => selected::change(state, items, &change, to)?,
         C::SetLayouts { items } => layout::set(state, items, to)?,
         C::Place { items } => layout::carry_out(state, items, to),
         C::EndHandovers { items } => layout::end_handovers(state, &items, to),

@@ -46,7 +46,7 @@ pub(super) fn delete(
     Ok(Done::Nothing)
 }
 
-fn save(
+pub(super) fn save(
     state: &State,
     name: &StreamName,
     patch: StreamPatch,
