@@ -25,6 +25,7 @@
 //!   offload          work of milliseconds: large bodies, large configurations, compression
 //!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
 //!   old states       a follower of commits: frees what no thread holds any more
+//!   cluster-counts   counts streams and streamers by health, while callers want the counts
 //!   publications     a follower of commits: when streams began and ended
 //!   traces           sends spans of requests to a collector, if there is one
 //!   settings         one thread per saved change of settings

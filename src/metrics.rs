@@ -45,7 +45,7 @@ impl MetricKind {
 }
 
 /// A metrics text being written.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Exposition {
     out: String,
     families: BTreeSet<&'static str>,

@@ -447,7 +447,7 @@ impl Collection {
     }
 }
 
-/// A request that is answered later: by other servers, another thread, another core, or in slices.
+/// A request that is answered later: by other servers, another thread or another core.
 ///
 /// The core keeps it in a table, ends it when its caller loses the right to it, and drops it when
 /// the client disconnects. Dropping it must cancel its outbound calls.
@@ -457,11 +457,6 @@ pub trait Pending: Send {
 
     /// Sends the queries on which the response depends.
     fn start(&mut self, context: &Context<'_>) -> Step;
-
-    /// Continues after [`Step::Continue`].
-    fn resume(&mut self, _context: &Context<'_>) -> Step {
-        Step::Wait
-    }
 
     /// Handles one reply; `part` is the number of the query that it answers.
     fn on_reply(&mut self, part: usize, reply: Reply, context: &Context<'_>) -> Step;
@@ -486,8 +481,6 @@ pub trait Pending: Send {
 pub enum Step {
     /// A reply.
     Wait,
-    /// Another call of `resume`, after other requests of the core.
-    Continue,
     Done(Response),
     /// A command, whose result is the response.
     Command(AuditedCommand),

@@ -8,9 +8,10 @@ use super::operation::{
 };
 use super::router::{Found, PathParameter, Route, Router};
 use super::{
-    agent, auth_backend, backup, balancer, browser_session, bulk, cluster, config, config_external,
-    control, dvr, dvr_presence, episode, event, external_episodes, layout, layouter, monitoring,
-    person, session_auth, srt_port, stats, stats_format, stream, streamer, streamer_check, token,
+    agent, auth_backend, backup, balancer, browser_session, bulk, capacity, cluster, config,
+    config_external, control, dvr, dvr_presence, episode, event, external_episodes, layout,
+    layouter, monitoring, person, session_auth, srt_port, stats, stats_format, stream, streamer,
+    streamer_check, token,
 };
 use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
@@ -246,7 +247,7 @@ pub const OPERATIONS: &[Endpoint] = &[
         "cluster_preview", right("cluster", Execute), layout::preview_cluster,
         &words::cluster::CLUSTER_PREVIEW).batch(),
     get(("/cluster/capacity", NO_KEY, ""),
-        "cluster_capacity_get", right("cluster", Read), layout::capacity,
+        "cluster_capacity_get", right("cluster", Read), capacity::get,
         &words::cluster::CLUSTER_CAPACITY_GET),
     get(("/layouter", NO_KEY, ""),
         "layouter_get", right("layouter", Read), layouter::get, &words::cluster::LAYOUTER_GET),

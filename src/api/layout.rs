@@ -125,11 +125,6 @@ pub fn preview_maintenance(
     Ok(whatif(WhatIfQuery::Maintenance(hostname, wanted, visible)))
 }
 
-pub fn capacity(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    require_layouter(call)?;
-    Ok(whatif(WhatIfQuery::Capacity))
-}
-
 /// Answers which of these layouts the layouter would undo, and sets none.
 pub fn verdicts(
     call: &Call<'_>,
@@ -213,7 +208,7 @@ impl Pending for WhatIf {
     fn start(&mut self, context: &Context<'_>) -> Step {
         let query = self.query.take().expect("it is started once");
         let completion = context.completion(0);
-        let reply = Box::new(move |answer| completion.send(Reply::Body(answer)));
+        let reply = Box::new(move |answer, _| completion.send(Reply::Body(answer)));
         match context.shared.layouter.whatif.query(query, reply) {
             Ok(()) => Step::Wait,
             Err(error) => error.into(),

@@ -7,13 +7,10 @@
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::cluster_scan::BUILD;
 use super::{Call, Outcome};
 use crate::error::{self, ApiError};
 use crate::http::Response;
-
-/// The build number in the format of the reference: year, month, patch and commit count of the API
-/// version that is served.
-pub const BUILD: u32 = 241_100_292;
 
 /// Failed attempts in a row to open the store from which on readiness shows their number.
 const REOPEN_FAILURES_SHOWN: u64 = 3;

@@ -6,7 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::capacity_report::CapacityReport;
+use super::cluster_counts::SharedCounts;
 use super::running_backups::{BackupLimits, Backups};
+use super::shared_result::{Renew, SharedResult};
 use super::stream_doc::Around;
 use crate::access::auth::Auth;
 use crate::access::browser_sessions::BrowserSessions;
@@ -16,7 +21,7 @@ use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
 use crate::config::journal::Journal;
 use crate::config::running::Running;
-use crate::core::message::CoreMessage;
+use crate::core::message::{Completion, CoreMessage};
 use crate::core::stats_watch::StatsWatches;
 use crate::feed::nodes::NodeTable;
 use crate::feed::paged_snapshots::PagedSnapshots;
@@ -86,6 +91,8 @@ pub struct LayouterAccess {
     pub handle: LayouterHandle,
     pub metrics: Arc<LayouterMetrics>,
     pub whatif: WhatIfWorker,
+    /// Computed by the worker.
+    pub capacity: SharedResult<CapacityReport, Completion>,
 }
 
 /// Threads that work for requests besides the cores, and work that is counted.
@@ -97,6 +104,36 @@ pub struct WorkerThreads {
     pub bulk_changes: Arc<AtomicU32>,
     pub traces: Traces,
     pub queries: QueryCounts,
+    pub cluster_counts: CountsWorker,
+}
+
+/// The thread that counts the cluster, and its last counts.
+pub struct CountsWorker {
+    pub counts: SharedCounts,
+    start: Sender<()>,
+    /// Receives when a count must begin.
+    pub started: Receiver<()>,
+}
+
+impl Default for CountsWorker {
+    fn default() -> Self {
+        let (start, started) = bounded(1);
+        Self {
+            counts: SharedCounts::default(),
+            start,
+            started,
+        }
+    }
+}
+
+impl CountsWorker {
+    /// Starts a count, if the caller must.
+    pub fn start(&self, renew: Renew) {
+        if renew.0 {
+            // Full: it is started already.
+            let _ = self.start.try_send(());
+        }
+    }
 }
 
 /// Shared by all io cores.
@@ -189,6 +226,7 @@ pub(crate) mod tests {
                 handle: crate::layouter::thread::channel().0,
                 metrics: Arc::default(),
                 whatif: WhatIfWorker::closed(),
+                capacity: SharedResult::default(),
             },
             settings: settings(directory.path()),
             identity: ServerIdentity {
@@ -206,6 +244,7 @@ pub(crate) mod tests {
                 bulk_changes: Arc::default(),
                 traces: Traces::default(),
                 queries: QueryCounts::default(),
+                cluster_counts: CountsWorker::default(),
             },
             agents: AgentsShared::new().expect("there is randomness"),
             watches: StatsWatches::new(1),

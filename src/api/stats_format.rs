@@ -1,8 +1,10 @@
 //! Statistics as JSON or as OpenMetrics.
 
+use std::sync::Arc;
+
 use super::Call;
 use crate::error::ApiError;
-use crate::http::{Body, Response, VARY, quality};
+use crate::http::{Body, Coding, Response, VARY, quality};
 use crate::metrics::CONTENT_TYPE;
 use crate::query::params::{Choice, ParameterValues as _};
 
@@ -85,6 +87,11 @@ struct MediaRank {
 /// Marks a response as one whose type was chosen by `Accept`.
 fn by_accept(response: Response) -> Response {
     response.header(VARY, "Accept")
+}
+
+/// A response with statistics as JSON that other callers get as well.
+pub fn shared_json_response(coding: Option<Coding>, body: Arc<[u8]>) -> Response {
+    by_accept(Response::shared(200, coding, body))
 }
 
 /// A response with statistics as JSON.

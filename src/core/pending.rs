@@ -10,7 +10,6 @@ use super::{ANSWER_WAIT_MAX, Core};
 use crate::api::call::{Context, Pending, Step};
 use crate::core::message::Reply;
 use crate::http::{Answer, Response, Ticket, TicketMap};
-use crate::rt;
 
 #[derive(Default)]
 pub struct PendingRequests {
@@ -94,31 +93,8 @@ impl Core {
             }
             Step::Wait => self.pending.borrow_mut().insert(ticket, pending, masks),
             Step::Replace(pending) => return self.start(ticket, pending, masks),
-            Step::Continue => {
-                self.pending.borrow_mut().insert(ticket, pending, masks);
-                rt::spawn(self.clone().resume(ticket));
-            }
         }
         Answer::Wait { deadline }
-    }
-
-    /// Runs a pending request until it waits for a reply or is answered.
-    async fn resume(self: Rc<Self>, ticket: Ticket) {
-        loop {
-            rt::yield_now().await;
-            if !self.connections.is_waiting(ticket) {
-                return;
-            }
-            let state = self.state();
-            let Some(mut pending) = self.pending.borrow_mut().take(ticket) else {
-                return;
-            };
-            let step = pending.resume(&self.context(ticket, &state));
-            if !matches!(step, Step::Continue) {
-                return self.settle(ticket, pending, step);
-            }
-            self.put_back(ticket, pending);
-        }
     }
 
     pub(super) fn on_reply(self: &Rc<Self>, ticket: Ticket, part: usize, reply: Reply) {
@@ -146,10 +122,6 @@ impl Core {
     fn settle(self: &Rc<Self>, ticket: Ticket, pending: Box<dyn Pending>, step: Step) {
         match step {
             Step::Wait => self.put_back(ticket, pending),
-            Step::Continue => {
-                self.put_back(ticket, pending);
-                rt::spawn(self.clone().resume(ticket));
-            }
             Step::Done(response) => {
                 self.pending.borrow_mut().remove(ticket);
                 self.complete(ticket, response);

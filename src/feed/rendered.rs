@@ -105,7 +105,8 @@ impl Rendered {
         }
     }
 
-    fn is_coded(&self, coding: Option<Coding>) -> bool {
+    /// Whether the body was encoded already.
+    pub fn is_coded(&self, coding: Option<Coding>) -> bool {
         match coding {
             None => true,
             Some(Coding::Gzip) => self.gzip.get().is_some(),

@@ -8,6 +8,7 @@
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{BorrowedFd, RawFd};
+use std::time::Duration;
 
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{
@@ -19,6 +20,7 @@ use rustix::system::uname;
 use rustix::thread::{
     CpuSet, disable_transparent_huge_pages, sched_getaffinity, sched_setaffinity,
 };
+use rustix::time::{ClockId, clock_gettime};
 
 /// The signal of a write beyond the limit on the size of files.
 pub const FILE_TOO_LARGE: i32 = Signal::XFSZ.as_raw();
@@ -174,6 +176,23 @@ pub fn raise_priority() {
     if process::getpriority_process(None).is_ok_and(|current| current > NICENESS) {
         let _ = process::setpriority_process(None, NICENESS);
     }
+}
+
+/// Lowers the scheduling priority of the calling thread: the cores come first.
+pub fn lower_priority() {
+    const NICENESS: i32 = 5;
+    if process::getpriority_process(None).is_ok_and(|current| current < NICENESS) {
+        let _ = process::setpriority_process(None, NICENESS);
+    }
+}
+
+/// The processor time that the calling thread has used. Waiting for a processor takes none.
+pub fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or_default(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
 }
 
 /// Lets this process have pages of the usual size only. The allocator requests huge ones, of which

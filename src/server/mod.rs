@@ -32,9 +32,10 @@ use crate::agents::messages::AgentsShared;
 use crate::api::cluster::metric_families;
 use crate::api::running_backups::BackupLimits;
 use crate::api::shared::{
-    AccessControl, ApiSettings, Documentation, LayouterAccess, ServerIdentity, Shared,
-    SharedSettings, WorkerThreads,
+    AccessControl, ApiSettings, CountsWorker, Documentation, LayouterAccess, ServerIdentity,
+    Shared, SharedSettings, WorkerThreads,
 };
+use crate::api::shared_result::SharedResult;
 use crate::api::stream_doc::render_current_layout;
 use crate::api::{config_external, settings_save};
 use crate::authorities;
@@ -496,6 +497,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             handle: parts.layouter,
             metrics: Arc::default(),
             whatif,
+            capacity: SharedResult::default(),
         },
         settings: SharedSettings {
             api: api_settings(settings),
@@ -517,6 +519,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             bulk_changes: Arc::default(),
             traces: Traces::default(),
             queries: QueryCounts::default(),
+            cluster_counts: CountsWorker::default(),
         },
         agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),

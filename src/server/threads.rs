@@ -13,6 +13,7 @@ use crossbeam_channel::Receiver;
 use tracing::{error, info, warn};
 
 use super::now_ms;
+use crate::api::cluster;
 use crate::api::shared::Shared;
 use crate::config::Settings;
 use crate::connector::Connector;
@@ -67,16 +68,28 @@ impl Drop for EndsWithPanic {
     }
 }
 
+/// Starts the threads that follow commits, and the one that counts the cluster.
 pub(super) fn start_followers(
     shared: &Arc<Shared>,
     [commits, old]: [Receiver<Arc<Commit>>; 2],
 ) -> Result<(), Failure> {
     spawn("old-states", move || old_states::run(&old))?;
+    start_counts(shared)?;
     let shared = shared.clone();
     spawn("publications", move || {
         // Loaded after the follower is registered: no commit is missed.
         let state = shared.published.state().load_full();
         publications::run(state, &commits, &shared.fleet, &shared.commands, now_ms);
+    })
+    .map(drop)
+}
+
+/// Starts the thread that counts the cluster while callers want its counts.
+fn start_counts(shared: &Arc<Shared>) -> Result<(), Failure> {
+    let shared = shared.clone();
+    spawn("cluster-counts", move || {
+        rt::sys::lower_priority();
+        cluster::run_counts(&shared);
     })
     .map(drop)
 }

@@ -121,6 +121,49 @@ fn streams_and_streamers_are_counted_by_state() {
 }
 
 #[test]
+fn callers_of_one_moment_all_get_their_form_of_the_counts() {
+    // Goal: counts are shared by all callers and still right for each. Method: many callers at
+    // once, of each form and coding, while streams are saved; then one reads what was saved last.
+    let server = cluster();
+    let forms: [(&str, &[(&str, &str)]); 4] = [
+        ("/cluster/stats", &[]),
+        ("/cluster/stats", &[("Accept-Encoding", "gzip")]),
+        ("/cluster/stats", &[("Accept-Encoding", "zstd")]),
+        ("/cluster/stats?format=openmetrics", &[]),
+    ];
+    std::thread::scope(|scope| {
+        for caller in 0..12 {
+            let (path, headers) = forms[caller % forms.len()];
+            let server = &server;
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let answer = server.call_with("GET", path, headers, b"").expect(200);
+                    match headers.first() {
+                        Some((_, coding)) => {
+                            assert_eq!(answer.header("content-encoding"), Some(*coding));
+                        }
+                        None if path.contains('?') => {
+                            assert!(answer.text().ends_with("# EOF\n"), "{}", answer.text());
+                        }
+                        None => {
+                            let counts = &answer.json()["stream_metrics_total"];
+                            assert!(counts["total"].as_u64() >= Some(7), "{counts}");
+                        }
+                    }
+                }
+            });
+        }
+        for n in 0..20 {
+            let body = json!({"inputs": [{"url": "udp://239.0.0.1:1234"}]});
+            server.put(&format!("/streams/more{n}"), body).expect(200);
+            let stats = server.get("/cluster/stats").expect(200).json();
+            let total = &stats["stream_metrics_total"]["total"];
+            assert_eq!(*total, json!(8 + n), "the count began after the save");
+        }
+    });
+}
+
+#[test]
 fn list_of_a_health_has_the_counted_streams() {
     // Goal: a number of the statistics is the length of the list of its streams. Method: each
     // number against the count of the list with the filter, before and after a restart.

@@ -18,6 +18,7 @@ use super::{capacity, explain, preview, verdicts};
 use crate::error::{self, ApiError};
 use crate::layouter::controller::Controller;
 use crate::layouter::thread::{LayouterHandle, LayouterMessage};
+use crate::rt::sys::thread_time;
 use crate::state::batch::BatchItems;
 use crate::state::command::{Command, LayoutPatch, MaintenanceRequest};
 use crate::state::name::{Hostname, StreamName};
@@ -64,8 +65,8 @@ pub struct PreviewRequest {
     pub query: Box<str>,
 }
 
-/// Receives the answer, as the JSON body of a response.
-pub type WhatIfReply = Box<dyn FnOnce(Result<Vec<u8>, ApiError>) + Send>;
+/// Receives the answer, as the JSON body of a response, and the processor time that it took.
+pub type WhatIfReply = Box<dyn FnOnce(Result<Vec<u8>, ApiError>, Duration) + Send>;
 
 /// Sends queries to the worker's thread.
 #[derive(Clone)]
@@ -138,10 +139,12 @@ fn run(
 ) {
     let mut pages = PreviewPages::default();
     for (query, reply) in queries {
+        let used = thread_time();
         // A panic fails one query, not the worker.
         let answer = AssertUnwindSafe(|| answer(query, layouter, render, &mut pages));
         let outcome = catch_unwind(answer);
-        reply(outcome.unwrap_or_else(|_| Err(ApiError::internal("layout-desk"))));
+        let outcome = outcome.unwrap_or_else(|_| Err(ApiError::internal("layout-desk")));
+        reply(outcome, thread_time().saturating_sub(used));
     }
 }
 
