@@ -243,10 +243,32 @@ impl Histogram {
         }
     }
 
+    /// Durations by bucket.
+    pub fn counts(&self) -> DurationCounts {
+        self.buckets.each_ref().map(|it| it.load(Ordering::Relaxed))
+    }
+
     /// The longest duration that was counted.
     pub fn longest(&self) -> Duration {
         Duration::from_nanos(self.longest_ns.load(Ordering::Relaxed))
     }
+}
+
+/// Numbers of durations by bucket of a [`Histogram`].
+pub type DurationCounts = [u64; BUCKETS_SECONDS.len() + 1];
+
+/// A duration that this part of them, in percent, does not exceed: the upper bound of a bucket, or
+/// `longest`. `None` without any.
+pub fn percentile(counts: &DurationCounts, percent: u64, longest: Duration) -> Option<Duration> {
+    let total: u64 = counts.iter().sum();
+    let wanted = (total * percent).div_ceil(100);
+    let mut seen = 0;
+    let bucket = counts.iter().position(|count| {
+        seen += count;
+        total > 0 && seen >= wanted
+    })?;
+    let bound = BUCKETS_SECONDS.get(bucket);
+    Some(bound.map_or(longest, |bound| Duration::from_secs_f64(*bound)))
 }
 
 /// Adds to a counter with a single writer, which is cheaper than an atomic addition.
@@ -384,6 +406,25 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}{text}");
         }
+    }
+
+    #[test]
+    fn percentile_is_the_bound_of_its_bucket() {
+        let histogram = Histogram::default();
+        let longest = Duration::from_secs(9);
+        let of = |histogram: &Histogram, percent| {
+            percentile(&histogram.counts(), percent, histogram.longest())
+        };
+        assert_eq!(of(&histogram, 99), None);
+        for _ in 0..98 {
+            histogram.count(Duration::from_micros(300));
+        }
+        histogram.count(Duration::from_millis(20));
+        assert_eq!(of(&histogram, 50), Some(Duration::from_micros(500)));
+        assert_eq!(of(&histogram, 99), Some(Duration::from_millis(25)));
+        histogram.count(longest);
+        assert_eq!(of(&histogram, 99), Some(Duration::from_millis(25)));
+        assert_eq!(of(&histogram, 100), Some(longest));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, bounded};
+
 use super::ANSWER_WAIT_MAX;
 use super::call::{Call, Context, Outcome, Pending, Step};
-use super::capacity_report::CapacityReport;
+use super::capacity_report::{CapacityReport, CapacityWaiter};
 use super::layout::require_layouter;
 use super::shared::{ApiSettings, Shared};
 use super::shared_result::{Computed, SharedLookup};
@@ -16,6 +18,38 @@ use crate::layouter::whatif::worker::WhatIfQuery;
 
 /// A finished report, as it is sent to the requests that wait.
 type Reported = Arc<Computed<CapacityReport>>;
+
+/// The last report, or the next one if that may differ. A receiver gets it later.
+pub enum CapacityLookup {
+    Known(Reported),
+    Later(Receiver<Option<Reported>>),
+}
+
+/// Requests the report from another thread than a core.
+pub fn request(shared: &Arc<Shared>) -> CapacityLookup {
+    let (sender, receiver) = bounded(1);
+    let deliver: CapacityWaiter = Box::new(move |outcome: &Result<Reported, ApiError>| {
+        // The receiver may have given up.
+        let _ = sender.send(outcome.as_ref().ok().cloned());
+    });
+    match look_up(shared, || deliver) {
+        Some(known) => CapacityLookup::Known(known),
+        None => CapacityLookup::Later(receiver),
+    }
+}
+
+/// Returns the report, or lets `waiter` wait for the next one.
+fn look_up(shared: &Arc<Shared>, waiter: impl FnOnce() -> CapacityWaiter) -> Option<Reported> {
+    let capacity = &shared.layouter.capacity;
+    let (known, renew) = match capacity.get(Instant::now(), |_| true, waiter) {
+        SharedLookup::Known(known, renew) => (Some(known), renew),
+        SharedLookup::Waits(renew) => (None, renew),
+    };
+    if renew.0 {
+        compute(shared);
+    }
+    known
+}
 
 pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     require_layouter(call)?;
@@ -41,15 +75,19 @@ impl Pending for CapacityRequest {
     }
 
     fn start(&mut self, context: &Context<'_>) -> Step {
-        let capacity = &context.shared.layouter.capacity;
-        let (step, renew) = match capacity.get(Instant::now(), |_| true, || context.completion(0)) {
-            SharedLookup::Known(known, renew) => (Step::Done(self.response(&known.value)), renew),
-            SharedLookup::Waits(renew) => (Step::Wait, renew),
+        let waiter = || -> CapacityWaiter {
+            let completion = context.completion(0);
+            Box::new(move |outcome: &Result<Reported, ApiError>| {
+                completion.send(match outcome {
+                    Ok(report) => Reply::Finished(Box::new(report.clone())),
+                    Err(error) => Reply::Body(Err(error.clone())),
+                });
+            })
         };
-        if renew.0 {
-            compute(context.shared);
+        match look_up(context.shared, waiter) {
+            Some(known) => Step::Done(self.response(&known.value)),
+            None => Step::Wait,
         }
-        step
     }
 
     fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
@@ -76,7 +114,7 @@ fn compute(shared: &Arc<Shared>) {
     let to = shared.clone();
     let on_answer = move |answer: Result<Vec<u8>, ApiError>, cost| {
         let report = answer.map(|body| {
-            let value = CapacityReport::new(&body);
+            let value = CapacityReport::new(&body, super::now_ms());
             let report = Arc::new(Computed { value, began, cost });
             to.layouter.capacity.store(report.clone());
             report
@@ -91,11 +129,8 @@ fn compute(shared: &Arc<Shared>) {
 
 /// Answers the callers that a computation was for, and begins the next one if others wait.
 fn finish(shared: &Arc<Shared>, outcome: &Result<Reported, ApiError>) {
-    for completion in shared.layouter.capacity.served() {
-        completion.send(match outcome {
-            Ok(report) => Reply::Finished(Box::new(report.clone())),
-            Err(error) => Reply::Body(Err(error.clone())),
-        });
+    for deliver in shared.layouter.capacity.served() {
+        deliver(outcome);
     }
     if shared.layouter.capacity.end() {
         compute(shared);

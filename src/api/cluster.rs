@@ -4,9 +4,7 @@
 //! same. The metrics of this server itself begin with `weir_` and are collected for each request.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::call::{Call, Context, Outcome, Pending, Step};
@@ -21,7 +19,6 @@ use crate::core::metrics::CoreMetrics;
 use crate::error::{self, ApiError};
 use crate::http::Response;
 use crate::metrics::Exposition;
-use crate::rt::sys::thread_time;
 use crate::state::State;
 
 /// A finished count, as the thread sends it to the requests that wait.
@@ -131,65 +128,4 @@ impl Pending for ClusterStats {
     fn on_timeout(&mut self, _: &Context<'_>) -> Response {
         error::TIMED_OUT.error().into()
     }
-}
-
-/// Streams that are counted before the time of the reports is read again.
-const SCANNED_IN_A_ROW: usize = 1024;
-/// A thread that counts all the time rests for this multiple of each count's cost.
-const REST_COSTS: u32 = 4;
-
-/// Counts the cluster whenever it is requested, until the process ends.
-pub fn run_counts(shared: &Shared) {
-    let worker = &shared.workers.cluster_counts;
-    for () in worker.started.clone() {
-        loop {
-            let last = worker.counts.begin(Instant::now());
-            let waiting = worker.counts.served();
-            // A panic fails these requests, not the server.
-            let count = AssertUnwindSafe(|| count(shared, &waiting, last));
-            let counted = catch_unwind(count).map_err(|_| ApiError::internal("cluster-counts"));
-            let cost = counted.as_ref().map_or(Duration::ZERO, |it| it.cost);
-            for waiter in waiting {
-                waiter.completion.send(match &counted {
-                    Ok(counted) => Reply::Finished(Box::new(counted.clone())),
-                    Err(error) => Reply::Body(Err(error.clone())),
-                });
-            }
-            if !worker.counts.end() {
-                break;
-            }
-            thread::sleep((cost * REST_COSTS).min(MAX_REST));
-        }
-    }
-}
-
-/// Longest rest between two counts: callers wait.
-const MAX_REST: Duration = Duration::from_millis(40);
-
-/// Counts the cluster, unless the last counts will do, in the forms that are waited for.
-fn count(shared: &Shared, waiting: &[CountsWaiter], last: Option<Counted>) -> Counted {
-    let server_id = &shared.identity.server_id;
-    let render = |counts: &ClusterCounts| {
-        for waiter in waiting {
-            counts.render(waiter.form, server_id);
-        }
-    };
-    if let Some(last) = last {
-        render(&last.value);
-        return last;
-    }
-    let (began, used) = (Instant::now(), thread_time());
-    let state = shared.published.state().load_full();
-    let presence = &shared.agents.presence;
-    let mut scan = ClusterScan::new(&state, shared.fleet.view(began), presence, super::now_ms());
-    while !scan.step(&state, shared.fleet.view(Instant::now()), SCANNED_IN_A_ROW) {}
-    let value = ClusterCounts::new(scan);
-    render(&value);
-    let counted = Arc::new(Computed {
-        value,
-        began,
-        cost: thread_time().saturating_sub(used),
-    });
-    shared.workers.cluster_counts.counts.store(counted.clone());
-    counted
 }

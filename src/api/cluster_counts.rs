@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::cluster_scan::ClusterScan;
+use super::cluster_summary::ClusterSummary;
 use super::shared_result::SharedResult;
 use crate::core::message::Completion;
 use crate::feed::rendered::Rendered;
@@ -15,6 +16,8 @@ pub enum CountsForm {
     /// The body of `GET /cluster/stats`, in a coding.
     Json(Option<Coding>),
     Metrics,
+    /// The body of `GET /cluster/summary`.
+    Summary,
 }
 
 /// A request that waits for the counts.
@@ -28,9 +31,10 @@ pub type SharedCounts = SharedResult<ClusterCounts, CountsWaiter>;
 
 /// A finished scan and what was rendered from it.
 pub struct ClusterCounts {
-    scan: ClusterScan,
+    pub scan: ClusterScan,
     json: OnceLock<Rendered>,
     metrics: OnceLock<Exposition>,
+    summary: OnceLock<ClusterSummary>,
 }
 
 impl ClusterCounts {
@@ -39,6 +43,7 @@ impl ClusterCounts {
             scan,
             json: OnceLock::new(),
             metrics: OnceLock::new(),
+            summary: OnceLock::new(),
         }
     }
 
@@ -46,11 +51,17 @@ impl ClusterCounts {
         match form {
             CountsForm::Json(coding) => self.json.get().is_some_and(|it| it.is_coded(coding)),
             CountsForm::Metrics => self.metrics.get().is_some(),
+            CountsForm::Summary => self.summary.get().is_some(),
         }
     }
 
-    /// Renders a form, unless it is there.
-    pub fn render(&self, form: CountsForm, server_id: &str) {
+    /// Renders a form, unless it is there. `summarize` makes the summary.
+    pub fn render(
+        &self,
+        form: CountsForm,
+        server_id: &str,
+        summarize: impl FnOnce() -> ClusterSummary,
+    ) {
         match form {
             CountsForm::Json(coding) => {
                 let body = || Rendered::new(self.scan.to_json(server_id).as_bytes());
@@ -64,6 +75,9 @@ impl ClusterCounts {
                     text
                 });
             }
+            CountsForm::Summary => {
+                self.summary.get_or_init(summarize);
+            }
         }
     }
 
@@ -75,5 +89,10 @@ impl ClusterCounts {
     /// The metrics of the cluster, if they were rendered.
     pub fn metrics(&self) -> Option<&Exposition> {
         self.metrics.get()
+    }
+
+    /// The summary, if it was made.
+    pub fn summary(&self) -> Option<&ClusterSummary> {
+        self.summary.get()
     }
 }

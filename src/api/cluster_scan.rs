@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::ops::Bound;
 
 use crate::agents::registry::Registry;
-use crate::fleet::health::{Counts, HEALTHS, Health, StreamerHealth, StreamerInputs, health_of};
+use crate::feed::nodes::Standing;
+use crate::fleet::health::{
+    Counts, HEALTHS, Health, StreamerHealth, StreamerInputs, health_of, state_code,
+};
 use crate::fleet::report::{
     ERROR_CODES, NO_COMMON_PROTOCOL_INDEX, Partition, ReportedError, StreamerStats,
 };
@@ -59,20 +62,25 @@ impl ErrorCounts {
 }
 
 /// One streamer in a scan.
-struct NodeEntry {
-    hostname: Hostname,
-    inputs: StreamerInputs,
-    health: StreamerHealth,
-    streams: Counts,
+pub struct NodeEntry {
+    pub hostname: Hostname,
+    pub inputs: StreamerInputs,
+    pub health: StreamerHealth,
+    pub streams: Counts,
+    /// One of [`STATE_CODES`](crate::fleet::health::STATE_CODES).
+    pub state: &'static str,
+    pub standing: Option<Standing>,
     agents: Counts,
 }
 
 /// A scan of streams, agents and streamers, counted at one revision.
 pub struct ClusterScan {
-    collected_at_ms: u64,
-    nodes: Vec<NodeEntry>,
+    pub collected_at_ms: u64,
+    pub nodes: Vec<NodeEntry>,
     by_hostname: HashMap<Hostname, usize>,
-    streams: Counts,
+    pub streams: Counts,
+    /// Enabled streams that are on no streamer.
+    pub unplaced: u64,
     agents: Counts,
     errors: ErrorCounts,
     shard: usize,
@@ -88,7 +96,10 @@ impl ClusterScan {
             .map(|(hostname, record)| {
                 let stats = fleet.streamer(hostname).and_then(|(_, stats)| stats);
                 let inputs = StreamerInputs::of(record, stats);
+                let standing = fleet.signs(hostname).and_then(|(_, standing)| standing);
                 NodeEntry {
+                    state: state_code(record, standing, fleet.draining(hostname)),
+                    standing,
                     hostname: hostname.clone(),
                     health: StreamerHealth::of(&inputs),
                     inputs,
@@ -107,6 +118,7 @@ impl ClusterScan {
             nodes,
             by_hostname,
             streams: Counts::default(),
+            unplaced: 0,
             agents: Counts::default(),
             errors: ErrorCounts::default(),
             shard: 0,
@@ -151,6 +163,7 @@ impl ClusterScan {
                     self.errors.0[error] += 1;
                 }
                 self.streams.add(health);
+                self.unplaced += u64::from(ingest.is_none() && health != Health::Disabled);
                 if let Some(node) = node {
                     self.nodes[node].streams.add(health);
                 }
@@ -165,7 +178,8 @@ impl ClusterScan {
         true
     }
 
-    fn streamers(&self) -> Counts {
+    /// Streamers by health.
+    pub fn streamers(&self) -> Counts {
         let mut counts = Counts::default();
         for node in &self.nodes {
             counts.add(node.health.status);
@@ -173,7 +187,8 @@ impl ClusterScan {
         counts
     }
 
-    fn kbit(&self, of: impl Fn(&StreamerStats) -> Option<u64>) -> u64 {
+    /// The sum of a number over all streamers that report.
+    pub fn sum(&self, of: impl Fn(&StreamerStats) -> Option<u64>) -> u64 {
         let stats = self
             .nodes
             .iter()
@@ -201,8 +216,8 @@ impl ClusterScan {
             out,
             "}},\"streamer_bitrate_metrics_total\":{{\"input_kbit\":{},\
              \"output_kbit\":{}}},\"streamer_metrics\":[",
-            self.kbit(|stats| stats.input_kbit),
-            self.kbit(|stats| stats.output_kbit)
+            self.sum(|stats| stats.input_kbit),
+            self.sum(|stats| stats.output_kbit)
         );
         for (i, node) in self.nodes.iter().enumerate() {
             if i > 0 {
@@ -234,8 +249,8 @@ impl ClusterScan {
     }
 
     fn write_totals(&self, server: (&str, &str), out: &mut Exposition) {
-        let input = self.kbit(|stats| stats.input_kbit);
-        let output = self.kbit(|stats| stats.output_kbit);
+        let input = self.sum(|stats| stats.input_kbit);
+        let output = self.sum(|stats| stats.output_kbit);
         for (name, help, value) in [
             ("version", "Version of the API.", u64::from(BUILD)),
             (

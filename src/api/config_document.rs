@@ -41,16 +41,26 @@ fn shown(
     })
 }
 
+/// The kind of source of a value.
+pub fn source_kind(effective: &EffectiveValue) -> &'static str {
+    match &effective.origin {
+        Origin::Default => "default",
+        Origin::File { .. } => "file",
+        Origin::Environment { .. } => "environment",
+        Origin::Flag { .. } => "flag",
+    }
+}
+
 /// The source of a value.
 fn source(effective: &EffectiveValue) -> Value {
     let mut object = Object::default();
-    let (from, name) = match &effective.origin {
-        Origin::Default => ("default", None),
-        Origin::File { path, .. } => ("file", Some(path.display().to_string())),
-        Origin::Environment { name } => ("environment", Some(name.clone())),
-        Origin::Flag { name } => ("flag", Some(format!("--{name}"))),
+    let name = match &effective.origin {
+        Origin::Default => None,
+        Origin::File { path, .. } => Some(path.display().to_string()),
+        Origin::Environment { name } => Some(name.clone()),
+        Origin::Flag { name } => Some(format!("--{name}")),
     };
-    object.insert("from", Value::from(from));
+    object.insert("from", Value::from(source_kind(effective)));
     if let Some(name) = name {
         object.insert("name", Value::from(name));
     }

@@ -11,7 +11,7 @@ use super::{
     agent, auth_backend, backup, balancer, browser_session, bulk, capacity, cluster, config,
     config_external, control, dvr, dvr_presence, episode, event, external_episodes, layout,
     layouter, monitoring, person, session_auth, srt_port, stats, stats_format, stream, streamer,
-    streamer_check, token,
+    streamer_check, summary, token,
 };
 use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
@@ -246,6 +246,9 @@ pub const OPERATIONS: &[Endpoint] = &[
     post(("/cluster/preview", NO_KEY, ""),
         "cluster_preview", right("cluster", Execute), layout::preview_cluster,
         &words::cluster::CLUSTER_PREVIEW).batch(),
+    get(("/cluster/summary", NO_KEY, ""),
+        "cluster_summary_get", right("cluster", Read), summary::get,
+        &words::cluster::CLUSTER_SUMMARY_GET),
     get(("/cluster/capacity", NO_KEY, ""),
         "cluster_capacity_get", right("cluster", Read), capacity::get,
         &words::cluster::CLUSTER_CAPACITY_GET),

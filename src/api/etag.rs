@@ -44,6 +44,13 @@ impl Call<'_> {
         Ok(Response::json(200, body).header("ETag", text))
     }
 
+    /// The tags of the answers that the client has: the field `If-None-Match`.
+    pub fn known_tags(&self) -> Result<Option<TagList>, ApiError> {
+        let mut conditions = self.conditions()?.into_iter();
+        let known = conditions.find(|(kind, _)| *kind == ConditionKind::IfNoneMatch);
+        Ok(known.map(|(_, tags)| tags))
+    }
+
     /// The conditions of the request on the entity that `command` changes.
     pub fn preconditions(&self, command: &Command) -> Result<Vec<Precondition>, ApiError> {
         let Some(of) = command.entity() else {

@@ -232,6 +232,12 @@ fn write_backups(shared: &Shared, out: &mut Exposition) {
     out.one("weir_backups_refused", Counter, "", help, &[], backups.refused());
 }
 
+/// The size of the store on disk.
+pub fn store_bytes(shared: &Shared) -> Option<u64> {
+    let file = shared.identity.data_dir.join(weir_storage::FILE_NAME);
+    Some(std::fs::metadata(file).ok()?.len())
+}
+
 #[rustfmt::skip]
 fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
     let writable = u64::from(shared.published.is_writable());
@@ -245,9 +251,8 @@ fn write_store(shared: &Shared, state: &State, out: &mut Exposition) {
     let reopens = shared.published.metrics().reopen_failures();
     let help = "Failed attempts to open the store after a failure.";
     out.one("weir_store_reopen_failures", Counter, "", help, &[], reopens);
-    let size = std::fs::metadata(shared.identity.data_dir.join(weir_storage::FILE_NAME));
     out.family("weir_store_bytes", Gauge, "bytes", "Size of the store on disk.")
-        .known(&[], size.ok().map(|metadata| metadata.len()));
+        .known(&[], store_bytes(shared));
     out.one("weir_revision", Gauge, "", "Published revision.", &[], state.revision());
     let applied = shared.published.applied_revision();
     let help = "Revision that the tables of the store have; later ones are in its log.";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::capacity_report::CapacityReport;
+use super::capacity_report::{CapacityReport, CapacityWaiter};
 use super::cluster_counts::SharedCounts;
 use super::running_backups::{BackupLimits, Backups};
 use super::shared_result::{Renew, SharedResult};
@@ -21,7 +21,7 @@ use crate::access::sessions::Sessions;
 use crate::agents::messages::AgentsShared;
 use crate::config::journal::Journal;
 use crate::config::running::Running;
-use crate::core::message::{Completion, CoreMessage};
+use crate::core::message::CoreMessage;
 use crate::core::stats_watch::StatsWatches;
 use crate::feed::nodes::NodeTable;
 use crate::feed::paged_snapshots::PagedSnapshots;
@@ -92,7 +92,7 @@ pub struct LayouterAccess {
     pub metrics: Arc<LayouterMetrics>,
     pub whatif: WhatIfWorker,
     /// Computed by the worker.
-    pub capacity: SharedResult<CapacityReport, Completion>,
+    pub capacity: SharedResult<CapacityReport, CapacityWaiter>,
 }
 
 /// Threads that work for requests besides the cores, and work that is counted.

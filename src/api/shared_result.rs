@@ -117,6 +117,11 @@ impl<T, W> SharedResult<T, W> {
         SharedLookup::Waits(renew)
     }
 
+    /// The last result, however old.
+    pub fn last(&self) -> Option<Arc<Computed<T>>> {
+        self.last.load_full()
+    }
+
     /// Begins a computation for the callers that wait by now. Returns the last result if that will
     /// do for them.
     pub fn begin(&self, now: Instant) -> Option<Arc<Computed<T>>> {

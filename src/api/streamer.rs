@@ -13,8 +13,8 @@ use std::sync::Arc;
 use super::tagged::BodySource;
 use super::{Call, Collection, ListRequest, Outcome, layout, streamer_check};
 use crate::error::ApiError;
-use crate::feed::nodes::{Draining, OFFLINE, Provisioning, Standing};
-use crate::fleet::health::{Health, StreamerHealth, StreamerInputs};
+use crate::feed::nodes::{Draining, Provisioning, Standing};
+use crate::fleet::health::{Health, StreamerHealth, StreamerInputs, state_code};
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
 use crate::json::{Number, Object, Value, scan, write_string};
@@ -96,7 +96,7 @@ impl<'a> StreamerDoc<'a> {
             since_ms,
             hold_until_ms,
         } = standing.unwrap_or(NOT_SEEN_YET);
-        let code = self.state_code(name);
+        let code = state_code(self.streamer, standing, self.draining);
         let mut text = format!("{{\"cause\":\"{cause}\",\"code\":\"{code}\"");
         let time = |text: &mut String, member: &str, at_ms: Option<u64>| {
             if let Some(at_ms) = at_ms {
@@ -113,21 +113,6 @@ impl<'a> StreamerDoc<'a> {
         time(&mut text, "since", since_ms);
         text.push('}');
         Some(text)
-    }
-
-    /// Its standing and its maintenance in one word. A streamer that may be lost is that first.
-    fn state_code(&self, standing: &str) -> &'static str {
-        let cordon = self.streamer.cordon.as_ref();
-        let is_drained = self.draining.is_some_and(|it| it.drained_ms.is_some());
-        match (standing, cordon.map(|it| it.drain.is_some())) {
-            (OFFLINE, _) => "down",
-            ("unknown", _) => "unsure",
-            (_, Some(true)) if is_drained => "drained",
-            (_, Some(true)) => "draining",
-            (_, Some(false)) => "cordoned",
-            ("held", None) => "probation",
-            (_, None) => "up",
-        }
     }
 
     /// The health of the streamer, for which reports are needed.

@@ -155,7 +155,7 @@ impl Core {
         if is_whole && config.settings.layouter.enabled {
             let query = WhatIfQuery::Moves(Box::new(command), run.request.visible.clone());
             let completion = self.bulk_context(run, state).completion(0);
-            let reply = Box::new(move |answer| completion.send(Reply::Body(answer)));
+            let reply = Box::new(move |answer, _| completion.send(Reply::Body(answer)));
             self.shared.layouter.whatif.query(query, reply)?;
         } else {
             self.try_elsewhere(run, state, command)?;

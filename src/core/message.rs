@@ -4,9 +4,11 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
+
 use crate::agents::messages::AgentMessage;
 use crate::agents::protocol::AgentReply;
-use crate::core::metrics::CoreMetrics;
+use crate::core::metrics::{CoreMetrics, PollCounts};
 use crate::error::ApiError;
 use crate::feed::Commit;
 use crate::http::Ticket;
@@ -39,6 +41,8 @@ pub enum CoreMessage {
     PollWaitMax(Duration),
     /// Another core collects the metrics of all cores.
     CollectMetrics(Completion),
+    /// A thread counts the polls of all cores.
+    CountPolls(Sender<PollCounts>),
     /// The process stops: parked polls are answered, running requests are finished.
     Drain,
 }

@@ -5,6 +5,16 @@ use std::sync::Arc;
 use crate::http::Counters;
 use crate::metrics::Histogram;
 
+/// Polls of one core.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PollCounts {
+    pub core: usize,
+    /// Polls that are parked now.
+    pub parked: u64,
+    /// Polls that were parked since its start.
+    pub parked_ever: u64,
+}
+
 /// The counters of one core since its start.
 #[derive(Debug, Clone)]
 pub struct CoreMetrics {

@@ -32,7 +32,7 @@ use self::bulk::BulkReply;
 use self::held::{HeldRequests, RequestManner};
 use self::lists::Poll;
 use self::message::{CoreMessage, Reply};
-use self::metrics::CoreMetrics;
+use self::metrics::{CoreMetrics, PollCounts};
 use self::offloaded::{Offloaded, OffloadedCall, OffloadedCompression};
 use self::pending::PendingRequests;
 use self::request_log::{CLIENT_CLOSED_REQUEST, RequestLog};
@@ -464,12 +464,24 @@ impl Core {
                 CoreMessage::CollectMetrics(to) => {
                     to.send(Reply::Metrics(Box::new(self.metrics())));
                 }
+                CoreMessage::CountPolls(to) => {
+                    // The thread may have stopped waiting.
+                    let _ = to.try_send(self.poll_counts());
+                }
                 CoreMessage::Drain => {
                     // First, so that every answer has `Connection: close`.
                     self.connections.drain();
                     self.end_polls().await;
                 }
             }
+        }
+    }
+
+    fn poll_counts(&self) -> PollCounts {
+        PollCounts {
+            core: self.index,
+            parked: self.parked() as u64,
+            parked_ever: self.waiters.borrow().parked_ever(),
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Waiters<W, P, Q> {
     /// Queries that any entity of a collection may match.
     unnamed: BTreeSet<(Subject, QueryId)>,
     next_id: QueryId,
+    /// Polls that were ever parked.
+    parked_ever: u64,
 }
 
 /// Identifies a parked query; grows with each new query, and is never reused.
@@ -90,6 +92,7 @@ impl<W: Copy + Eq + Hash, P, Q> Default for Waiters<W, P, Q> {
             by_name: HashMap::new(),
             unnamed: BTreeSet::new(),
             next_id: 0,
+            parked_ever: 0,
         }
     }
 }
@@ -97,6 +100,11 @@ impl<W: Copy + Eq + Hash, P, Q> Default for Waiters<W, P, Q> {
 impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
     pub fn len(&self) -> usize {
         self.parked.len()
+    }
+
+    /// Polls that were ever parked.
+    pub fn parked_ever(&self) -> u64 {
+        self.parked_ever
     }
 
     #[cfg(any(test, feature = "testing"))]
@@ -109,6 +117,7 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         let polls = self.nodes.entry(hostname.clone()).or_default();
         let parked_at = ParkedAt::Node(hostname, polls.len());
         self.parked.insert(waiter, parked_at);
+        self.parked_ever += 1;
         polls.push((waiter, poll));
     }
 
@@ -129,6 +138,7 @@ impl<W: Copy + Eq + Hash, P, Q> Waiters<W, P, Q> {
         if let Some(parked) = self.queries.get_mut(&id) {
             let parked_at = ParkedAt::Query(id, parked.waiters.len());
             self.parked.insert(waiter, parked_at);
+            self.parked_ever += 1;
             parked.waiters.push(waiter);
         }
     }

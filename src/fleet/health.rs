@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::report::{StreamStatus, StreamerStats};
 use super::stats::{StreamFacts, View};
+use crate::feed::nodes::{Draining, OFFLINE, Standing};
 use crate::json::scan;
 use crate::state::State;
 use crate::state::record::{ArchivedStream, StreamerRecord};
@@ -251,6 +252,38 @@ impl StreamerInputs {
             stats,
             bandwidth_kbit: bandwidth.and_then(|text| text.parse().ok()),
         }
+    }
+}
+
+/// Each state of a streamer, as [`state_code`] names it.
+pub const STATE_CODES: [&str; 7] = [
+    "up",
+    "probation",
+    "down",
+    "unsure",
+    "draining",
+    "drained",
+    "cordoned",
+];
+
+/// The standing and the maintenance of a streamer in one word. One that may be lost is that first;
+/// without a standing nothing is known of it.
+pub fn state_code(
+    streamer: &StreamerRecord,
+    standing: Option<Standing>,
+    draining: Option<Draining>,
+) -> &'static str {
+    let cordon = streamer.cordon.as_ref();
+    let is_drained = draining.is_some_and(|it| it.drained_ms.is_some());
+    let standing = standing.map_or("unknown", |it| it.name);
+    match (standing, cordon.map(|it| it.drain.is_some())) {
+        (OFFLINE, _) => "down",
+        ("unknown", _) => "unsure",
+        (_, Some(true)) if is_drained => "drained",
+        (_, Some(true)) => "draining",
+        (_, Some(false)) => "cordoned",
+        ("held", None) => "probation",
+        (_, None) => "up",
     }
 }
 

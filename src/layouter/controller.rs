@@ -571,6 +571,7 @@ impl Controller {
         self.metrics.set_handovers(self.transfers.handovers.len());
         let (improving, all) = (self.pause.holds_improving(), self.pause.holds_all());
         self.metrics.set_paused(improving, all);
+        self.metrics.set_work(self.work());
     }
 
     /// Ticks of the engine since the start.

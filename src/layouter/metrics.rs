@@ -1,10 +1,12 @@
 //! Metrics of the layouter.
 //!
-//! Written by the layouter's thread only and read by any: independent atomic numbers. Counters
-//! outlive a rebuilt engine.
+//! Written by the layouter's thread only and read by any: independent atomic numbers, and a copy of
+//! what it has to do. Counters outlive a rebuilt engine.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::handover::HandoverCause;
 use super::{DecisionCounts, LayoutChange, MoveReason};
@@ -30,6 +32,20 @@ pub struct LayouterMetrics {
     handovers: AtomicUsize,
     /// By [`HandoverCause`], in the order of [`HandoverCause::ALL`].
     handovers_ended: [AtomicU64; HandoverCause::ALL.len()],
+    work: Mutex<LayouterWork>,
+}
+
+/// What the layouter has to do, as of its last step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LayouterWork {
+    /// Decided layouts that wait to be written.
+    pub urgent: u64,
+    pub improving: u64,
+    /// Decisions of the last hour.
+    pub moves_1h: u64,
+    pub is_braked: bool,
+    /// Streams that end one streamer after the other and are held.
+    pub held_streams: u64,
 }
 
 impl LayouterMetrics {
@@ -94,6 +110,16 @@ impl LayouterMetrics {
         self.enabled.store(enabled, Ordering::Relaxed);
         self.slots_waiting.store(slots.into(), Ordering::Relaxed);
         self.layouts_waiting.store(layouts, Ordering::Relaxed);
+    }
+
+    /// Sets what the layouter has to do.
+    pub fn set_work(&self, work: LayouterWork) {
+        *self.work.lock() = work;
+    }
+
+    /// What the layouter has to do, as of its last step.
+    pub fn work(&self) -> LayouterWork {
+        *self.work.lock()
     }
 
     /// Counts handovers that ended.

@@ -13,7 +13,7 @@ use crossbeam_channel::Receiver;
 use tracing::{error, info, warn};
 
 use super::now_ms;
-use crate::api::cluster;
+use crate::api::counting;
 use crate::api::shared::Shared;
 use crate::config::Settings;
 use crate::connector::Connector;
@@ -89,7 +89,7 @@ fn start_counts(shared: &Arc<Shared>) -> Result<(), Failure> {
     let shared = shared.clone();
     spawn("cluster-counts", move || {
         rt::sys::lower_priority();
-        cluster::run_counts(&shared);
+        counting::run(&shared);
     })
     .map(drop)
 }

@@ -8,7 +8,7 @@ use crate::metrics::{Metrics, check_with_client_library};
 use crate::restricted::token;
 use weir_testkit::{TestServer, wait_until};
 
-const HEALTHS: [&str; 5] = [
+pub const HEALTHS: [&str; 5] = [
     "operational",
     "degradated",
     "partial_outage",
@@ -17,12 +17,12 @@ const HEALTHS: [&str; 5] = [
 ];
 
 /// The number of streams that match a query.
-fn count(server: &TestServer, query: &str) -> Value {
+pub fn count(server: &TestServer, query: &str) -> Value {
     let list = server.get(&format!("/streams?{query}&limit=1")).expect(200);
     list.json()["estimated_count"].take()
 }
 
-fn cluster() -> TestServer {
+pub fn cluster() -> TestServer {
     let server = TestServer::with(&["--streamer-dead-timeout", "10m"]);
     for (host, bandwidth) in [("s1", 1000), ("s2", 1000)] {
         let node = json!({"role": "streamer", "cluster_key": "k", "total_bandwidth": bandwidth});

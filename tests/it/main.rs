@@ -22,6 +22,7 @@ mod random;
 mod streaming_endpoint;
 mod strict;
 mod stub;
+mod summary;
 mod values;
 
 mod access_matrix;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::Controller;
 use crate::json::Value;
-use crate::layouter::metrics::LayouterMetrics;
+use crate::layouter::metrics::{LayouterMetrics, LayouterWork};
 use crate::layouter::{DecisionCounts, Engine, MoveReason};
 use crate::rt::utc_ms_of;
 use crate::state::record::PauseRecord;
@@ -69,16 +69,11 @@ impl Controller {
             write_budgets(&mut out, engine);
         }
         out.push_str(",\"waiting\":{\"by_reason\":");
-        let waiting = self.plan.waiting();
-        write_by_reason(&mut out, &waiting);
-        let count = |urgent: bool| -> u64 {
-            let of = MoveReason::ALL.iter().zip(&waiting);
-            of.filter(|(reason, _)| reason.urgent() == urgent)
-                .map(|(_, count)| count)
-                .sum()
-        };
+        write_by_reason(&mut out, &self.plan.waiting());
         let unplaced = self.engine.as_ref().map_or(0, Engine::waiting_count);
-        let (urgent, improving) = (count(true), count(false));
+        let LayouterWork {
+            urgent, improving, ..
+        } = self.work();
         let _ = write!(
             out,
             ",\"improving\":{improving},\"unplaced\":{unplaced},\"urgent\":{urgent}}}"
@@ -102,6 +97,24 @@ impl Controller {
         of.filter(|(reason, _)| reason.improves())
             .map(|(_, count)| count)
             .sum()
+    }
+
+    /// What the layouter has to do. Costs the same in a cluster of any size.
+    pub fn work(&self) -> LayouterWork {
+        let waiting = self.plan.waiting();
+        let count = |urgent: bool| -> u64 {
+            let of = MoveReason::ALL.iter().zip(&waiting);
+            of.filter(|(reason, _)| reason.urgent() == urgent)
+                .map(|(_, count)| count)
+                .sum()
+        };
+        LayouterWork {
+            urgent: count(true),
+            improving: count(false),
+            moves_1h: self.history.of_hour(&self.metrics).iter().sum(),
+            is_braked: self.health.is_braked(),
+            held_streams: self.holds.quarantine.streams().count() as u64,
+        }
     }
 
     fn write_runs(&self, out: &mut String) {

@@ -2,10 +2,13 @@
 
 use super::{
     BAD_BODY, LAYOUTER_OFF, NOT_PERMITTED, OPENMETRICS, OPERATION, TOO_LARGE, UNAUTHORIZED,
-    UNAVAILABLE, json,
+    UNAVAILABLE, empty, json,
 };
 use crate::error;
-use crate::openapi::model::{BodyDoc, Content, OperationDoc, ResponseDoc, Shape};
+use crate::openapi::model::{
+    BodyDoc, Content, HeaderDoc, OperationDoc, ParamDoc, ParameterIn, ResponseDoc, Shape,
+};
+use crate::query::params::{ParameterSpec, ValueKind};
 
 pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
     tag: "cluster",
@@ -124,6 +127,55 @@ pub const LAYOUTER_CHANGE: OperationDoc = OperationDoc {
         NOT_PERMITTED,
         LAYOUTER_OFF,
         TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
+const SUMMARY_TAG: HeaderDoc = HeaderDoc {
+    name: "ETag",
+    kind: ValueKind::Text,
+    description: "Names this summary. With it in `If-None-Match` the answer is 304 without a body, \
+         as long as no newer count was made.",
+};
+
+const KNOWN_SUMMARY: ParamDoc = ParamDoc {
+    location: ParameterIn::Header,
+    spec: ParameterSpec {
+        example: Some(r#""\"5f0c1827\"""#),
+        extension: true,
+        ..ParameterSpec::new(
+            "If-None-Match",
+            ValueKind::Text,
+            "`ETag` of the last answer. While there is no newer count the answer is 304.",
+        )
+    },
+};
+
+pub const CLUSTER_SUMMARY_GET: OperationDoc = OperationDoc {
+    tag: "cluster",
+    summary: "Read what an overview of the cluster shows",
+    description: "Counts of streams and streamers, traffic, the layouter, free capacity, what \
+         needs attention, polls and the store, in at most 8 KiB whatever the size of the cluster. \
+         One count is made for all callers, and only while there are some, as for `GET \
+         /cluster/stats`; `at` is when it began. Each count equals the `estimated_count` of the \
+         list of what it counts. A token with `read` on `cluster` gets all numbers; lines of \
+         attention and losses about streamers only if it has a right to the streamer, and \
+         `layouter` only with `read` on it (else null).",
+    parameters: &[KNOWN_SUMMARY],
+    responses: &[
+        ResponseDoc {
+            headers: &[SUMMARY_TAG],
+            ..json(
+                200,
+                "The summary.",
+                Shape::One("cluster_summary"),
+                r#"{"at":1795888330634,"attention":[{"count":574,"kind":"streamer_down","severity":3,"since":1795888300000,"subject":"streamer1.example.com"}],"attention_kinds":{"streamer_down":1},"attention_total":1,"capacity":{"at":1795888330100,"bottleneck":"channels","classes":[{"bottleneck":"channels","labels":{},"nodes":3,"streams":1213,"streams_more":287,"transcoder":false,"unplaced":0}],"streams_more":287,"survives_any_loss":true,"worst_losses":[]},"layouter":{"brake":false,"enabled":true,"from":"flag","moves_1h":574,"paused":null,"paused_until":null,"waiting":{"improving":12,"urgent":0}},"polls":{"per_second":21.4,"waiting":197},"revision":716,"server":{"started_at":1795887790000,"version":"0.1.0"},"store":{"bytes":2148000,"commits_per_second":3.2,"fsync_p99_us":1000},"streamers":{"degradated":0,"disabled":0,"operational":3,"outage":1,"partial_outage":0,"states":{"cordoned":0,"down":1,"drained":0,"draining":0,"probation":0,"unsure":0,"up":3},"total":4},"streams":{"degradated":2,"disabled":12,"operational":1210,"outage":1,"partial_outage":0,"total":1225,"unplaced":0},"traffic":{"clients":912,"input_kbit":4210000,"output_kbit":18220000}}"#,
+            )
+        },
+        empty(304, "The client has this summary."),
+        UNAUTHORIZED,
         UNAVAILABLE,
     ],
     extension: true,

@@ -1,0 +1,235 @@
+//! `GET /cluster/summary`: its numbers are those of the lists, for every caller its part.
+
+use serde_json::{Value, json};
+
+use crate::cluster::{HEALTHS, cluster, count};
+use crate::fleet::{fleet_of, save_streams, server};
+use crate::restricted::token;
+use weir_testkit::{TestServer, wait_until};
+
+const STATES: [&str; 7] = [
+    "up",
+    "probation",
+    "down",
+    "unsure",
+    "draining",
+    "drained",
+    "cordoned",
+];
+
+fn summary(server: &TestServer) -> Value {
+    server.get("/cluster/summary").expect(200).json()
+}
+
+/// Checks each number against the count of the list that shows what it counts.
+fn numbers_are_those_of_the_lists(server: &TestServer) {
+    let summary = summary(server);
+    let streams = &summary["streams"];
+    for health in HEALTHS {
+        assert_eq!(
+            count(server, &format!("health={health}")),
+            streams[health],
+            "{health}"
+        );
+    }
+    assert_eq!(count(server, "sort=name"), streams["total"]);
+    let unplaced = count(server, "placed=false&health_ne=disabled");
+    assert_eq!(unplaced, streams["unplaced"]);
+    let of_streamers = |query: &str| {
+        let list = server.get(&format!("/streamers?{query}&limit=1"));
+        list.expect(200).json()["estimated_count"].take()
+    };
+    let streamers = &summary["streamers"];
+    for health in HEALTHS {
+        let found = of_streamers(&format!("health={health}"));
+        assert_eq!(found, streamers[health], "{health}");
+    }
+    for state in STATES {
+        let found = of_streamers(&format!("state.code={state}"));
+        assert_eq!(found, streamers["states"][state], "{state}");
+    }
+    assert_eq!(of_streamers("sort=hostname"), streamers["total"]);
+}
+
+/// The lines of one kind: subject, severity and count.
+fn lines(summary: &Value, kind: &str) -> Vec<(Value, Value, Value)> {
+    let lines = summary["attention"].as_array().expect("lines");
+    let of_kind = lines.iter().filter(|line| line["kind"] == kind);
+    of_kind
+        .map(|line| {
+            let member = |name: &str| line[name].clone();
+            (member("subject"), member("severity"), member("count"))
+        })
+        .collect()
+}
+
+#[test]
+fn numbers_of_the_summary_are_those_of_the_lists() {
+    let mut server = cluster();
+    numbers_are_those_of_the_lists(&server);
+    let mode = json!({"mode": "cordon", "reason": "disks"});
+    server.put("/streamers/s2/maintenance", mode).expect(200);
+    server
+        .put("/streams/lost", json!({"disabled": true}))
+        .expect(200);
+    server.delete("/streams/weak").expect(204);
+    numbers_are_those_of_the_lists(&server);
+    server.restart();
+    numbers_are_those_of_the_lists(&server);
+}
+
+#[test]
+fn attention_names_what_is_wrong_the_worst_first() {
+    let server = cluster();
+    let summary = summary(&server);
+    let null = Value::Null;
+    let of = |kind: &str| lines(&summary, kind);
+    assert_eq!(of("unplaced"), [(null.clone(), json!(3), json!(1))]);
+    assert_eq!(of("layouter_off"), [(null, json!(2), json!(1))]);
+    assert_eq!(of("streamer_cpu"), [(json!("s1"), json!(1), json!(85))]);
+    assert_eq!(
+        of("streamer_bandwidth"),
+        [(json!("s1"), json!(2), json!(96))]
+    );
+    assert_eq!(of("streamer_streams"), [(json!("s1"), json!(2), json!(1))]);
+    for kind in ["streamer_memory", "streamer_disk", "store", "brake", "loss"] {
+        assert_eq!(of(kind), [], "{kind}");
+    }
+    let all = summary["attention"].as_array().expect("lines");
+    let severities: Vec<u64> = all
+        .iter()
+        .filter_map(|it| it["severity"].as_u64())
+        .collect();
+    assert!(severities.is_sorted_by(|a, b| a >= b), "{severities:?}");
+    assert_eq!(summary["attention_total"], json!(all.len()));
+    let kinds = summary["attention_kinds"].as_object().expect("kinds");
+    assert_eq!(kinds.len(), all.len(), "one line of each kind: {kinds:?}");
+    let traffic = json!({"clients": 9, "input_kbit": 100, "output_kbit": 960});
+    assert_eq!(summary["traffic"], traffic);
+    assert_eq!(summary["capacity"], Value::Null, "the layouter is off");
+    assert_eq!(summary["layouter"]["enabled"], false);
+    assert!(summary["store"]["bytes"].as_u64() > Some(0), "{summary}");
+    assert!(
+        summary["store"]["fsync_p99_us"].as_u64() > Some(0),
+        "{summary}"
+    );
+}
+
+#[test]
+fn summary_has_the_capacity_and_the_work_of_the_layouter() {
+    let server = server(&[]);
+    let mut fleet = fleet_of(&server, &["s1", "s2"]);
+    save_streams(&server, 0..6);
+    fleet.until(|fleet| fleet.has("s1") == 3 && fleet.has("s2") == 3);
+    let settled = wait_until(
+        "the capacity of six placed streams",
+        || summary(&server),
+        |summary| {
+            summary["capacity"]["classes"][0]["streams"] == 6
+                && summary["layouter"]["moves_1h"] == 6
+        },
+    );
+    let capacity = server.get("/cluster/capacity").expect(200).json();
+    let plain = &capacity["classes"][0];
+    for member in ["bottleneck", "streams_more"] {
+        assert_eq!(settled["capacity"][member], plain[member], "{member}");
+    }
+    let survives = &capacity["survives_any_loss"];
+    assert_eq!(settled["capacity"]["survives_any_loss"], *survives);
+    let layouter = &settled["layouter"];
+    assert_eq!(layouter["enabled"], true);
+    assert_eq!(layouter["paused_until"], Value::Null);
+    assert_eq!(layouter["paused"], Value::Null);
+    assert_eq!(layouter["waiting"], json!({"improving": 0, "urgent": 0}));
+    assert_eq!(layouter["from"], "flag");
+    numbers_are_those_of_the_lists(&server);
+}
+
+#[test]
+fn token_gets_names_of_its_streamers_only() {
+    let server = cluster();
+    let with = |name: &str, permissions: Value| {
+        token(&server, name, json!({ "permissions": permissions }))
+    };
+    let read = |scope: &str| json!({"scopes": [scope], "read": true});
+    let streams = with("streams", json!([{"scopes": ["streams/*"], "list": true}]));
+    let refused = server.call_as("GET", "/cluster/summary", Some(&streams));
+    let refused = refused.expect(403).json();
+    assert_eq!(refused["errors"][0]["meta"]["needs"], "read", "{refused}");
+    let get = |token: &str| {
+        let answer = server.call_as("GET", "/cluster/summary", Some(token));
+        answer.expect(200).json()
+    };
+    let whole = summary(&server);
+    for (name, permissions, sees_s1, sees_layouter) in [
+        ("none", json!([read("cluster")]), false, false),
+        (
+            "s2",
+            json!([read("cluster"), read("streamers/s2")]),
+            false,
+            false,
+        ),
+        (
+            "s1",
+            json!([read("cluster"), read("streamers/s1")]),
+            true,
+            false,
+        ),
+        (
+            "layouter",
+            json!([read("cluster"), read("layouter")]),
+            false,
+            true,
+        ),
+        ("all", json!([read("*")]), true, true),
+    ] {
+        let seen = get(&with(name, permissions));
+        assert_eq!(seen["streams"], whole["streams"], "{name}");
+        assert_eq!(
+            seen["layouter"].is_object(),
+            sees_layouter,
+            "{name}: {seen}"
+        );
+        assert_eq!(
+            seen.to_string().contains("\"s1\""),
+            sees_s1,
+            "{name}: {seen}"
+        );
+        let shown = seen["attention"].as_array().map(Vec::len);
+        assert_eq!(seen["attention_total"], json!(shown), "{name}: {seen}");
+        let same = seen["attention"] == whole["attention"];
+        assert_eq!(same, sees_s1, "{name}: {seen}");
+    }
+}
+
+#[test]
+fn client_that_has_the_summary_gets_304() {
+    // A count of so many streams costs enough to be reused.
+    let server = TestServer::new();
+    for part in 0..3 {
+        let streams = (0..8000).map(|n| json!({"name": format!("part{part}/c{n}")}));
+        let streams: Vec<Value> = streams.collect();
+        server.put("/streams/batch", json!(streams)).expect(204);
+    }
+    for coding in ["identity", "gzip", "zstd"] {
+        let answers = || {
+            let accepts = ("Accept-Encoding", coding);
+            let path = "/cluster/summary";
+            let first = server.call_with("GET", path, &[accepts], b"").expect(200);
+            let etag = first.header("etag").expect("a tag").to_owned();
+            let fields = [accepts, ("If-None-Match", &etag)];
+            (etag.clone(), server.call_with("GET", path, &fields, b""))
+        };
+        let is_known = |(_, answer): &(String, weir_testkit::Response)| answer.status == 304;
+        let (etag, answer) = wait_until("two answers with one count", answers, is_known);
+        assert_eq!(answer.header("etag"), Some(&*etag));
+        assert!(answer.body.is_empty(), "{answer:?}");
+    }
+    let other = [("If-None-Match", "\"1\"")];
+    let answer = server.call_with("GET", "/cluster/summary", &other, b"");
+    assert_eq!(answer.expect(200).json()["streams"]["total"], 24_000);
+    let bad = [("If-None-Match", "x")];
+    server
+        .call_with("GET", "/cluster/summary", &bad, b"")
+        .expect(400);
+}
