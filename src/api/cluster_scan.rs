@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 
+use super::rare_streams::RareStreams;
 use crate::agents::registry::Registry;
 use crate::feed::nodes::Standing;
 use crate::fleet::health::{
@@ -81,6 +82,7 @@ pub struct ClusterScan {
     pub streams: Counts,
     /// Enabled streams that are on no streamer.
     pub unplaced: u64,
+    pub rare: RareStreams,
     agents: Counts,
     errors: ErrorCounts,
     shard: usize,
@@ -119,6 +121,7 @@ impl ClusterScan {
             by_hostname,
             streams: Counts::default(),
             unplaced: 0,
+            rare: RareStreams::new(state),
             agents: Counts::default(),
             errors: ErrorCounts::default(),
             shard: 0,
@@ -163,6 +166,7 @@ impl ClusterScan {
                     self.errors.0[error] += 1;
                 }
                 self.streams.add(health);
+                self.rare.note(name, health, ingest.is_some());
                 self.unplaced += u64::from(ingest.is_none() && health != Health::Disabled);
                 if let Some(node) = node {
                     self.nodes[node].streams.add(health);

@@ -38,6 +38,7 @@ pub mod monitoring;
 pub mod operation;
 pub mod person;
 mod playback;
+mod rare_streams;
 pub mod router;
 pub mod running_backups;
 pub mod server_metrics;

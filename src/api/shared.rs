@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::capacity_report::{CapacityReport, CapacityWaiter};
-use super::cluster_counts::SharedCounts;
+use super::cluster_counts::{ClusterCounts, SharedCounts};
 use super::running_backups::{BackupLimits, Backups};
-use super::shared_result::{Renew, SharedResult};
+use super::shared_result::{Computed, Renew, SharedResult};
 use super::stream_doc::Around;
 use crate::access::auth::Auth;
 use crate::access::browser_sessions::BrowserSessions;
@@ -127,6 +127,13 @@ impl Default for CountsWorker {
 }
 
 impl CountsWorker {
+    /// The last counts if they are not too old. Others are counted now, for later callers.
+    pub fn peek(&self, now: Instant) -> Option<Arc<Computed<ClusterCounts>>> {
+        let (known, renew) = self.counts.peek(now);
+        self.start(renew);
+        known
+    }
+
     /// Starts a count, if the caller must.
     pub fn start(&self, renew: Renew) {
         if renew.0 {

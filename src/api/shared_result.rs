@@ -117,6 +117,17 @@ impl<T, W> SharedResult<T, W> {
         SharedLookup::Waits(renew)
     }
 
+    /// The last result if it is not too old, without waiting for another one.
+    pub fn peek(&self, now: Instant) -> (Option<Arc<Computed<T>>>, Renew) {
+        let last = self.last.load_full();
+        let known = last.filter(|last| last.is_usable(now));
+        let is_current = known.as_ref().is_some_and(|known| known.is_current(now));
+        let mut queue = self.queue.lock();
+        let renew = Renew(!is_current && !queue.is_running);
+        queue.is_running |= renew.0;
+        (known, renew)
+    }
+
     /// The last result, however old.
     pub fn last(&self) -> Option<Arc<Computed<T>>> {
         self.last.load_full()

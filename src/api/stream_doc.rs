@@ -22,6 +22,7 @@ use crate::query::{
 };
 use crate::schema;
 use crate::state::agent::agents_in_order;
+use crate::state::name::StreamName;
 use crate::state::node::lacks_common_protocol;
 use crate::state::record::{ArchivedLayout, ArchivedStream, Role, StreamRecord};
 use crate::state::{SHARDS, State};
@@ -453,6 +454,8 @@ pub struct Streams<'s> {
     around: Option<Around<'s>>,
     endpoints: Option<Rc<Endpoints<'s>>>,
     with_ingest_history: bool,
+    /// No other streams can match.
+    candidates: Option<&'s [StreamName]>,
 }
 
 impl<'s> Streams<'s> {
@@ -462,7 +465,14 @@ impl<'s> Streams<'s> {
             around,
             endpoints: around.map(|around| around.endpoints(EndpointViewer::default())),
             with_ingest_history: true,
+            candidates: None,
         }
+    }
+
+    /// Scans these streams only.
+    #[must_use]
+    pub fn among(self, candidates: Option<&'s [StreamName]>) -> Self {
+        Self { candidates, ..self }
     }
 
     /// Applies the parameters of a list.
@@ -527,6 +537,15 @@ impl Source for Streams<'_> {
     ) -> bool {
         let budget = budget.max(1);
         let mut visit = |stream: &'a StreamRecord| each(self.doc(stream));
+        if let Some(names) = self.candidates {
+            let to = names.len().min(place.part.saturating_add(budget));
+            let names_now = names[place.part..to].iter();
+            names_now
+                .filter_map(|name| self.state.stream(name))
+                .for_each(visit);
+            place.part = to;
+            return to == names.len();
+        }
         if let Some(stamp) = hints.stamp_min {
             return scan_changed(self.state, stamp, place, budget, &mut visit);
         }

@@ -34,6 +34,11 @@ impl Health {
         }
     }
 
+    /// The health with a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        HEALTHS.into_iter().find(|health| health.as_str() == name)
+    }
+
     /// The health at a use of a limited resource: degraded from 80 %, a partial outage from 95 %.
     pub fn of_percent(percent: u64) -> Self {
         match percent {

@@ -841,6 +841,7 @@ mod tests {
                 "cluster_capacity_get",
                 "cluster_preview",
                 "cluster_stats_get",
+                "cluster_summary_get",
                 "config_get",
                 "config_save",
                 "dvrs_list",

@@ -147,6 +147,11 @@ impl ValueSet {
         self.numbers.is_empty() && !self.has_true && !self.has_false
     }
 
+    pub fn is_only_false(&self) -> bool {
+        let has_others = self.has_true || !self.texts.is_empty() || !self.numbers.is_empty();
+        self.has_false && !has_others
+    }
+
     #[inline]
     fn contains(&self, value: &Scalar<'_>) -> bool {
         match value {

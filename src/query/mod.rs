@@ -172,6 +172,9 @@ impl Query {
                 Condition::In(values) if values.has_only_texts() => {
                     hints.equal.push((filter.path.as_str(), &values.texts));
                 }
+                Condition::In(values) if values.is_only_false() => {
+                    hints.is_false.push(filter.path.as_str());
+                }
                 _ => {}
             }
         }

@@ -212,6 +212,8 @@ pub struct Hints<'q> {
     pub key_to: Bound<&'q str>,
     /// The text at this path is one of these, which are sorted.
     pub equal: Vec<(&'q str, &'q [Box<str>])>,
+    /// The boolean at this path is false.
+    pub is_false: Vec<&'q str>,
 }
 
 impl Default for Hints<'_> {
@@ -221,11 +223,17 @@ impl Default for Hints<'_> {
             key_from: Bound::Unbounded,
             key_to: Bound::Unbounded,
             equal: Vec::new(),
+            is_false: Vec::new(),
         }
     }
 }
 
 impl Hints<'_> {
+    /// Whether a text at this path is one of few.
+    pub fn has_equal(&self, path: &str) -> bool {
+        self.equal.iter().any(|(of, _)| *of == path)
+    }
+
     /// Whether the range of keys ends before a key.
     pub fn ends_before(&self, key: &str) -> bool {
         match self.key_to {

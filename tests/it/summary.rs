@@ -233,3 +233,83 @@ fn client_that_has_the_summary_gets_304() {
         .call_with("GET", "/cluster/summary", &bad, b"")
         .expect(400);
 }
+
+#[test]
+fn rare_streams_of_a_large_cluster_are_listed_as_saved() {
+    // Goal: a list of rare streams takes names from the last count, and still has every save at
+    // once and every report soon. Method: a cluster in which counts are reused, lists after each
+    // kind of change, against what was changed.
+    let server = TestServer::with(&["--streamer-dead-timeout", "10m"]);
+    let node = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/s1", node).expect(200);
+    let mut reported = Vec::new();
+    for part in 0..3 {
+        let names = (0..8000).map(|n| format!("part{part}/c{n:04}"));
+        let streams: Vec<Value> = names
+            .map(|name| {
+                reported.push(json!({"name": name, "status": "running", "alive": true}));
+                json!({"name": name, "layout": {"ingest": "s1"}})
+            })
+            .collect();
+        server.put("/streams/batch", json!(streams)).expect(204);
+    }
+    let report = |reported: &[Value]| {
+        let body = json!({"stats": {"cpu_usage": 1}, "streams": reported});
+        server.put("/streamers/s1/stats", body).expect(204);
+    };
+    report(&reported);
+    let of = |query: &str| -> Vec<String> {
+        let list = server.get(&format!("/streams?{query}&select=name"));
+        let list = list.expect(200).json();
+        let rows = list["streams"].as_array().expect("a list");
+        assert_eq!(list["estimated_count"], json!(rows.len()), "{query}");
+        let names = rows.iter().filter_map(|row| row["name"].as_str());
+        names.map(str::to_owned).collect()
+    };
+    // A count, which the lists below may use.
+    let counted = summary(&server);
+    assert_eq!(counted["streams"]["operational"], 24_000);
+    let save = |name: &str, body: Value| server.put(&format!("/streams/{name}"), body).expect(200);
+    assert_eq!(of("health=disabled"), [""; 0]);
+    save("part0/c0001", json!({"disabled": true}));
+    save("new", json!({"disabled": true}));
+    assert_eq!(of("health=disabled"), ["new", "part0/c0001"]);
+    assert_eq!(
+        of("health=disabled,outage&sort=-name"),
+        ["part0/c0001", "new"]
+    );
+    assert_eq!(of("placed=false"), ["new"]);
+    assert_eq!(of("placed=false&health_ne=disabled"), [""; 0]);
+    let layouts = json!({"layouts": [{"name": "part1/c0002", "ingest": null}]});
+    server.post("/streams/layouts", layouts).expect(204);
+    assert_eq!(of("placed=false"), ["new", "part1/c0002"]);
+    summary(&server);
+    save("part0/c0001", json!({"disabled": false}));
+    server.delete("/streams/new").expect(204);
+    assert_eq!(of("health=disabled"), [""; 0]);
+    assert_eq!(of("placed=false"), ["part1/c0002"]);
+    assert_eq!(of("health=bad"), [""; 0]);
+    // What a report changes is found with a later count, and what it changes back is not shown.
+    reported[5]["status"] = json!("error");
+    reported[9]["status"] = json!("waiting");
+    report(&reported);
+    let broken = ["part0/c0005".to_owned()];
+    let found = || {
+        summary(&server);
+        of("health=outage")
+    };
+    wait_until("the outage", found, |found| *found == broken);
+    assert_eq!(of("health=degradated"), ["part0/c0009"]);
+    reported[5]["status"] = json!("running");
+    report(&reported);
+    assert_eq!(of("health=outage"), [""; 0], "it is checked again");
+    let token = token(
+        &server,
+        "part1",
+        json!({"permissions": [{"scopes": ["streams/part1%2F*"], "list": true}]}),
+    );
+    for (query, total) in [("placed=false", 1), ("health=degradated", 0)] {
+        let list = server.call_as("GET", &format!("/streams?{query}"), Some(&token));
+        assert_eq!(list.expect(200).json()["estimated_count"], total, "{query}");
+    }
+}

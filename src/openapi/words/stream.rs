@@ -24,7 +24,11 @@ pub const STREAMS_LIST: OperationDoc = OperationDoc {
          as `/NAME/SUFFIX`: of a streamer that reports it running; else of its ingest node; else \
          of a streamer that may restream it. Only streamers that are alive and have an address for \
          players are chosen, of several the one with the smallest `output_kbit`. Without any it is \
-         absent, unless the node of the stream reports a base URL with a public address.",
+         absent, unless the node of the stream reports a base URL with a public address.\n\n\
+         From 20,000 streams on, a list of one or several values of `health` but `operational`, or \
+         of `placed=false`, does not scan all streams, unless it has a `poll_timeout`. It has what \
+         saves changed at once. What only reports changed it has after the next count, which the \
+         list itself starts: after 2 s, and up to 14 s with 1,000,000 streams.",
     responses: &[
         json(
             200,
