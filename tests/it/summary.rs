@@ -313,3 +313,27 @@ fn rare_streams_of_a_large_cluster_are_listed_as_saved() {
         assert_eq!(list.expect(200).json()["estimated_count"], total, "{query}");
     }
 }
+
+#[test]
+fn pause_of_the_layouter_needs_attention() {
+    let server = TestServer::with(&["--layouter-enabled=true"]);
+    let pause = json!({"pause": {"what": "all", "reason": "new switch"}});
+    server.put("/layouter", pause).expect(200);
+    let shown = |fits: fn(&Value) -> bool| {
+        wait_until(
+            "the summary",
+            || summary(&server),
+            |all| fits(&all["layouter"]["paused"]),
+        )
+    };
+    let paused = shown(|what| what == "all");
+    assert_eq!(paused["layouter"]["paused_until"], Value::Null);
+    let line = [(Value::Null, json!(1), json!(1))];
+    assert_eq!(lines(&paused, "layouter_paused"), line);
+    let pause = json!({"pause": {"until": "1h"}});
+    let until = server.put("/layouter", pause).expect(200).json()["paused"]["until"].take();
+    let paused = shown(|what| what == "improving");
+    assert_eq!(paused["layouter"]["paused_until"], until);
+    server.put("/layouter", json!({"pause": null})).expect(200);
+    assert_eq!(lines(&shown(Value::is_null), "layouter_paused"), []);
+}
