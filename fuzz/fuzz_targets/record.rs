@@ -7,7 +7,7 @@ use weir::testing::json;
 use weir::testing::state::State;
 use weir::testing::state::node::{RenderSettings, holders, render, render_restream};
 use weir::testing::state::record::{
-    EntityRecord, EventChunkRecord, NodeMarkRecord, StreamRecord, StreamerRecord,
+    EntityRecord, EventChunkRecord, NodeMarkRecord, PauseRecord, StreamRecord, StreamerRecord,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -35,6 +35,13 @@ fuzz_target!(|data: &[u8]| {
         let streamer = record.to_owned();
         assert_eq!(StreamerRecord::new(&streamer).to_owned(), streamer);
         assert!(!record.role.as_str().is_empty());
+    }
+    if let Ok(record) = PauseRecord::from_bytes(data) {
+        let pause = record.to_owned();
+        assert_eq!(PauseRecord::new(&pause).to_owned(), pause);
+        let left_ms = record.left_ms(0, true);
+        assert!(left_ms.is_none_or(|left_ms| left_ms == pause.length_ms));
+        assert!(record.to_value().to_text().starts_with("{\"by\":"));
     }
     if let Ok(record) = EntityRecord::from_bytes(data) {
         let entity = record.to_owned();

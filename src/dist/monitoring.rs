@@ -212,6 +212,13 @@ const ALERTS: &[AlertRule] = &[
         summary: "No node can take {{ $value }} streams or copies; see GET /cluster/capacity",
     },
     AlertRule {
+        name: "WeirLayouterPaused",
+        expression: "weir_layouter_paused{what=\"all\"} > 0",
+        lasting: "1h",
+        severity: "warning",
+        summary: "The layouter is paused: lost streams stay off the air; see GET /layouter",
+    },
+    AlertRule {
         name: "WeirLayouterFailed",
         expression: "increase(weir_layouter_restarts_total[10m]) > 0",
         lasting: "0m",

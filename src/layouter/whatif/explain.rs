@@ -139,10 +139,9 @@ fn better(snapshot: &WhatIfSnapshot, name: &str, held: Option<&HeldChange<'_>>) 
         Some(held) => (held.wanted.as_ref()?, PAUSED.to_owned()),
         None => {
             let better = snapshot.engine.better(name)?;
-            let why = if is_paused {
-                PAUSED.to_owned()
-            } else {
-                obstacle(better.obstacle)
+            let why = match better.obstacle {
+                MoveObstacle::NextRun if is_paused => PAUSED.to_owned(),
+                other => obstacle(other),
             };
             (better.hostname, why)
         }
