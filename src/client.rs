@@ -5,7 +5,7 @@
 //! proxies of the environment are not used, and only the given server receives the key.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 use std::thread;
 use std::time::Duration;
 
@@ -262,6 +262,54 @@ impl ApiClient {
                 .map_err(|_| ClientError::Unexpected("not JSON".to_owned()))?
         };
         Ok(ApiAnswer { etag, body })
+    }
+
+    /// A `POST` whose answer is JSON in lines; each is passed on as it arrives. Returns the last
+    /// one: if the connection ends early, it is not what the server would have sent last.
+    pub fn post_lines(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+        mut each: impl FnMut(&Value),
+    ) -> Result<Value, ClientError> {
+        let body = body.to_string();
+        let response = self.respond(path, || {
+            let mut request = self
+                .agent
+                .post(format!("{}{path}", self.base))
+                .header("authorization", &self.authorization)
+                .header("content-type", "application/json");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            request
+                .config()
+                .timeout_global(None)
+                .timeout_recv_response(Some(ANSWER_WAIT_MAX))
+                .timeout_per_read(Some(ANSWER_WAIT_MAX))
+                .build()
+                .send(body.as_bytes())
+        })?;
+        let reader = response.into_body().into_reader().take(ANSWER_BYTES_MAX);
+        let mut last = None;
+        for line in BufReader::new(reader).lines() {
+            let line = match line {
+                Ok(line) => line,
+                Err(_) if last.is_some() => break,
+                Err(error) => {
+                    return Err(ClientError::Transport {
+                        url: self.shown(path),
+                        cause: error.to_string(),
+                    });
+                }
+            };
+            let value: Value = serde_json::from_str(&line)
+                .map_err(|_| ClientError::Unexpected("not JSON in lines".to_owned()))?;
+            each(&value);
+            last = Some(value);
+        }
+        last.ok_or_else(|| ClientError::Unexpected("no line".to_owned()))
     }
 
     /// The body of an answer of any length, as it arrives. A server that sends nothing for two

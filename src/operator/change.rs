@@ -1,15 +1,16 @@
 //! Changes of objects: fields, labels, switches, deletion, moves.
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
+use super::bulk::BulkChange;
 use super::connection::{Connection, failure};
 use super::difference::merge;
 use super::kinds::{self, ObjectKind};
 use super::output::Printer;
-use super::selection::Selection;
+use super::progress::progress;
+use super::selection::{Selected, Selection};
 use super::words::{at, cell, counted, items, printable};
 use crate::client::ClientError;
 use crate::exit::{Exit, Failure};
@@ -117,18 +118,28 @@ fn patch_of(
 pub fn set(server: &Connection, flags: &SetFlags) -> Result<Exit, Failure> {
     let (names, changes) = names_and_changes(&flags.terms);
     let patch = patch_of(flags.kind, &changes, "")?;
-    let selection = &flags.selection;
-    let names = selection.names(server, flags.kind, &names, "change")?;
-    save(server, flags.kind, &names, &patch, !flags.create)
+    let change = SavedPatch {
+        kind: flags.kind,
+        verb: "change",
+        done: "changed",
+        patch,
+        must_exist: !flags.create,
+    };
+    change.make(server, &flags.selection, &names)
 }
 
 /// `weir label`.
 pub fn label(server: &Connection, flags: &LabelFlags) -> Result<Exit, Failure> {
     let kind = stream()?;
     let (names, changes) = names_and_changes(&flags.terms);
-    let patch = patch_of(kind, &changes, "labels.")?;
-    let names = flags.selection.names(server, kind, &names, "label")?;
-    save(server, kind, &names, &patch, true)
+    let change = SavedPatch {
+        kind,
+        verb: "label",
+        done: "labelled",
+        patch: patch_of(kind, &changes, "labels.")?,
+        must_exist: true,
+    };
+    change.make(server, &flags.selection, &names)
 }
 
 /// `weir enable` and `weir disable`.
@@ -138,16 +149,67 @@ pub fn switch(
     is_disabled: bool,
 ) -> Result<Exit, Failure> {
     let kind = stream()?;
-    let verb = if is_disabled { "disable" } else { "enable" };
-    let given = without_kind(&flags.names);
-    let names = flags.selection.names(server, kind, given, verb)?;
-    save(
-        server,
+    let (verb, done) = if is_disabled {
+        ("disable", "disabled")
+    } else {
+        ("enable", "enabled")
+    };
+    let change = SavedPatch {
         kind,
-        &names,
-        &json!({"disabled": is_disabled}),
-        true,
-    )
+        verb,
+        done,
+        patch: json!({"disabled": is_disabled}),
+        must_exist: true,
+    };
+    change.make(server, &flags.selection, without_kind(&flags.names))
+}
+
+/// One patch for all objects of a selection.
+struct SavedPatch<'c> {
+    kind: &'static ObjectKind,
+    verb: &'c str,
+    done: &'c str,
+    patch: Value,
+    must_exist: bool,
+}
+
+impl SavedPatch<'_> {
+    fn make(
+        self,
+        server: &Connection,
+        selection: &Selection,
+        given: &[String],
+    ) -> Result<Exit, Failure> {
+        let Self {
+            kind,
+            verb,
+            done,
+            patch,
+            must_exist,
+        } = self;
+        if !is_stream(kind) {
+            let names = selection.names(server, kind, given, verb)?;
+            return save(server, kind, &names, &patch, must_exist);
+        }
+        match selection.streams(server, kind, given)? {
+            Selected::Names(names) => save(server, kind, &names, &patch, must_exist),
+            Selected::Matching(query) => {
+                let body = json!({ "patch": patch });
+                let change = BulkChange {
+                    query,
+                    verb,
+                    done,
+                    body,
+                };
+                change.make(server, selection.agreement())
+            }
+        }
+    }
+}
+
+/// Whether the server changes all objects of this kind that match.
+fn is_stream(kind: &ObjectKind) -> bool {
+    kind.list == "streams"
 }
 
 /// `disable stream NAME` is `disable NAME`.
@@ -289,24 +351,21 @@ fn refused(error: &ClientError, changes: &[ObjectChange], saved: usize) -> Failu
     Failure::new(failure.exit, format!("{before}{text}"))
 }
 
-/// A bar on stderr; nothing if that is no terminal.
-pub fn progress(server: &Connection, total: usize) -> ProgressBar {
-    if server.output.quiet || total < 2 {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(total as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar
-}
-
 /// `weir delete`. What is not there any more is printed and is no error.
 pub fn delete(server: &Connection, flags: &DeleteFlags) -> Result<Exit, Failure> {
-    let kind = flags.kind;
-    let names = flags
-        .selection
-        .names(server, kind, &flags.names, "delete")?;
+    let (kind, selection) = (flags.kind, &flags.selection);
+    if is_stream(kind)
+        && let Selected::Matching(query) = selection.streams(server, kind, &flags.names)?
+    {
+        let change = BulkChange {
+            query,
+            verb: "delete",
+            done: "deleted",
+            body: json!({"delete": true}),
+        };
+        return change.make(server, selection.agreement());
+    }
+    let names = selection.names(server, kind, &flags.names, "delete")?;
     delete_all(server, kind, &names)
 }
 
@@ -350,11 +409,17 @@ pub fn delete_all(
 pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure> {
     let kind = stream()?;
     let given = without_kind(&flags.names);
-    let names = flags.selection.names(server, kind, given, "move")?;
+    let selected = flags.selection.streams(server, kind, given)?;
+    let names = match &selected {
+        Selected::Names(names) => names.clone(),
+        // The layouter is not consulted.
+        Selected::Matching(_) if flags.force => Vec::new(),
+        Selected::Matching(query) => Selection::found(server, kind, query)?,
+    };
     let body = |batch: &[String]| {
         let layouts = batch
             .iter()
-            .map(|name| json!({"name": name, "ingest": flags.to}));
+            .map(|name| json!({"name": name, "ingest": flags.to, "force": flags.force}));
         json!({"layouts": layouts.collect::<Vec<_>>()})
     };
     if flags.dry_run || !flags.force {
@@ -366,6 +431,15 @@ pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure>
             return print_verdicts(server, &verdicts);
         }
         refuse_undone(&verdicts)?;
+    }
+    if let Selected::Matching(query) = selected {
+        let change = BulkChange {
+            query,
+            verb: "move",
+            done: "moved",
+            body: json!({"move": {"ingest": flags.to, "force": flags.force}}),
+        };
+        return change.make(server, flags.selection.agreement());
     }
     let bar = progress(server, names.len());
     for batch in names.chunks(BATCH_MAX) {

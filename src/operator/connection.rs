@@ -127,6 +127,17 @@ impl Connection {
             .call((method, path), &headers, body, Some(self.timeout))
     }
 
+    /// A request whose answer is JSON in lines. Returns the last one.
+    pub fn send_for_lines(
+        &self,
+        path: &str,
+        body: &Value,
+        each: impl FnMut(&Value),
+    ) -> Result<Value, Failure> {
+        let sent = self.api.post_lines(path, &[STRICT], body, each);
+        sent.map_err(|error| failure(&error))
+    }
+
     /// A request that waits for a commit, for at most `poll_timeout`, which is in its path.
     pub fn poll(&self, path: &str, poll_timeout: Duration) -> Result<Value, ClientError> {
         let wait = self.timeout + poll_timeout;

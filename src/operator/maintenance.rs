@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-use super::change::progress;
 use super::connection::Connection;
+use super::progress::progress;
 use super::what_if;
 use super::words::{at, counted, number, text};
 use crate::client::escape;

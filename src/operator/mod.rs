@@ -5,6 +5,7 @@
 //! is an error. Changes of several objects name what must exist (`if_match`), so none is created
 //! again that was deleted meanwhile.
 
+mod bulk;
 mod change;
 mod connection;
 mod context;
@@ -18,6 +19,7 @@ mod kinds;
 mod layouter;
 mod maintenance;
 mod output;
+mod progress;
 mod selection;
 mod status;
 #[cfg(test)]

@@ -32,6 +32,13 @@ pub struct Agreement {
     pub yes: bool,
 }
 
+/// What a change is about.
+pub enum Selected {
+    Names(Vec<String>),
+    /// All streams that pass filters, which are a query string: the server finds them.
+    Matching(String),
+}
+
 /// The objects of a change beside those that are named.
 #[derive(Debug, Args)]
 pub struct Selection {
@@ -74,6 +81,44 @@ impl Filters {
 }
 
 impl Selection {
+    /// The agreement to what filters found.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
+    /// The streams: those given, or filters.
+    pub fn streams(
+        &self,
+        server: &Connection,
+        kind: &ObjectKind,
+        given: &[String],
+    ) -> Result<Selected, Failure> {
+        if given.is_empty() && !self.filters.is_empty() {
+            return Ok(Selected::Matching(self.filters.query()));
+        }
+        self.names(server, kind, given, "").map(Selected::Names)
+    }
+
+    /// The names of all that pass a query.
+    pub fn found(
+        server: &Connection,
+        kind: &ObjectKind,
+        filters: &str,
+    ) -> Result<Vec<String>, Failure> {
+        let mut names = Vec::new();
+        let query = format!("select={}&{filters}", kind.key);
+        server.pages(kind, &query, SELECTED_MAX, |rows| {
+            let found = rows.iter().filter_map(|row| row[kind.key].as_str());
+            names.extend(found.map(str::to_owned));
+            Ok(true)
+        })?;
+        if names.is_empty() {
+            let what = format!("no {} passes the filter", kind.name);
+            return Err(Failure::new(Exit::Runtime, what));
+        }
+        Ok(names)
+    }
+
     /// The names of the objects: those given, or all that pass the filters, which the operator has
     /// to confirm.
     pub fn names(
@@ -95,17 +140,7 @@ impl Selection {
             }
             (true, false) => {}
         }
-        let mut names = Vec::new();
-        let query = format!("select={}&{}", kind.key, self.filters.query());
-        server.pages(kind, &query, SELECTED_MAX, |rows| {
-            let found = rows.iter().filter_map(|row| row[kind.key].as_str());
-            names.extend(found.map(str::to_owned));
-            Ok(true)
-        })?;
-        if names.is_empty() {
-            let what = format!("no {} passes the filter", kind.name);
-            return Err(Failure::new(Exit::Runtime, what));
-        }
+        let names = Self::found(server, kind, &self.filters.query())?;
         let count = words::counted(names.len() as u64, kind.name);
         confirm(&format!("{verb} {count}"), self.agreement.yes)?;
         Ok(names)

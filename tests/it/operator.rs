@@ -201,6 +201,68 @@ fn changes_create_nothing_that_was_deleted() {
 }
 
 #[test]
+fn filters_are_changes_of_what_matches_on_the_server() {
+    let server = TestServer::new();
+    streams(&server, 6);
+    for host in ["h1", "h2"] {
+        let body = json!({"role": "streamer", "cluster_key": "k", "labels": {"zone": "n"}});
+        server.put(&format!("/streamers/{host}"), body).expect(200);
+    }
+    let shell = OperatorShell::new(&server);
+    let said = |line: &str| {
+        let output = shell.run(line);
+        assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let named = |filter: &str| shell.prints(&format!("get streams {filter} -o name --all"), 0);
+    let text = shell.fails("disable -l customer=beta", 2);
+    assert!(
+        text.contains("disable 3 streams (tv/001, tv/003, tv/005): not confirmed"),
+        "{text}"
+    );
+    assert!(said("disable -l customer=beta --yes").contains("3 streams disabled"));
+    assert_eq!(named("disabled=true"), "tv/001\ntv/003\ntv/005\n");
+    said("enable --filter name=tv/003 --yes");
+    said("label --filter disabled=true --yes site=x customer-");
+    assert_eq!(named("labels.site=x"), "tv/001\ntv/005\n");
+    said("set stream --filter labels.site=x --yes title=News");
+    assert_eq!(named("title=News"), "tv/001\ntv/005\n");
+    said("move -l customer=acme --to h1 --yes");
+    assert_eq!(named("layout.ingest=h1"), "tv/000\ntv/002\ntv/004\n");
+    // Other kinds are changed by name.
+    said("set streamer -l zone=n --yes channel_limit=7");
+    let limit =
+        |host: &str| server.get(&format!("/streamers/{host}")).json()["channel_limit"].clone();
+    assert_eq!((limit("h1"), limit("h2")), (json!(7), json!(7)));
+    for (line, exit, wanted) in [
+        (
+            "delete streams -l customer=nobody --yes",
+            1,
+            "no stream passes the filter",
+        ),
+        (
+            "delete streams --filter titel=x --yes",
+            1,
+            "did you mean `title`?",
+        ),
+        (
+            "move -l customer=acme --to nowhere --yes",
+            1,
+            "streamer_not_found",
+        ),
+        ("disable tv/000 -l customer=acme --yes", 2, "not both"),
+    ] {
+        let text = shell.fails(line, exit);
+        assert!(text.contains(wanted), "{line}: {text}");
+    }
+    assert!(said("delete streams -l customer=acme --yes").contains("3 streams deleted"));
+    assert_eq!(named("name_like=tv"), "tv/001\ntv/003\ntv/005\n");
+    let events = server.get("/events?operation_id=streams_batch_update_by_filter");
+    let events = events.expect(200).json()["events"].clone();
+    assert_eq!(events.as_array().map(Vec::len), Some(6));
+}
+
+#[test]
 fn restricted_token_sees_and_changes_its_part() {
     let server = TestServer::new();
     streams(&server, 2);

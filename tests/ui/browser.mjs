@@ -490,6 +490,75 @@ const CHECKS = {
     await context.close();
   },
 
+  async 'all streams that match are counted, and those are changed'(browser) {
+    const all = ['1', '2', '3'].map((number) => `every/<i>${number}`);
+    await call('PUT', '/streams/batch', all.map((name) => ({ name, title: 'every one' })));
+    await call('PUT', '/streams/every-other', { title: 'not this one' });
+    const read = async (name) => call('GET', `/streams/${encodeURIComponent(name)}`);
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams?q=every/' });
+    const rows = '.t-streams .tbody input[type=checkbox]';
+    const begin = async (word) => {
+      await page.waitForFunction(
+        (all) => document.querySelectorAll(all).length === 3 && !document.querySelector('dialog'),
+        WAIT,
+        rows,
+      );
+      await page.click(rows);
+      await page.waitForSelector('.bulk .all', WAIT);
+      await page.click('.bulk .all');
+      await waitText(page, '.bulk', 'All 3 that match');
+      await page.click(`.bulk ::-p-text(${word})`);
+      await page.waitForSelector('dialog[open]', WAIT);
+    };
+    const button = 'dialog[open] footer button:nth-of-type(2)';
+    const confirm = async (word) => {
+      await waitText(page, button, word);
+      await page.click(button);
+    };
+    await begin('Disable');
+    await waitText(page, 'dialog .names', all[2]);
+    // What matches by now is another set: nothing is changed, and it can be counted again.
+    await call('PUT', `/streams/${encodeURIComponent(all[0])}`, { comment: 'meanwhile' });
+    await confirm('Disable: 3 streams');
+    await waitText(page, 'dialog .failure', 'Other streams match');
+    assert.equal((await read(all[1])).disabled ?? false, false);
+    await confirm('Count them');
+    await confirm('Disable: 3 streams');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    for (const name of all) assert.equal((await read(name)).disabled, true, name);
+    assert.notEqual((await read('every-other')).disabled, true);
+
+    await begin('Set label');
+    await page.type('dialog input[name=value]', 'site=graz-1');
+    await confirm('Count them');
+    await confirm('Set label: 3 streams');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    assert.deepEqual((await read(all[2])).labels, { site: 'graz-1' });
+
+    await begin('Move');
+    await page.type('dialog input[name=value]', 'nobody.example.com');
+    await confirm('Count them');
+    await waitText(page, 'dialog .failure', '/move/ingest');
+    await page.$eval('dialog input[name=value]', (input) => input.select());
+    await page.type('dialog input[name=value]', 'edge-1.example.com');
+    await confirm('Count them');
+    await confirm('Move: 3 streams');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+
+    await begin('Delete');
+    await confirm('Delete: 3 streams');
+    await waitText(page, '.t-streams', 'No stream matches');
+    for (const name of all) assert.equal(await statusOf(name), 404, name);
+    assert.equal(await statusOf('every-other'), 200);
+    // Refused requests are reported by the browser itself.
+    assert.deepEqual(
+      reports.filter((report) => !/status of (400|409)/.test(report)),
+      [],
+    );
+    await context.close();
+    await call('DELETE', '/streams/every-other');
+  },
+
   async 'an edit is previewed, saved, and shown to other tabs'(browser) {
     await call('PUT', '/streams/edited', { title: 'before' });
     const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/edited' });

@@ -79,14 +79,14 @@ function errorsOf(text: string): ErrorItem[] | undefined {
   }
 }
 
-export async function exchange<T>(
+/** Sends a request. */
+function request(
   method: string,
   path: string,
-  { body, text: given, signal, headers }: Options = {},
-): Promise<Answer<T>> {
-  const began = performance.now();
+  { body, text: given, signal, headers }: Options,
+): Promise<Response> {
   const sent = given ?? (body === undefined ? undefined : JSON.stringify(body));
-  const response = await fetch(base() + path, {
+  return fetch(base() + path, {
     method,
     signal,
     credentials: 'same-origin',
@@ -99,13 +99,60 @@ export async function exchange<T>(
     },
     body: sent,
   });
-  const text = await response.text();
-  const ms = performance.now() - began;
-  requestLog.unshift({ method, path, status: response.status, ms, bytes: text.length });
+}
+
+function log(method: string, path: string, status: number, began: number, bytes: number): void {
+  requestLog.unshift({ method, path, status, ms: performance.now() - began, bytes });
   requestLog.length = Math.min(requestLog.length, LOGGED_MAX);
+}
+
+export async function exchange<T>(
+  method: string,
+  path: string,
+  options: Options = {},
+): Promise<Answer<T>> {
+  const began = performance.now();
+  const response = await request(method, path, options);
+  const text = await response.text();
+  log(method, path, response.status, began, text.length);
   if (response.ok) return { data: parse(text) as T, etag: response.headers.get('ETag') };
   if (response.status === 401) onUnauthorized();
   throw new ApiError(response.status, errorsOf(text));
+}
+
+/** A `POST` whose answer is JSON in lines, each passed on as it arrives. Returns the last one. */
+export async function postLines<T>(
+  path: string,
+  options: Options,
+  onLine: (line: T) => void,
+): Promise<T | null> {
+  const began = performance.now();
+  const response = await request('POST', path, options);
+  if (!response.ok || !response.body) {
+    const text = await response.text();
+    log('POST', path, response.status, began, text.length);
+    if (response.status === 401) onUnauthorized();
+    throw new ApiError(response.status, errorsOf(text));
+  }
+  let [bytes, rest, last]: [number, string, T | null] = [0, '', null];
+  const take = (line: string) => {
+    if (!line) return;
+    last = parse(line) as T;
+    onLine(last);
+  };
+  const decoder = new TextDecoder();
+  const reader = response.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    bytes += value.length;
+    const lines = (rest + decoder.decode(value, { stream: true })).split('\n');
+    rest = lines.pop() ?? '';
+    lines.forEach(take);
+  }
+  take(rest);
+  log('POST', path, response.status, began, bytes);
+  return last;
 }
 
 async function data<T>(method: string, path: string, options?: Options): Promise<T> {

@@ -1,7 +1,7 @@
 // Changes of what is shown. A save makes an entity that does not exist, so each of these has a
 // condition: what was deleted meanwhile stays deleted.
-import { ApiError, exchange, put, remove } from './api';
-import { parse } from './json';
+import { ApiError, exchange, post, postLines, put, remove } from './api';
+import { parse, url } from './json';
 import { t } from './text';
 
 /** Nothing was changed, because what was shown is no longer what is stored. */
@@ -122,6 +122,51 @@ export async function changeStreams(
   } catch (error) {
     throw isConflict(error) ? new ConflictError(error.names) : error;
   }
+}
+
+/** A change of all streams that match. */
+export type MatchingChange =
+  | { patch: Record<string, unknown> }
+  | { move: { ingest: string } }
+  | { delete: true };
+
+/** What a change of all streams that match would be made to. */
+export interface MatchingCount {
+  count: number;
+  /** Names the streams and what is stored of them. */
+  revision: number;
+  sample: string[];
+  /** Streams that match and must not be changed. */
+  read_only?: number;
+  moves: { moves_caused: number; unplaced: number; unplaced_before: number } | null;
+}
+
+/** How far a change has got. */
+export interface MatchingResult {
+  done: number;
+  count: number;
+  ended?: 'complete' | 'error';
+  errors?: { title?: string }[];
+}
+
+const BY_FILTER = '/streams/batch_by_filter';
+
+export const countMatching = (query: Record<string, unknown>, change: MatchingChange) =>
+  post<MatchingCount>(url(BY_FILTER, query), { body: change });
+
+/** Changes the streams that were counted, or none if others match by now. */
+export async function changeMatching(
+  query: Record<string, unknown>,
+  change: MatchingChange,
+  { count, revision }: MatchingCount,
+  onProgress: (result: MatchingResult) => void,
+): Promise<void> {
+  const path = url(BY_FILTER, { ...query, apply: true });
+  const body = { ...change, expect: { count, revision } };
+  const last = await postLines<MatchingResult>(path, { body }, onProgress);
+  if (last?.ended === 'complete') return;
+  const why = last?.errors?.[0]?.title ?? t('change.cut');
+  throw new Error(t('change.partly', { n: last?.done ?? 0, why }));
 }
 
 /** Refuses what is no merge patch. The text itself is sent: it has all digits of its integers. */

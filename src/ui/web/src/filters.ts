@@ -21,11 +21,16 @@ function labelFilter(label: string): Record<string, string> {
 }
 
 /** The parameters of a query for streams. */
-export function streamsQuery(filters: StreamFilters): Record<string, string | undefined> {
+export const streamsQuery = (filters: StreamFilters): Record<string, string | undefined> => ({
+  sort: filters.sort,
+  select: FIELDS,
+  ...matchingQuery(filters),
+});
+
+/** Those that decide which streams match. */
+export function matchingQuery(filters: StreamFilters): Record<string, string | undefined> {
   const query: Record<string, string | undefined> = {
     q: filters.q,
-    sort: filters.sort,
-    select: FIELDS,
     'layout.ingest': filters.streamer,
   };
   if (filters.status === 'none') query['stats.status_is'] = 'null';

@@ -16,7 +16,7 @@ interface BulkAction {
 }
 
 /** `key=value` as a patch of the labels. */
-function labelPatch(text: string): Patch {
+export function labelPatch(text: string): Patch {
   const [key = '', ...value] = text.split('=');
   return { labels: { [key.trim()]: value.join('=') || null } };
 }
@@ -24,6 +24,9 @@ function labelPatch(text: string): Patch {
 interface BulkProps {
   names: string[];
   me: Session;
+  /** The number of all that match, and what picks them. */
+  total: number | null;
+  onAll: () => void;
   onDone: () => void;
   onClear: () => void;
 }
@@ -79,7 +82,7 @@ function Confirm(props: {
   );
 }
 
-export function Bulk({ names, me, onDone, onClear }: BulkProps) {
+export function Bulk({ names, me, total, onAll, onDone, onClear }: BulkProps) {
   const [action, setAction] = useState<BulkAction | null>(null);
   const actions: BulkAction[] = [
     { word: t('streams.disable'), patch: { disabled: true } },
@@ -99,6 +102,11 @@ export function Bulk({ names, me, onDone, onClear }: BulkProps) {
           {it.word}
         </button>
       ))}
+      {total !== null && total > names.length && (
+        <button class="quiet all" onClick={onAll}>
+          {t('streams.all', { n: total })}
+        </button>
+      )}
       <button class="quiet" onClick={onClear}>
         {t('streams.clear')}
       </button>

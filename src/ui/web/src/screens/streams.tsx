@@ -1,7 +1,13 @@
 // All streams: the server searches, filters, sorts and pages; here are only the rows in view.
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { get } from '../api';
-import { FILTERS, MOVING_FIELDS, streamsQuery, type StreamFilters } from '../filters';
+import {
+  FILTERS,
+  matchingQuery,
+  MOVING_FIELDS,
+  streamsQuery,
+  type StreamFilters,
+} from '../filters';
 import * as f from '../format';
 import { url } from '../json';
 import { onEvents } from '../live';
@@ -12,6 +18,7 @@ import { go, href, type ScreenProps } from '../router';
 import { Table, useNarrow, type Column } from '../table';
 import { t } from '../text';
 import { Bulk } from './bulk';
+import { BulkMatching } from './bulk_all';
 import { BITRATE, NAME, VIEWERS } from './stream_columns';
 import { runWord } from './stream_status';
 
@@ -205,8 +212,15 @@ export function Streams({ route, me }: ScreenProps) {
   const isNarrow = useNarrow();
   const columns = useMemo(() => columnsFor(isNarrow), [isNarrow]);
   const isFiltered = FILTERS.some((name) => filters[name]);
-  const done = () => {
+  // All that match, instead of picked ones; of one set of filters only.
+  const [allOf, setAllOf] = useState<string | null>(null);
+  const isAll = allOf === pages.key;
+  const clearAll = () => {
+    setAllOf(null);
     clear();
+  };
+  const done = () => {
+    clearAll();
     pages.again();
   };
   return (
@@ -220,8 +234,23 @@ export function Streams({ route, me }: ScreenProps) {
           value={filters.q ?? ''}
           onType={(q) => set({ q }, { keep: true })}
         />
-        {picked.size > 0 ? (
-          <Bulk names={[...picked]} me={me} onDone={done} onClear={clear} />
+        {isAll ? (
+          <BulkMatching
+            query={matchingQuery(filters)}
+            total={pages.total}
+            me={me}
+            onDone={done}
+            onClear={clearAll}
+          />
+        ) : picked.size > 0 ? (
+          <Bulk
+            names={[...picked]}
+            me={me}
+            total={pages.total}
+            onAll={() => setAllOf(pages.key)}
+            onDone={done}
+            onClear={clear}
+          />
         ) : (
           <Filters query={filters} set={set} />
         )}
