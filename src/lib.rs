@@ -67,6 +67,8 @@
 //! stamp                   `updated_at`: wall-clock milliseconds, always growing
 //! snapshot                a state held by a reader; paged snapshot: all pages of one revision
 //! group commit            several commands, one fsync; its delay: waiting for more of them
+//! bulk change             one change of all streams that match filters
+//! pin                     the wish that a stream stays on its ingest node
 //! merge patch             a partial change of a document (RFC 7396); effective: with defaults
 //! retention, expiry       how long an entity is kept; its deletion after that
 //! poll, park, wake        a request that may wait; keep it without a thread; answer it

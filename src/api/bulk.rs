@@ -137,9 +137,10 @@ fn move_of(wanted: &Value) -> Result<SelectedChange, ApiError> {
         Some(Value::Bool(force)) => *force,
         Some(_) => return Err(error::NOT_BOOLEAN.at("/move/force")),
     };
-    let LayoutPatch { ingest, .. } = LayoutPatch::from_body(wanted, "/move")?;
+    let LayoutPatch { ingest, pinned, .. } = LayoutPatch::from_body(wanted, "/move")?;
     Ok(SelectedChange::Move(LayoutPatch {
         ingest,
+        pinned,
         force,
         ..LayoutPatch::default()
     }))

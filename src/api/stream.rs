@@ -10,7 +10,7 @@ use std::ops::Bound;
 
 use super::shared::Shared;
 use super::stream_doc::{
-    CLIENT_IP, INCLUDE_INGEST_HISTORY, KIND, SCHEME, SEARCH, render, render_layout,
+    CLIENT_IP, INCLUDE_INGEST_HISTORY, KIND, LayoutNow, SCHEME, SEARCH, render, render_layout,
 };
 use super::{Call, Collection, CompletePage, ListRequest, Outcome, unconfigured};
 use crate::error::ApiError;
@@ -140,8 +140,7 @@ fn stream_named(name: &str) -> Option<EntityName> {
 /// One entry of the layout history of a stream.
 struct LayoutDoc<'a> {
     layout: &'a ArchivedLayout,
-    /// Set in the present layout while an earlier node keeps the stream.
-    handover_from: Option<&'a str>,
+    now: LayoutNow<'a>,
     key: String,
 }
 
@@ -154,7 +153,10 @@ impl Layouts<'_> {
     fn doc(&self, index: usize) -> Option<LayoutDoc<'_>> {
         self.stream.layouts.get(index).map(|layout| LayoutDoc {
             layout,
-            handover_from: self.stream.handover_from().filter(|_| index == 0),
+            now: match index {
+                0 => LayoutNow::of(self.stream),
+                _ => LayoutNow::default(),
+            },
             key: layout.created_at.to_native().to_string(),
         })
     }
@@ -183,7 +185,7 @@ impl Document for LayoutDoc<'_> {
     }
 
     fn render(&self, out: &mut Vec<u8>) {
-        render_layout(self.layout, self.handover_from, None, out);
+        render_layout(self.layout, self.now, None, out);
     }
 }
 
@@ -234,6 +236,7 @@ static LAYOUT_KIND: ListKind = ListKind {
             "created_at" => FieldType::Moment,
             "ingest" | "inference" | "dvr_backups" | "failover_from" | "handover_from"
             | "originator" | "change_reason" => FieldType::String,
+            "pinned" => FieldType::Boolean,
             _ => return None,
         };
         Some(ListField::top_level(path, field_type))

@@ -109,7 +109,7 @@ impl<'a> StreamDoc<'a> {
         if let Some(layout) = self.stream.layout() {
             let stream: &ArchivedStream = self.stream;
             let history_of = self.with_ingest_history.then_some(stream);
-            render_layout(layout, stream.handover_from(), history_of, out);
+            render_layout(layout, LayoutNow::of(stream), history_of, out);
         }
     }
 
@@ -370,15 +370,32 @@ impl StreamDoc<'_> {
 /// Renders the current layout with its ingest history, members sorted.
 pub(crate) fn render_current_layout(stream: &ArchivedStream, out: &mut Vec<u8>) {
     if let Some(layout) = stream.layout() {
-        render_layout(layout, stream.handover_from(), Some(stream), out);
+        render_layout(layout, LayoutNow::of(stream), Some(stream), out);
     }
 }
 
-/// Renders a layout, with the node that keeps its stream after a move; with the ingest history of a
-/// stream if one is given.
+/// What is true of the present layout of a stream only.
+#[derive(Clone, Copy, Default)]
+pub struct LayoutNow<'a> {
+    /// The node that keeps the stream after a move.
+    pub handover_from: Option<&'a str>,
+    /// It stays on its ingest node.
+    pub pinned: bool,
+}
+
+impl<'a> LayoutNow<'a> {
+    pub fn of(stream: &'a ArchivedStream) -> Self {
+        Self {
+            handover_from: stream.handover_from(),
+            pinned: stream.pinned,
+        }
+    }
+}
+
+/// Renders a layout, with the ingest history of a stream if one is given.
 pub fn render_layout(
     layout: &ArchivedLayout,
-    handover_from: Option<&str>,
+    now: LayoutNow<'_>,
     history_of: Option<&ArchivedStream>,
     out: &mut Vec<u8>,
 ) {
@@ -409,7 +426,7 @@ pub fn render_layout(
     let ingest = layout.ingest.as_ref().map(ArchivedString::as_str);
     for (field, host) in [
         ("failover_from", failover_from),
-        ("handover_from", handover_from),
+        ("handover_from", now.handover_from),
         ("inference", inference),
         ("ingest", ingest),
     ] {
@@ -441,6 +458,9 @@ pub fn render_layout(
     }
     out.extend_from_slice(b",\"originator\":");
     write_string(out, originator(layout.by_layouter));
+    if now.pinned {
+        out.extend_from_slice(b",\"pinned\":true");
+    }
     out.push(b'}');
 }
 

@@ -48,6 +48,7 @@ pub fn stream_spec(record: &StreamRecord) -> StreamSpec {
         agents: Vec::new(),
         layout: stored_layout(record),
         handover_from: record.handover_from().map(Hostname::trusted),
+        pinned: record.pinned,
     };
     for (key, value) in scan::members(config) {
         match key {

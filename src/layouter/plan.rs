@@ -291,6 +291,8 @@ fn patch(row: &StoredLayout, wanted: &StreamLayout, reason: MoveReason) -> Layou
         inference: Some(wanted.inference.clone()),
         dvr_backups: Some(stay.chain(come).cloned().collect()),
         failover_from: Some(wanted.failover_from.clone()),
+        // A pin ends with the ingest node.
+        pinned: None,
         change_reason: reason.change_reason().map(str::to_owned),
         by_layouter: true,
         force: true,

@@ -78,6 +78,9 @@ pub struct MoveFlags {
     /// Move also what the layouter would move away again.
     #[arg(long)]
     force: bool,
+    /// Keep them there while that is legal.
+    #[arg(long)]
+    pin: bool,
     /// Print which moves the layouter would undo, and move nothing; exits with 3 if there are any.
     #[arg(long, conflicts_with = "force")]
     dry_run: bool,
@@ -417,10 +420,12 @@ pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure>
         Selected::Matching(query) => Selection::found(server, kind, query)?,
     };
     let body = |batch: &[String]| {
-        let layouts = batch
-            .iter()
-            .map(|name| json!({"name": name, "ingest": flags.to, "force": flags.force}));
-        json!({"layouts": layouts.collect::<Vec<_>>()})
+        let layout = |name: &String| {
+            json!({
+                "name": name, "ingest": flags.to, "force": flags.force, "pinned": flags.pin,
+            })
+        };
+        json!({"layouts": batch.iter().map(layout).collect::<Vec<_>>()})
     };
     if flags.dry_run || !flags.force {
         let mut verdicts = Vec::new();
@@ -437,7 +442,9 @@ pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure>
             query,
             verb: "move",
             done: "moved",
-            body: json!({"move": {"ingest": flags.to, "force": flags.force}}),
+            body: json!({
+                "move": {"ingest": flags.to, "force": flags.force, "pinned": flags.pin},
+            }),
         };
         return change.make(server, flags.selection.agreement());
     }

@@ -90,6 +90,7 @@ fn stream(server: &Connection, name: &str, stream: &Value) -> Result<String, Fai
         ("streamer", on("layout.ingest")),
         ("copies", on("layout.dvr_backups")),
         ("handed over from", on("layout.handover_from")),
+        ("pinned", on("layout.pinned")),
         ("since", since(number(stream, "layout.created_at"))),
         ("why", on("layout.change_reason")),
         ("status", on("stats.status")),

@@ -69,6 +69,9 @@ impl ChangedMembers {
             self.compare(before.as_deref(), &saved(&new.config, new.filled_spans()));
         }
         self.compare_layouts(old.and_then(ArchivedStream::layout), new.layout());
+        if old.is_some_and(|old| old.pinned) != new.pinned {
+            self.add("/layout/pinned");
+        }
     }
 
     pub fn compare_streamers(&mut self, old: Option<&ArchivedStreamer>, new: &ArchivedStreamer) {

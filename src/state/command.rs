@@ -249,6 +249,8 @@ pub struct LayoutPatch {
     pub inference: Option<Option<Hostname>>,
     pub dvr_backups: Option<Vec<Hostname>>,
     pub failover_from: Option<Option<Hostname>>,
+    /// Whether the stream is to stay on its ingest node; a new node without it ends that.
+    pub pinned: Option<bool>,
     /// One of [`CHANGE_REASONS`]; absent: the change came through the API.
     pub change_reason: Option<String>,
     pub by_layouter: bool,
@@ -471,6 +473,9 @@ impl LayoutPatch {
             inference: host("inference")?,
             dvr_backups: backups.transpose()?,
             failover_from: host("failover_from")?,
+            pinned: body
+                .get("pinned")
+                .map(|pinned| *pinned == Value::Bool(true)),
             change_reason: text("change_reason").map(str::to_owned),
             by_layouter: text("originator") == Some("layouter"),
             force: false,
@@ -488,6 +493,7 @@ impl LayoutPatch {
         self.inference.get_or_insert_default();
         self.dvr_backups.get_or_insert_default();
         self.failover_from.get_or_insert_default();
+        self.pinned.get_or_insert_default();
     }
 
     fn cleared() -> Self {
@@ -496,6 +502,7 @@ impl LayoutPatch {
             inference: Some(None),
             dvr_backups: Some(Vec::new()),
             failover_from: Some(None),
+            pinned: Some(false),
             ..Self::default()
         }
     }

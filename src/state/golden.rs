@@ -96,7 +96,7 @@ fn layouts() -> Vec<Layout> {
 }
 
 /// Streams as they are after an upgrade from version 1, which had no `handover_from`, and version
-/// 2, which had no `kept_rendered`.
+/// 2, which had no `kept_rendered`; `pinned` is new in version 4.
 fn streams(handover: Option<(&str, u64)>, version: u8) -> [Golden; 2] {
     let goldens = [
         golden!(
@@ -113,6 +113,7 @@ fn streams(handover: Option<(&str, u64)>, version: u8) -> [Golden; 2] {
                 layouts: layouts(),
                 handover_from: handover.map(|(host, _)| host.to_owned()),
                 kept_rendered: handover.map_or(0, |(_, rendered)| rendered),
+                pinned: version >= 4,
                 config: r#"{"inputs":[{"url":"rtsp://u:p@10.0.0.1/s"}],"static":true}"#.into(),
                 filled: vec![(43, 14)],
             }
@@ -131,6 +132,7 @@ fn streams(handover: Option<(&str, u64)>, version: u8) -> [Golden; 2] {
                 layouts: Vec::new(),
                 handover_from: None,
                 kept_rendered: 0,
+                pinned: false,
                 config: "{}".into(),
                 filled: Vec::new(),
             }
@@ -325,6 +327,7 @@ fn golden_records_of_every_version_read_back_whole() {
     let mut goldens = all();
     goldens.extend(streams(None, 1));
     goldens.extend(streams(Some(("s1.example.com", 4711)), 2));
+    goldens.extend(streams(Some(("s1.example.com", 4690)), 3));
     goldens.extend(streamers(None, 1));
     let cordon = Cordon {
         reason: "new disks".into(),

@@ -22,8 +22,8 @@ use super::event_streams::streams_of_text;
 /// First byte of the records of entities, of marks and of the layouter.
 pub const SCHEMA_VERSION: u8 = 1;
 /// First byte of the records of streams. Version 1 did not have `handover_from`, version 2 not
-/// `kept_rendered`.
-pub const STREAM_VERSION: u8 = 3;
+/// `kept_rendered`, version 3 not `pinned`.
+pub const STREAM_VERSION: u8 = 4;
 /// First byte of the records of streamers. Version 1 did not have `cordon`, version 2 not its
 /// `drain`.
 pub const STREAMER_VERSION: u8 = 3;
@@ -100,6 +100,8 @@ pub struct Stream {
     pub handover_from: Option<String>,
     /// The revision at which the text for that node last changed; 0 without it.
     pub kept_rendered: u64,
+    /// The stream stays on its ingest node while that is legal.
+    pub pinned: bool,
     /// Canonical JSON object without `name`, defaults filled in.
     pub config: String,
     /// Byte ranges (start, length) of `config` that are defaults. The text without them is what was
@@ -134,6 +136,23 @@ struct StreamV2 {
     namespace: Option<String>,
     layouts: Vec<Layout>,
     handover_from: Option<String>,
+    config: String,
+    filled: Vec<(u32, u32)>,
+}
+
+/// A [`Stream`] of version 3.
+#[derive(Archive, Serialize, Deserialize)]
+struct StreamV3 {
+    name: String,
+    revision: u64,
+    updated_at: u64,
+    rendered: [u64; 3],
+    disabled: bool,
+    has_secrets: bool,
+    namespace: Option<String>,
+    layouts: Vec<Layout>,
+    handover_from: Option<String>,
+    kept_rendered: u64,
     config: String,
     filled: Vec<(u32, u32)>,
 }
@@ -526,6 +545,7 @@ fn upgraded_stream(found: u8, archive: &[u8]) -> Option<Result<Stream, RecordErr
     match found {
         1 => Some(stream_of_version_1(archive)),
         2 => Some(stream_of_version_2(archive)),
+        3 => Some(stream_of_version_3(archive)),
         _ => None,
     }
 }
@@ -546,6 +566,7 @@ fn stream_of_version_1(archive: &[u8]) -> Result<Stream, RecordError> {
         layouts: old.layouts,
         handover_from: None,
         kept_rendered: 0,
+        pinned: false,
         config: old.config,
         filled: old.filled,
     })
@@ -572,6 +593,29 @@ fn stream_of_version_2(archive: &[u8]) -> Result<Stream, RecordError> {
         } else {
             0
         },
+        pinned: false,
+        config: old.config,
+        filled: old.filled,
+    })
+}
+
+/// No stream was pinned when version 3 was written.
+fn stream_of_version_3(archive: &[u8]) -> Result<Stream, RecordError> {
+    let old = rkyv::access::<ArchivedStreamV3, RkyvError>(archive)
+        .and_then(rkyv::deserialize::<StreamV3, RkyvError>)
+        .map_err(|_| RecordError::Damaged)?;
+    Ok(Stream {
+        name: old.name,
+        revision: old.revision,
+        updated_at: old.updated_at,
+        rendered: old.rendered,
+        disabled: old.disabled,
+        has_secrets: old.has_secrets,
+        namespace: old.namespace,
+        layouts: old.layouts,
+        handover_from: old.handover_from,
+        kept_rendered: old.kept_rendered,
+        pinned: false,
         config: old.config,
         filled: old.filled,
     })

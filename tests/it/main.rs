@@ -14,6 +14,7 @@ mod fleet;
 mod mmdb;
 mod node;
 mod node_media;
+mod pinned;
 mod placement;
 mod python;
 #[allow(dead_code, reason = "other users of it need more")]

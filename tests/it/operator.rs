@@ -229,6 +229,12 @@ fn filters_are_changes_of_what_matches_on_the_server() {
     assert_eq!(named("title=News"), "tv/001\ntv/005\n");
     said("move -l customer=acme --to h1 --yes");
     assert_eq!(named("layout.ingest=h1"), "tv/000\ntv/002\ntv/004\n");
+    said("move tv/000 --to h2 --pin");
+    said("move --filter name=tv/002 --to h2 --pin --yes");
+    assert_eq!(named("layout.pinned=true"), "tv/000\ntv/002\n");
+    assert!(shell.prints("describe stream tv/000", 0).contains("pinned"));
+    said("move tv/000 --to h2");
+    assert_eq!(named("layout.pinned=true"), "tv/002\n");
     // Other kinds are changed by name.
     said("set streamer -l zone=n --yes channel_limit=7");
     let limit =
@@ -259,7 +265,7 @@ fn filters_are_changes_of_what_matches_on_the_server() {
     assert_eq!(named("name_like=tv"), "tv/001\ntv/003\ntv/005\n");
     let events = server.get("/events?operation_id=streams_batch_update_by_filter");
     let events = events.expect(200).json()["events"].clone();
-    assert_eq!(events.as_array().map(Vec::len), Some(6));
+    assert_eq!(events.as_array().map(Vec::len), Some(7));
 }
 
 #[test]

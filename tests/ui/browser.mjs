@@ -496,6 +496,10 @@ const CHECKS = {
     await call('PUT', '/streams/every-other', { title: 'not this one' });
     const read = async (name) => call('GET', `/streams/${encodeURIComponent(name)}`);
     const { page, context, reports } = await loggedIn(browser, { hash: '#/streams?q=every/' });
+    const made = [];
+    page.on('request', (request) => {
+      if (request.url().includes('apply=true')) made.push(request.postData());
+    });
     const rows = '.t-streams .tbody input[type=checkbox]';
     const begin = async (word) => {
       await page.waitForFunction(
@@ -541,9 +545,13 @@ const CHECKS = {
     await waitText(page, 'dialog .failure', '/move/ingest');
     await page.$eval('dialog input[name=value]', (input) => input.select());
     await page.type('dialog input[name=value]', 'edge-1.example.com');
+    await page.click('dialog input[name=pinned]');
     await confirm('Count them');
     await confirm('Move: 3 streams');
     await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+
+    const moved = { move: { ingest: 'edge-1.example.com', pinned: true } };
+    assert.deepEqual({ move: JSON.parse(made.at(-1)).move }, moved);
 
     await begin('Delete');
     await confirm('Delete: 3 streams');

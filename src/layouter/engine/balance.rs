@@ -25,6 +25,8 @@ const SWAP_BUCKETS: usize = 64;
 const SWAP_SLOTS: usize = 4;
 /// Slots of a bucket from which a balancing move is chosen, and how many of these are tried.
 const SAMPLE: usize = 16;
+/// Slots of a bucket that are looked at to find so many that are not pinned.
+const SAMPLE_PINNED_MAX: usize = 1024;
 const TRIES: usize = 4;
 
 /// Slots that optional moves are about.
@@ -136,6 +138,7 @@ impl Engine {
             }
             // A node that may be lost keeps what it has until that is certain.
             if self.was_moved_lately(s)
+                || self.is_pinned(s)
                 || misses >= MISSES_MAX
                 || !self.node(self.slot(s).node).is_reachable()
             {
@@ -268,7 +271,7 @@ impl Engine {
                 break;
             }
             let other = *self.slot(at);
-            if !self.was_moved_lately(at) {
+            if !self.was_moved_lately(at) && !self.is_pinned(at) {
                 // What an operator placed gives way only if it gains as well.
                 let is_manual = self.improving.exempt.contains_key(&at);
                 let loss = other.score.saturating_sub(score_here);
@@ -446,11 +449,17 @@ impl Engine {
         let [channels, kbps, disk] = self.node(node).loads();
         let mut sample: Vec<(u64, u32)> = Vec::new();
         let mut at = self.node(node).buckets[bucket].head;
-        for _ in 0..SAMPLE {
-            if at == NONE {
+        let mut looked = 0;
+        for _ in 0..SAMPLE_PINNED_MAX {
+            if at == NONE || looked == SAMPLE {
                 break;
             }
             let slot = self.slot(at);
+            if self.is_pinned(at) {
+                at = slot.next;
+                continue;
+            }
+            looked += 1;
             if self.improving.exempt.contains_key(&at) {
                 round.deferred = true;
             } else {
@@ -573,7 +582,7 @@ impl Engine {
         let mut ordered: Vec<(u64, u32)> = self
             .slots_on(n)
             .into_iter()
-            .filter(|s| !self.slot(*s).has(MEMBER | DISABLED))
+            .filter(|s| !self.slot(*s).has(MEMBER | DISABLED) && !self.is_pinned(*s))
             .map(|s| (self.order_of(s), s))
             .collect();
         ordered.sort_unstable();

@@ -37,6 +37,8 @@ pub enum MoveObstacle {
     Full { load: u32, limit: u32 },
     /// Balancing is switched off.
     BalanceOff,
+    /// The stream is pinned.
+    Pinned,
     /// Nothing: one of the next ticks moves it.
     NextRun,
 }
@@ -84,9 +86,14 @@ impl Engine {
             .or_else(|| self.better_by_labels(&candidate))
             .or_else(|| self.better_by_channels(&candidate))
             .or_else(|| self.better_by_load(&candidate))?;
+        let is_pinned = self.is_pinned(s);
         Some(BetterNode {
             hostname: &self.node(n).hostname,
-            obstacle,
+            obstacle: if is_pinned {
+                MoveObstacle::Pinned
+            } else {
+                obstacle
+            },
         })
     }
 

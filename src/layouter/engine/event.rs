@@ -169,6 +169,8 @@ pub struct StreamSpec {
     pub layout: StoredLayout,
     /// The node that still runs the stream after a planned move, until the new one does.
     pub handover_from: Option<Hostname>,
+    /// Its ingest stays where it is, unless it has to move.
+    pub pinned: bool,
 }
 
 impl StreamSpec {
@@ -198,6 +200,7 @@ impl StreamSpec {
             agents: Vec::new(),
             layout: StoredLayout::default(),
             handover_from: None,
+            pinned: false,
         }
     }
 }

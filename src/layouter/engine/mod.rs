@@ -28,6 +28,7 @@ mod log;
 mod node;
 mod nodes;
 mod overload;
+mod pins;
 mod place;
 mod pool;
 mod pools;

@@ -155,7 +155,8 @@ impl Engine {
             self.sibling_nodes(s, &mut siblings);
             let fits = self.reasons_on(s, n, false, &siblings).is_empty();
             let worse = slot.node != NONE && self.score_on(slot.class, n) < slot.score;
-            if !fits || worse {
+            let stays = slot.node != NONE && self.is_pinned(s);
+            if !fits || worse || stays {
                 keep.push(s);
                 continue;
             }

@@ -249,6 +249,7 @@ impl Engine {
         let has_copies = spec.off_reason().is_none() && demands.backups > 0;
         self.adopt_kept(ingest, kept, has_copies);
         self.set_flag(ingest, QUARANTINED, spec.quarantined);
+        self.set_pinned(ingest, spec.pinned);
         let keeper = self.host_known(spec.handover_from.as_ref());
         self.set_handover(ingest, keeper);
         if !self.loading {

@@ -110,6 +110,8 @@ pub const ORIGIN_RECORDED: u16 = 1 << 11;
 pub const MEASURED: u16 = 1 << 12;
 /// Its stream is held; set at the ingest, besides `DISABLED`.
 pub const QUARANTINED: u16 = 1 << 13;
+/// Optional moves leave it where it is; set at the ingest.
+pub const PINNED: u16 = 1 << 14;
 
 impl Slot {
     #[inline]

@@ -172,6 +172,7 @@ fn obstacle(obstacle: MoveObstacle) -> String {
             format!("load {} >= {} %", tenths(load), short(limit))
         }
         MoveObstacle::BalanceOff => "balance is off".to_owned(),
+        MoveObstacle::Pinned => "pinned".to_owned(),
         MoveObstacle::NextRun => "next run".to_owned(),
     }
 }

@@ -201,6 +201,9 @@ pub(super) fn place(
         .change_reason
         .as_deref()
         .filter(|reason| CHANGE_REASONS.contains(reason));
+    let stays = next.ingest == current.ingest;
+    let pinned = wanted.pinned.unwrap_or(stays && stream.pinned);
+    stream.pinned = pinned && next.ingest.is_some();
     if next.same_nodes(&current) {
         if wanted.change_reason.is_some() {
             next.change_reason = reason.map(str::to_owned);

@@ -9,6 +9,7 @@ mod exact;
 mod handover;
 mod improving;
 mod invariants;
+mod pinned;
 mod small;
 mod work;
 

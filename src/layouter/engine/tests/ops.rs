@@ -162,6 +162,8 @@ pub fn stream(random: &mut Random) -> StreamSpec {
         agents,
         layout: StoredLayout::default(),
         handover_from: None,
+        // Without a random number, so that the other histories stay what they were.
+        pinned: s.is_multiple_of(7),
     }
 }
 
@@ -525,6 +527,7 @@ impl TestCluster {
                 .clone()
                 .filter(|_| !change.reason.urgent());
             row.handover_from = left.filter(|left| Some(left) != layout.ingest.as_ref());
+            row.pinned &= row.layout.ingest == layout.ingest;
             row.layout = StoredLayout {
                 ingest: layout.ingest,
                 inference: layout.inference,
@@ -647,6 +650,12 @@ impl TestCluster {
             );
             let row = &self.streams[&change.stream];
             assert_eq!(change.revision, row.revision, "decided on the newest row");
+            let is_optional = matches!(
+                change.reason,
+                MoveReason::Preferred | MoveReason::Rebalance | MoveReason::Cpu
+            );
+            let moves = !stays && change.from.is_some() && change.kind == SlotKind::Ingest;
+            assert!(!(row.pinned && moves && is_optional), "pinned: {change:?}");
         }
     }
 

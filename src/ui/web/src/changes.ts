@@ -127,7 +127,7 @@ export async function changeStreams(
 /** A change of all streams that match. */
 export type MatchingChange =
   | { patch: Record<string, unknown> }
-  | { move: { ingest: string } }
+  | { move: { ingest: string; pinned: boolean } }
   | { delete: true };
 
 /** What a change of all streams that match would be made to. */

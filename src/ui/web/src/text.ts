@@ -173,6 +173,7 @@ const en = {
   'bulk.more': 'and {n} more',
   'bulk.matching': '{what}: all streams that match',
   'bulk.host': 'Streamer that they move to',
+  'bulk.keep': 'Keep them there while that is possible',
   'bulk.count': 'Count them',
   'bulk.moves': {
     one: '{n} stream would move.',

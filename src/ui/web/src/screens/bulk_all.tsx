@@ -23,8 +23,8 @@ type Word =
 
 interface MatchingAction {
   word: Word;
-  /** The change, of what is typed if something is. */
-  change: (typed: string) => MatchingChange;
+  /** The change, of what is typed if something is, and whether moved streams are kept there. */
+  change: (typed: string, isKept: boolean) => MatchingChange;
   field?: 'bulk.label' | 'bulk.host';
   isDangerous?: boolean;
 }
@@ -39,7 +39,7 @@ const ACTIONS: MatchingAction[] = [
   },
   {
     word: 'streams.move',
-    change: (typed) => ({ move: { ingest: typed.trim() } }),
+    change: (typed, isKept) => ({ move: { ingest: typed.trim(), pinned: isKept } }),
     field: 'bulk.host',
   },
   { word: 'streams.delete', change: () => ({ delete: true }), isDangerous: true },
@@ -78,20 +78,22 @@ interface ConfirmProps {
 
 function ConfirmMatching({ query, action, onDone, onClose }: ConfirmProps) {
   const [typed, setTyped] = useState('');
+  const [isKept, setKept] = useState(false);
   const [found, setFound] = useState<MatchingCount | null>(null);
   const [progress, setProgress] = useState<MatchingResult | null>(null);
   const { error, isBusy, run } = useSteps(() => {
     setFound(null);
     setProgress(null);
   });
-  const count = () => run(async () => setFound(await countMatching(query, action.change(typed))));
+  const change = () => action.change(typed, isKept);
+  const count = () => run(async () => setFound(await countMatching(query, change())));
   // What is typed is counted when it is complete.
   useEffect(() => {
     if (!action.field) count();
   }, []);
   const make = (expected: MatchingCount) =>
     run(async () => {
-      await changeMatching(query, action.change(typed), expected, setProgress);
+      await changeMatching(query, change(), expected, setProgress);
       onDone();
     });
   const word = found ? t('bulk.title', { what: t(action.word), n: found.count }) : t('bulk.count');
@@ -124,6 +126,20 @@ function ConfirmMatching({ query, action, onDone, onClose }: ConfirmProps) {
             setFound(null);
           }}
         />
+      )}
+      {action.field === 'bulk.host' && (
+        <label>
+          <input
+            type="checkbox"
+            name="pinned"
+            checked={isKept}
+            onChange={(event) => {
+              setKept(event.currentTarget.checked);
+              setFound(null);
+            }}
+          />{' '}
+          {t('bulk.keep')}
+        </label>
       )}
       {found && <Found of={found} />}
       {progress && (
