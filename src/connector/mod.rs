@@ -358,7 +358,7 @@ impl Connector {
             settings,
             interval_ms,
             was_failing,
-            // It may have been installed anew meanwhile.
+            // It may have been replaced meanwhile.
             with_dvrs: was_failing || known.dvrs_due_ms <= now_ms,
         };
         let connection = known.connection.take();

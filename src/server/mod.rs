@@ -461,13 +461,7 @@ struct Parts {
 fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared, Failure> {
     let settings = &config.settings;
     let key = &recovered.key.key;
-    let countries = match &settings.viewers.geoip_database {
-        None => Countries::default(),
-        Some(file) => Countries::open(file).map_err(|error| {
-            let message = format!("geoip_database: cannot read {}: {error}", file.display());
-            Failure::new(Exit::Config, message)
-        })?,
-    };
+    let countries = countries(settings)?;
     authorities::check().map_err(|what| Failure::new(Exit::Config, what))?;
     let outbound = Outbound::start(settings.outbound.threads, parts.egress)
         .map_err(cannot("start the threads for outbound calls"))?;
@@ -528,6 +522,16 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             openapi: Rendered::new(openapi::served().as_bytes()),
             pages: OnceLock::new(),
         },
+    })
+}
+
+fn countries(settings: &Settings) -> Result<Countries, Failure> {
+    let Some(file) = &settings.viewers.geoip_database else {
+        return Ok(Countries::default());
+    };
+    Countries::open(file).map_err(|error| {
+        let message = format!("geoip_database: cannot read {}: {error}", file.display());
+        Failure::new(Exit::Config, message)
     })
 }
 
