@@ -50,7 +50,7 @@ fn ingest(engine: &Engine, name: &str) -> Option<String> {
 }
 
 fn counts(engine: &Engine) -> [u64; 2] {
-    ["s1", "s2"].map(|host| u64::from(engine.counts_on(host).streams))
+    ["s1", "s2"].map(|host| engine.counts_on(host).streams)
 }
 
 #[test]
@@ -169,6 +169,9 @@ fn cpu_pressure_moves_others_only() {
     assert_eq!(ingest(&engine, "c001").as_deref(), Some("s1"));
 }
 
+/// What makes streams move, and its name.
+type Cause<'c> = (&'static str, &'c dyn Fn(&mut Engine));
+
 #[test]
 fn pinned_stream_moves_when_it_has_to() {
     let lost = |engine: &mut Engine| {
@@ -211,7 +214,7 @@ fn pinned_stream_moves_when_it_has_to() {
             ..super::Rows::default()
         }));
     };
-    let causes: [(&str, &dyn Fn(&mut Engine)); 5] = [
+    let causes: [Cause<'_>; 5] = [
         ("lost", &lost),
         ("drained", &drained),
         ("labels", &labelled),
