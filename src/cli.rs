@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
+use clap_complete::env::Shells;
+use clap_complete::{CompleteEnv, Shell};
 
 use crate::bridge::join::JoinFlags;
 use crate::bridge::options::{self as bridge, BridgeFlags, BridgeTask};
@@ -320,10 +321,23 @@ pub fn check_config(config: &Config) -> io::Result<()> {
     print(&config.table())
 }
 
-/// `weir completions SHELL`.
+/// Present when the script of a shell calls the program to complete a line.
+const COMPLETE: &str = "WEIR_COMPLETE";
+
+/// Completes the line of a shell and ends the process, if the script of the shell called it.
+pub fn complete() {
+    let line = CompleteEnv::with_factory(CommandLine::command);
+    line.var(COMPLETE).bin("weir").complete();
+}
+
+/// `weir completions SHELL`. The script calls the program for every completion.
 pub fn completions(shell: Shell) -> io::Result<()> {
+    let name = shell.to_string();
+    let shells = Shells::builtins();
+    let shell = shells.completer(&name);
+    let shell = shell.ok_or_else(|| io::Error::other(format!("no completion for {name}")))?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut CommandLine::command(), "weir", &mut script);
+    shell.write_registration(COMPLETE, "weir", "weir", "weir", &mut script)?;
     print(&String::from_utf8_lossy(&script))
 }
 

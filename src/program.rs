@@ -13,6 +13,7 @@ use crate::{bridge, config, demo, dist, import, openapi, operator, server, stdou
 /// Runs the program with the arguments and the environment of this process, and ends the process
 /// with the exit code that `weir --help` documents.
 pub fn run() -> ! {
+    cli::complete();
     let environment: Vec<_> = env::vars_os().collect();
     let exit = match cli::read(env::args_os(), &environment).and_then(execute) {
         Ok(exit) => exit,

@@ -8,6 +8,7 @@ use super::bulk::BulkChange;
 use super::connection::{Connection, failure};
 use super::difference::merge;
 use super::kinds::{self, ObjectKind};
+use super::names;
 use super::output::Printer;
 use super::progress::progress;
 use super::selection::{Selected, Selection};
@@ -30,7 +31,7 @@ pub struct SetFlags {
     #[arg(value_parser = kinds::parse)]
     kind: &'static ObjectKind,
     /// Names, then changes: FIELD=VALUE sets a field, FIELD- removes it.
-    #[arg(required = true, value_name = "NAME|FIELD=VALUE|FIELD-")]
+    #[arg(required = true, value_name = "NAME|FIELD=VALUE|FIELD-", add = names::objects())]
     terms: Vec<String>,
     /// Create objects that do not exist.
     #[arg(long)]
@@ -42,7 +43,7 @@ pub struct SetFlags {
 #[derive(Debug, Args)]
 pub struct SwitchFlags {
     /// Names of streams, with or without `stream` before them.
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::streams())]
     names: Vec<String>,
     #[command(flatten)]
     selection: Selection,
@@ -51,7 +52,7 @@ pub struct SwitchFlags {
 #[derive(Debug, Args)]
 pub struct LabelFlags {
     /// Names of streams, then labels: KEY=VALUE sets one, KEY- removes it.
-    #[arg(required = true, value_name = "NAME|KEY=VALUE|KEY-")]
+    #[arg(required = true, value_name = "NAME|KEY=VALUE|KEY-", add = names::streams())]
     terms: Vec<String>,
     #[command(flatten)]
     selection: Selection,
@@ -62,7 +63,7 @@ pub struct DeleteFlags {
     /// The kind of the objects, for instance stream.
     #[arg(value_parser = kinds::parse)]
     kind: &'static ObjectKind,
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::objects())]
     names: Vec<String>,
     #[command(flatten)]
     selection: Selection,
@@ -70,10 +71,10 @@ pub struct DeleteFlags {
 
 #[derive(Debug, Args)]
 pub struct MoveFlags {
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::streams())]
     names: Vec<String>,
     /// The streamer that they move to.
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", add = names::streamers())]
     to: String,
     /// Move also what the layouter would move away again.
     #[arg(long)]

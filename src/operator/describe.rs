@@ -7,6 +7,7 @@ use ureq::http::Method;
 use super::connection::{Connection, failure};
 use super::event;
 use super::kinds::{self, ObjectKind};
+use super::names;
 use super::output::{Printer, pairs};
 use super::words::{age, at, cell, count, counted, items, number, rate, text, time};
 use crate::client::{ClientError, escape};
@@ -20,18 +21,21 @@ pub struct DescribeFlags {
     /// stream or streamer.
     #[arg(value_parser = kinds::parse)]
     kind: &'static ObjectKind,
+    #[arg(add = names::objects())]
     name: String,
 }
 
 #[derive(Debug, Args)]
 pub struct ExplainFlags {
     /// The stream.
+    #[arg(add = names::streams())]
     name: String,
 }
 
 #[derive(Debug, Args)]
 pub struct HistoryFlags {
     /// The stream.
+    #[arg(add = names::streams())]
     name: String,
 }
 

@@ -11,6 +11,7 @@ use ureq::http::Method;
 use super::connection::Connection;
 use super::difference::{lines, patch_between};
 use super::kinds::{self, ObjectKind};
+use super::names;
 use super::selection::{Agreement, confirm};
 use super::words::{counted, number};
 use crate::config::Config;
@@ -21,6 +22,7 @@ pub struct EditFlags {
     /// The kind of the object, for instance stream.
     #[arg(value_parser = kinds::parse)]
     kind: &'static ObjectKind,
+    #[arg(add = names::objects())]
     name: String,
     #[command(flatten)]
     agreement: Agreement,

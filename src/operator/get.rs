@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::connection::Connection;
 use super::kinds::{self, Column, ObjectKind};
+use super::names;
 use super::output::{ListPrinter, OutputForm};
 use super::selection::{Filters, query};
 use super::words;
@@ -17,6 +18,7 @@ pub struct GetFlags {
     #[arg(value_parser = kinds::parse)]
     kind: &'static ObjectKind,
     /// Names, or filters of the API as FIELD=VALUE; q=TEXT searches.
+    #[arg(add = names::objects())]
     terms: Vec<String>,
     #[command(flatten)]
     filters: Filters,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use ureq::http::Method;
 
 use super::connection::Connection;
+use super::names;
 use super::progress::progress;
 use super::what_if;
 use super::words::{at, counted, number, text};
@@ -20,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub struct CordonFlags {
-    #[arg(required = true, value_name = "HOST")]
+    #[arg(required = true, value_name = "HOST", add = names::streamers())]
     hosts: Vec<String>,
     /// Why, for those who see it in the interface.
     #[arg(long, value_name = "TEXT")]
@@ -29,7 +30,7 @@ pub struct CordonFlags {
 
 #[derive(Debug, Args)]
 pub struct DrainFlags {
-    #[arg(required = true, value_name = "HOST")]
+    #[arg(required = true, value_name = "HOST", add = names::streamers())]
     hosts: Vec<String>,
     /// Why, for those who see it in the interface.
     #[arg(long, value_name = "TEXT")]
@@ -54,7 +55,7 @@ pub struct DrainFlags {
 
 #[derive(Debug, Args)]
 pub struct UncordonFlags {
-    #[arg(required = true, value_name = "HOST")]
+    #[arg(required = true, value_name = "HOST", add = names::streamers())]
     hosts: Vec<String>,
 }
 

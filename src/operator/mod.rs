@@ -18,6 +18,7 @@ mod get;
 mod kinds;
 mod layouter;
 mod maintenance;
+mod names;
 mod output;
 mod progress;
 mod selection;

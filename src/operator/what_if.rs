@@ -7,6 +7,7 @@ use ureq::http::Method;
 use super::connection::Connection;
 use super::difference::merge;
 use super::kinds;
+use super::names;
 use super::output::{ListPrinter, OutputForm, Printer};
 use super::selection::pair;
 use super::words::{at, cell, count, counted, items, number};
@@ -35,7 +36,7 @@ pub struct WhatIfFlags {
 enum Supposed {
     /// Streamers are lost, all at once.
     Lose {
-        #[arg(required = true, value_name = "HOST")]
+        #[arg(required = true, value_name = "HOST", add = names::streamers())]
         hosts: Vec<String>,
     },
     /// So many streams are added.

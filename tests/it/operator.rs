@@ -209,7 +209,7 @@ fn filters_are_changes_of_what_matches_on_the_server() {
         server.put(&format!("/streamers/{host}"), body).expect(200);
     }
     let shell = OperatorShell::new(&server);
-    let said = |line: &str| {
+    let noted = |line: &str| {
         let output = shell.run(line);
         assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
         String::from_utf8(output.stderr).expect("text")
@@ -220,23 +220,23 @@ fn filters_are_changes_of_what_matches_on_the_server() {
         text.contains("disable 3 streams (tv/001, tv/003, tv/005): not confirmed"),
         "{text}"
     );
-    assert!(said("disable -l customer=beta --yes").contains("3 streams disabled"));
+    assert!(noted("disable -l customer=beta --yes").contains("3 streams disabled"));
     assert_eq!(named("disabled=true"), "tv/001\ntv/003\ntv/005\n");
-    said("enable --filter name=tv/003 --yes");
-    said("label --filter disabled=true --yes site=x customer-");
+    noted("enable --filter name=tv/003 --yes");
+    noted("label --filter disabled=true --yes site=x customer-");
     assert_eq!(named("labels.site=x"), "tv/001\ntv/005\n");
-    said("set stream --filter labels.site=x --yes title=News");
+    noted("set stream --filter labels.site=x --yes title=News");
     assert_eq!(named("title=News"), "tv/001\ntv/005\n");
-    said("move -l customer=acme --to h1 --yes");
+    noted("move -l customer=acme --to h1 --yes");
     assert_eq!(named("layout.ingest=h1"), "tv/000\ntv/002\ntv/004\n");
-    said("move tv/000 --to h2 --pin");
-    said("move --filter name=tv/002 --to h2 --pin --yes");
+    noted("move tv/000 --to h2 --pin");
+    noted("move --filter name=tv/002 --to h2 --pin --yes");
     assert_eq!(named("layout.pinned=true"), "tv/000\ntv/002\n");
     assert!(shell.prints("describe stream tv/000", 0).contains("pinned"));
-    said("move tv/000 --to h2");
+    noted("move tv/000 --to h2");
     assert_eq!(named("layout.pinned=true"), "tv/002\n");
     // Other kinds are changed by name.
-    said("set streamer -l zone=n --yes channel_limit=7");
+    noted("set streamer -l zone=n --yes channel_limit=7");
     let limit =
         |host: &str| server.get(&format!("/streamers/{host}")).json()["channel_limit"].clone();
     assert_eq!((limit("h1"), limit("h2")), (json!(7), json!(7)));
@@ -261,11 +261,55 @@ fn filters_are_changes_of_what_matches_on_the_server() {
         let text = shell.fails(line, exit);
         assert!(text.contains(wanted), "{line}: {text}");
     }
-    assert!(said("delete streams -l customer=acme --yes").contains("3 streams deleted"));
+    assert!(noted("delete streams -l customer=acme --yes").contains("3 streams deleted"));
     assert_eq!(named("name_like=tv"), "tv/001\ntv/003\ntv/005\n");
     let events = server.get("/events?operation_id=streams_batch_update_by_filter");
     let events = events.expect(200).json()["events"].clone();
     assert_eq!(events.as_array().map(Vec::len), Some(7));
+}
+
+#[test]
+fn shells_complete_names_from_the_server() {
+    let server = TestServer::new();
+    streams(&server, 3);
+    let body = json!({"role": "streamer", "cluster_key": "k"});
+    server.put("/streamers/edge-1", body).expect(200);
+    let shell = OperatorShell::new(&server);
+    let script = shell.prints("completions bash", 0);
+    assert!(script.contains("WEIR_COMPLETE"), "{script}");
+    let url = format!("http://{}", server.address());
+    // The last word is completed.
+    let complete = |url: &str, line: &str| -> Vec<String> {
+        let last = line.split(' ').count() - 1;
+        let output = shell.run_with(
+            &format!("-- {line}"),
+            &[
+                ("WEIR_COMPLETE", "bash"),
+                ("_CLAP_COMPLETE_INDEX", &last.to_string()),
+                ("CENTRAL_API_URL", url),
+                ("CENTRAL_API_KEY", &shell.key),
+            ],
+        );
+        assert!(output.status.success(), "{line}: {output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{line}");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.lines().map(str::to_owned).collect()
+    };
+    // On a loaded machine the server may be too late: then nothing is completed.
+    let until = |line: &str, wanted: &[&str]| {
+        let look = || complete(&url, line);
+        wait_until(line, look, |seen| seen == wanted);
+    };
+    until("weir disable tv/", &["tv/000", "tv/001", "tv/002"]);
+    until("weir move tv/001", &["tv/001"]);
+    until("weir describe streamer edge", &["edge-1"]);
+    until("weir set stream tv/002", &["tv/002"]);
+    until("weir cordon edge", &["edge-1"]);
+    until("weir move tv/001 --to edge", &["edge-1"]);
+    // Subcommands need no server.
+    assert_eq!(complete("http://127.0.0.1:1", "weir uncor"), ["uncordon"]);
+    // Without a server, and with a wrong key, there are no names, and no words either.
+    assert_eq!(complete("http://127.0.0.1:1", "weir disable tv/"), [""; 0]);
 }
 
 #[test]
