@@ -362,11 +362,15 @@ fn restricted_token_changes_what_it_may_write() {
 
 /// Sends a change of all streams, to be answered in lines.
 fn begin(server: &TestServer, change: &str) -> std::net::TcpStream {
+    begin_as(server, change, &format!("Bearer {API_KEY}"))
+}
+
+fn begin_as(server: &TestServer, change: &str, authorization: &str) -> std::net::TcpStream {
     let body = format!("{{{change},\"expect\":{{}}}}");
     let mut stream = std::net::TcpStream::connect(server.address()).expect("it listens");
     stream.set_read_timeout(Some(WAIT_MAX)).expect("a socket");
     let request = format!(
-        "POST {PREFIX}{PATH}?apply=true HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {API_KEY}\r\n\
+        "POST {PREFIX}{PATH}?apply=true HTTP/1.1\r\nHost: t\r\nAuthorization: {authorization}\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
@@ -374,8 +378,8 @@ fn begin(server: &TestServer, change: &str) -> std::net::TcpStream {
     stream
 }
 
-/// Reads up to the first line of progress.
-fn first_line(stream: &mut std::net::TcpStream) {
+/// Reads up to the first line of progress. What was read.
+fn first_line(stream: &mut std::net::TcpStream) -> Vec<u8> {
     let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
     while !seen.windows(7).any(|it| it == b"\"done\":") {
         let read = stream.read(&mut piece).expect("an answer within the bound");
@@ -383,6 +387,7 @@ fn first_line(stream: &mut std::net::TcpStream) {
         assert!(read > 0 && seen.len() < 64 * 1024, "{shown}");
         seen.extend_from_slice(&piece[..read]);
     }
+    seen
 }
 
 #[test]
@@ -469,6 +474,87 @@ fn apply_lines(server: &TestServer, filters: &str, change: &Value) -> Value {
     let answer = call(server, &format!("{filters}&apply=true"), body).expect(200);
     let text = answer.text();
     serde_json::from_str(text.lines().last().expect("a line")).expect("JSON")
+}
+
+#[test]
+fn stopping_server_ends_the_change_between_commits() {
+    let mut server = TestServer::new();
+    save_many(&server, 3 * BATCH);
+    let mut stream = begin(&server, r#""patch":{"title":"x"}"#);
+    let mut seen = first_line(&mut stream);
+    server.terminate();
+    // A connection that is reset has nothing more to read.
+    let _ = stream.read_to_end(&mut seen);
+    let text = String::from_utf8_lossy(&seen).into_owned();
+    let lines = text.lines().filter(|line| line.starts_with('{'));
+    let lines: Vec<Value> = lines
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let last = lines.last().expect("a line");
+    server.start();
+    let changed = count(&server, "title=x");
+    assert!([10_000, 20_000, 30_000].contains(&changed), "{changed}");
+    assert_eq!(last["done"], changed, "{text}");
+    if last["ended"] != "complete" {
+        assert_eq!(last["ended"], "error", "{text}");
+        assert_eq!(last["errors"][0]["code"], "shutting_down", "{text}");
+    }
+}
+
+#[test]
+fn lost_right_ends_the_change_between_commits() {
+    // Goal: what a token may not change any more is not changed. Method: its permission goes after
+    // the first commit; whether others were made meanwhile depends on chance.
+    let server = TestServer::new();
+    save_many(&server, 3 * BATCH);
+    let rights = |write: bool| json!({"permissions": [{"scopes": ["streams/*"], "list": true, "write": write}]});
+    let token = token(&server, "t", rights(true));
+    let mut stream = begin_as(&server, r#""patch":{"title":"x"}"#, &token);
+    let mut seen = first_line(&mut stream);
+    server.put("/api_tokens/t", rights(false)).expect(200);
+    let changed = count(&server, "title=x");
+    let mut piece = [0; 4096];
+    while !seen.windows(8).any(|it| it == b"\"ended\":") {
+        let read = stream.read(&mut piece).expect("an answer within the bound");
+        let shown = String::from_utf8_lossy(&seen).into_owned();
+        assert!(read > 0, "{shown}");
+        seen.extend_from_slice(&piece[..read]);
+    }
+    let text = String::from_utf8_lossy(&seen).into_owned();
+    assert_eq!(
+        count(&server, "title=x"),
+        changed,
+        "nothing after that: {text}"
+    );
+    if changed < 30_000 {
+        assert!(text.contains("\"ended\":\"error\""), "{text}");
+        assert!(text.contains("\"needs\":\"write\""), "{text}");
+    }
+}
+
+#[test]
+fn match_by_health_is_decided_once() {
+    let server = TestServer::new();
+    save_node(&server, "h1");
+    for name in ["a", "b", "c"] {
+        server
+            .put(&format!("/streams/{name}"), json!({}))
+            .expect(200);
+    }
+    lay_out(&server, &[("a", "h1"), ("b", "h1")]);
+    let sick = streams(&server, "health=outage");
+    assert!(
+        sick.contains(&"a".to_owned()),
+        "no streamer reports it: {sick:?}"
+    );
+    let disable = json!({"patch": {"disabled": true}});
+    let count_sick = sick.len() as u64;
+    assert_eq!(
+        apply(&server, "health=outage", &disable),
+        result(count_sick, count_sick, 0)
+    );
+    assert_eq!(streams(&server, "health=outage"), [""; 0]);
+    assert_eq!(streams(&server, "disabled=true"), sick);
 }
 
 #[test]
