@@ -117,10 +117,13 @@ impl<T, W> SharedResult<T, W> {
         SharedLookup::Waits(renew)
     }
 
-    /// The last result if it is not too old, without waiting for another one.
+    /// The last result if it was expensive and is not too old, without waiting for another one.
     pub fn peek(&self, now: Instant) -> (Option<Arc<Computed<T>>>, Renew) {
         let last = self.last.load_full();
-        let known = last.filter(|last| last.is_usable(now));
+        let known = last.filter(|last| {
+            let age = now.saturating_duration_since(last.began);
+            last.cost > CHEAP && age < reused_for(last.cost) + STALE_MAX
+        });
         let is_current = known.as_ref().is_some_and(|known| known.is_current(now));
         let mut queue = self.queue.lock();
         let renew = Renew(!is_current && !queue.is_running);
@@ -206,6 +209,33 @@ mod tests {
             SharedLookup::Known(known, renew) => (Some(known.value), renew.0),
             SharedLookup::Waits(renew) => (None, renew.0),
         }
+    }
+
+    #[test]
+    fn old_results_are_peeked_at_while_a_new_one_is_computed() {
+        let shared: SharedResult<u32, u8> = SharedResult::default();
+        let now = Instant::now();
+        let peek = |age: Duration| {
+            let (known, renew) = shared.peek(now + age);
+            (known.map(|known| known.value), renew.0)
+        };
+        assert_eq!(peek(MS), (None, true));
+        assert_eq!(peek(MS), (None, false), "one is started");
+        let store = |value, cost| {
+            shared.store(Arc::new(Computed {
+                value,
+                began: now,
+                cost,
+            }));
+            assert!(!shared.end());
+        };
+        store(1, 10 * MS);
+        assert_eq!(peek(Duration::ZERO), (None, true), "a cheap result");
+        store(2, 100 * MS);
+        assert_eq!(peek(1999 * MS), (Some(2), false));
+        assert_eq!(peek(2000 * MS), (Some(2), true));
+        assert_eq!(peek(11_999 * MS), (Some(2), false));
+        assert_eq!(peek(12_000 * MS), (None, false));
     }
 
     #[test]
