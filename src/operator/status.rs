@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use ureq::http::Method;
 
 use super::connection::{Connection, failure};
-use super::kinds;
 use super::output::{OutputForm, Printer, is_terminal, pairs};
 use super::words::{at, cell, count, counted, items, number, rate, text};
 use crate::client::ClientError;
@@ -21,7 +20,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Streamers that are named in a line.
 const NAMED_MAX: usize = 10;
 
-/// Statuses of streams and streamers, as `/cluster/stats` counts them.
+/// Statuses of streams and streamers, as `/cluster/summary` counts them.
 const STATUSES: [&str; 5] = [
     "operational",
     "degradated",
@@ -48,9 +47,10 @@ const NOT_PERMITTED: &str = "not permitted";
 
 /// What `weir status` prints.
 struct ClusterStatus {
-    /// `/cluster/stats`, or the counts of what the key may list.
-    stats: Value,
-    capacity: Room,
+    /// `/cluster/summary`, or the counts of what the key may list in its form.
+    summary: Value,
+    /// The key may read the summary.
+    is_whole: bool,
     session: Value,
     /// Names of streamers that are not up, by their state.
     states: Vec<(String, Vec<String>)>,
@@ -81,32 +81,23 @@ pub fn status(server: &Connection, flags: &StatusFlags) -> Result<Exit, Failure>
     }
 }
 
-enum Room {
-    Known(Value),
-    LayouterOff,
-    NotPermitted,
-}
-
 fn read(server: &Connection) -> Result<ClusterStatus, Failure> {
-    let capacity = match server.try_send(Method::GET, "/cluster/capacity", &[], None) {
-        Ok(answer) => Room::Known(answer.body),
-        Err(ClientError::Status { status: 409, .. }) => Room::LayouterOff,
-        Err(ClientError::Status { status: 403, .. }) => Room::NotPermitted,
-        Err(error) => return Err(failure(&error)),
-    };
-    let stats = match permitted(server, "/cluster/stats")? {
-        Some(stats) => stats,
+    let summary = permitted(server, "/cluster/summary")?;
+    let is_whole = summary.is_some();
+    let summary = match summary {
+        Some(summary) => summary,
         None => own_part(server)?,
     };
-    let lists_streamers = at(&stats, "streamer_metrics_total").is_object();
+    let streamers = at(&summary, "streamers");
+    let are_all_up = number(streamers, "total") == number(streamers, "states.up");
     Ok(ClusterStatus {
-        states: if lists_streamers {
-            states(server)?
-        } else {
+        states: if are_all_up {
             Vec::new()
+        } else {
+            states(server)?
         },
-        stats,
-        capacity,
+        summary,
+        is_whole,
         session: server.get("/session")?,
     })
 }
@@ -120,7 +111,7 @@ fn permitted(server: &Connection, path: &str) -> Result<Option<Value>, Failure> 
     }
 }
 
-/// The counts of streams and streamers that the key may list, in the form of `/cluster/stats`.
+/// The counts of streams and streamers that the key may list, in the form of the summary.
 fn own_part(server: &Connection) -> Result<Value, Failure> {
     let total = |path: &str| {
         let list = permitted(server, path)?;
@@ -138,48 +129,40 @@ fn own_part(server: &Connection) -> Result<Value, Failure> {
         Ok(counts)
     };
     let unplaced = "/streams?placed=false&health_ne=disabled&limit=1&select=name";
-    Ok(json!({
-        "stream_metrics_total": counts("streams", "name")?,
-        "streamer_metrics_total": counts("streamers", "hostname")?,
-        "unplaced": total(unplaced)?,
-    }))
+    let mut streams = counts("streams", "name")?;
+    if streams.is_object() {
+        streams["unplaced"] = json!(total(unplaced)?);
+    }
+    Ok(json!({"streams": streams, "streamers": counts("streamers", "hostname")?}))
 }
 
-/// Names of streamers that are not up, by their state.
+/// Names of streamers that are not up, by their state; none if the key may not list them.
 fn states(server: &Connection) -> Result<Vec<(String, Vec<String>)>, Failure> {
+    let path = "/streamers?state.code_ne=up&limit=10000&select=hostname,state";
+    let list = permitted(server, path)?.unwrap_or_default();
     let mut states: Vec<(String, Vec<String>)> = Vec::new();
-    let streamers = kinds::parse("streamers").map_err(|it| Failure::new(Exit::Runtime, it))?;
-    server.pages(streamers, "select=hostname,state", usize::MAX, |rows| {
-        for row in rows {
-            let lost = text(row, "state.name") == LOST;
-            let state = match text(row, "state.maintenance.mode") {
-                mode if mode.is_empty() || lost => text(row, "state.name"),
-                mode => mode,
-            };
-            if ["up", ""].contains(&state) {
-                continue;
-            }
-            let name = cell(at(row, "hostname"));
-            match states.iter_mut().find(|(known, _)| known == state) {
-                Some((_, names)) => names.push(name),
-                None => states.push((state.to_owned(), vec![name])),
-            }
+    for row in items(&list, "streamers") {
+        let lost = text(row, "state.name") == LOST;
+        let state = match text(row, "state.maintenance.mode") {
+            mode if mode.is_empty() || lost => text(row, "state.name"),
+            mode => mode,
+        };
+        if ["up", ""].contains(&state) {
+            continue;
         }
-        Ok(true)
-    })?;
+        let name = cell(at(row, "hostname"));
+        match states.iter_mut().find(|(known, _)| known == state) {
+            Some((_, names)) => names.push(name),
+            None => states.push((state.to_owned(), vec![name])),
+        }
+    }
     Ok(states)
 }
 
 impl ClusterStatus {
     /// Enabled streams without a streamer, if that is known.
     fn unplaced(&self) -> Option<u64> {
-        match &self.capacity {
-            Room::Known(capacity) => {
-                let classes = items(capacity, "classes").iter();
-                Some(classes.map(|class| number(class, "unplaced")).sum())
-            }
-            Room::LayouterOff | Room::NotPermitted => at(&self.stats, "unplaced").as_u64(),
-        }
+        at(&self.summary, "streams.unplaced").as_u64()
     }
 
     fn is_bad(&self) -> bool {
@@ -191,25 +174,19 @@ impl ClusterStatus {
         let states: serde_json::Map<String, Value> =
             states.map(|(state, names)| (state, json!(names))).collect();
         json!({
-            "streams": at(&self.stats, "stream_metrics_total"),
-            "streamers": at(&self.stats, "streamer_metrics_total"),
+            "streams": at(&self.summary, "streams"),
+            "streamers": at(&self.summary, "streamers"),
             "states": states,
-            "traffic": at(&self.stats, "streamer_bitrate_metrics_total"),
+            "traffic": at(&self.summary, "traffic"),
             "unplaced": self.unplaced(),
-            "capacity": match &self.capacity {
-                Room::Known(capacity) => capacity,
-                Room::LayouterOff | Room::NotPermitted => &Value::Null,
-            },
+            "capacity": at(&self.summary, "capacity"),
             "server": at(&self.session, "server"),
             "ok": !self.is_bad(),
         })
     }
 
     fn lines(&self) -> String {
-        let (streams, streamers) = (
-            at(&self.stats, "stream_metrics_total"),
-            at(&self.stats, "streamer_metrics_total"),
-        );
+        let (streams, streamers) = (at(&self.summary, "streams"), at(&self.summary, "streamers"));
         let mut of_streams = by_status(streams);
         if let Some(unplaced) = self.unplaced() {
             _ = write!(of_streams, ", {} without a streamer", count(unplaced));
@@ -227,8 +204,8 @@ impl ClusterStatus {
             _ = write!(of_streamers, "; {state}: {shown}{more}");
         }
         let kbit = |way: &str| {
-            let path = format!("streamer_bitrate_metrics_total.{way}_kbit");
-            rate(number(&self.stats, &path) as f64)
+            let path = format!("traffic.{way}_kbit");
+            rate(number(&self.summary, &path) as f64)
         };
         let traffic = format!("{} in, {} out", kbit("input"), kbit("output"));
         let or_refused = |part: &Value, words: String| match part {
@@ -245,40 +222,41 @@ impl ClusterStatus {
         pairs(&[
             ("streams", counted(streams, &of_streams)),
             ("streamers", counted(streamers, &of_streamers)),
-            (
-                "traffic",
-                or_refused(at(&self.stats, "streamer_bitrate_metrics_total"), traffic),
-            ),
+            ("traffic", or_refused(at(&self.summary, "traffic"), traffic)),
             ("room", self.room()),
             ("server", format!("weir {server}")),
         ])
     }
 
     fn room(&self) -> String {
-        let capacity = match &self.capacity {
-            Room::Known(capacity) => capacity,
-            Room::LayouterOff => return "the layouter is off".to_owned(),
-            Room::NotPermitted => return NOT_PERMITTED.to_owned(),
+        let capacity = match (self.is_whole, at(&self.summary, "capacity")) {
+            (false, _) => return NOT_PERMITTED.to_owned(),
+            (true, Value::Null) => {
+                let is_off = at(&self.summary, "layouter.enabled") == &Value::Bool(false);
+                let why = if is_off {
+                    "the layouter is off"
+                } else {
+                    "not known yet"
+                };
+                return why.to_owned();
+            }
+            (true, capacity) => capacity,
         };
-        let classes = items(capacity, "classes");
-        let least = classes
-            .iter()
-            .min_by_key(|class| number(class, "streams_more"));
-        let room = least.map_or_else(String::new, |class| {
-            format!(
-                "+{} more; {} runs out first; ",
-                counted(number(class, "streams_more"), "stream"),
-                text(class, "bottleneck")
-            )
-        });
-        let lost: Vec<String> = items(capacity, "losses")
-            .iter()
-            .filter(|loss| at(loss, "survives") == &Value::Bool(false))
-            .map(|loss| cell(at(loss, "hostname")))
-            .collect();
-        match (at(capacity, "survives_any_loss"), lost.first()) {
+        let mut room = format!(
+            "+{} more; ",
+            counted(number(capacity, "streams_more"), "stream")
+        );
+        let bottleneck = text(capacity, "bottleneck");
+        if !bottleneck.is_empty() {
+            _ = write!(room, "{bottleneck} runs out first; ");
+        }
+        let worst = items(capacity, "worst_losses").first();
+        match (at(capacity, "survives_any_loss"), worst) {
             (Value::Bool(true), _) => format!("{room}any single streamer may fail"),
-            (_, Some(first)) => format!("{room}the loss of {first} would leave streams without"),
+            (_, Some(loss)) => {
+                let hostname = cell(at(loss, "hostname"));
+                format!("{room}the loss of {hostname} would leave streams without")
+            }
             _ => format!("{room}some losses would leave streams without"),
         }
     }
