@@ -934,13 +934,15 @@ const CHECKS = {
     await page.waitForSelector('.t-streams .tbody .name', WAIT);
     const session = await page.createCDPSession();
     const hostname = 'edge-1.example.com';
-    const losses = [{ hostname, streams: 9, unplaced: 7, survives: false }];
-    const capacity = JSON.stringify({ classes: [], losses, survives_any_loss: false });
+    const line = { count: 7, kind: 'loss', severity: 2, subject: hostname };
+    const known = await call('GET', '/cluster/summary');
+    const attention_kinds = { loss: 1 };
+    const summary = JSON.stringify({ ...known, attention: [line], attention_kinds });
     session.on('Fetch.requestPaused', ({ requestId }) => {
-      const body = Buffer.from(capacity).toString('base64');
+      const body = Buffer.from(summary).toString('base64');
       void session.send('Fetch.fulfillRequest', { requestId, responseCode: 200, body });
     });
-    await session.send('Fetch.enable', { patterns: [{ urlPattern: '*/cluster/capacity' }] });
+    await session.send('Fetch.enable', { patterns: [{ urlPattern: '*/cluster/summary' }] });
     await go(page, '#/overview');
     const chip = '.needs a.chip[href*="whatif"]';
     await page.waitForSelector(chip, WAIT);

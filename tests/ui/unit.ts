@@ -405,6 +405,7 @@ test('every text is used', () => {
     'none.',
     'paused.',
     'pause_means.',
+    'need.',
   ];
   const byCode = ['reason.', 'cause.', 'setting.', 'role.', 'budget.'];
   const unused = Object.keys(TEXTS).filter((key) => {

@@ -3,7 +3,7 @@
 // The credential is never here. Logging in sets a cookie that scripts cannot read; with the header
 // `X-Weir-UI`, which no page of another origin can send, the server accepts it.
 import { parse, url } from './json';
-import type { Capacity, ClusterStats, EventRecord, Page, Session } from './model';
+import type { EventRecord, Page, Session } from './model';
 
 const base = () => new URL('../../central/api/v3', document.baseURI).pathname;
 
@@ -189,8 +189,7 @@ export const eventsAfter = (last: number | string, signal: AbortSignal) =>
 
 /** What the overview shows, read by these paths. */
 export const OVERVIEW = {
-  stats: '/cluster/stats',
-  capacity: '/cluster/capacity',
+  summary: '/cluster/summary',
   unplaced: url('/streams', {
     'layout.ingest_is': 'null',
     disabled_ne: 'true',
@@ -199,4 +198,3 @@ export const OVERVIEW = {
   }),
   events: newestEvents(40),
 };
-export type OverviewData = { stats: ClusterStats; capacity: Capacity };

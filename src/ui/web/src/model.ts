@@ -34,6 +34,47 @@ export interface ClusterStats {
   streamer_metrics: StreamerHealth[];
 }
 
+export type AttentionKind =
+  | 'store'
+  | 'unplaced'
+  | 'streamer_down'
+  | 'streamer_probation'
+  | 'streamer_config'
+  | 'streamer_streams'
+  | 'streamer_cpu'
+  | 'streamer_memory'
+  | 'streamer_disk'
+  | 'streamer_bandwidth'
+  | 'loss'
+  | 'stream_flapping'
+  | 'layouter_off'
+  | 'layouter_paused'
+  | 'brake';
+
+/** Something that an operator should know; severity 3 is the worst. */
+export interface AttentionLine {
+  severity: number;
+  kind: AttentionKind;
+  subject?: string;
+  since?: number;
+  count: number;
+}
+
+/** What an overview shows, from `/cluster/summary`. */
+export interface ClusterSummary {
+  at: number;
+  streams: Counts & { unplaced: number };
+  streamers: Counts;
+  traffic: { input_kbit: number; output_kbit: number; clients: number };
+  /** Null for a credential that may not read it. */
+  layouter: { enabled: boolean; paused: LayouterPause['what'] | null } | null;
+  /** Null while the layouter is off. */
+  capacity: CapacitySummary | null;
+  /** The worst first. */
+  attention: AttentionLine[];
+  attention_kinds: Partial<Record<AttentionKind, number>>;
+}
+
 export type Bottleneck = 'channels' | 'bandwidth' | 'storage' | 'nodes';
 
 export interface CapacityClass {
@@ -46,10 +87,12 @@ export interface CapacityClass {
   bottleneck?: Bottleneck;
 }
 
-export interface Capacity {
-  classes: CapacityClass[];
-  losses: { hostname: string; unplaced: number; survives: boolean }[];
+export interface CapacitySummary {
+  streams_more: number;
+  bottleneck: Bottleneck | null;
   survives_any_loss: boolean;
+  /** The worst first. */
+  classes: CapacityClass[];
 }
 
 export type StateName = 'up' | 'held' | 'unknown' | 'offline';

@@ -61,10 +61,42 @@ const en = {
   'need.fine': 'Nothing needs attention',
   'need.unplaced': { one: '{n} stream has no streamer', other: '{n} streams have no streamer' },
   'need.outage': { one: '{n} streamer is in outage', other: '{n} streamers are in outage' },
-  'need.streams': {
+  'need.streamer_streams': {
     one: '{n} streamer with streams in outage',
     other: '{n} streamers with streams in outage',
   },
+  'need.streamer_down': { one: '{n} streamer is down', other: '{n} streamers are down' },
+  'need.streamer_probation': {
+    one: '{n} streamer is back and not trusted yet',
+    other: '{n} streamers are back and not trusted yet',
+  },
+  'need.streamer_config': {
+    one: '{n} streamer refuses its configuration',
+    other: '{n} streamers refuse their configuration',
+  },
+  'need.streamer_cpu': {
+    one: '{n} streamer has little processor time left, percent used',
+    other: '{n} streamers have little processor time left, percent used',
+  },
+  'need.streamer_memory': {
+    one: '{n} streamer has little memory left, percent used',
+    other: '{n} streamers have little memory left, percent used',
+  },
+  'need.streamer_disk': {
+    one: '{n} streamer has little disk left, percent used',
+    other: '{n} streamers have little disk left, percent used',
+  },
+  'need.streamer_bandwidth': {
+    one: '{n} streamer has little bandwidth left, percent used',
+    other: '{n} streamers have little bandwidth left, percent used',
+  },
+  'need.stream_flapping': {
+    one: '{n} stream is held: it ends one streamer after the other',
+    other: '{n} streams are held: they end one streamer after the other',
+  },
+  'need.brake': 'The brake is on: too many streamers were lost at once, nothing moves',
+  'need.layouter_paused': 'The layouter is paused',
+  'need.store': 'The store takes no saves',
   'need.loss': { one: '{n} streamer may not fail', other: '{n} streamers may not fail' },
   'need.layouter_off': 'The layouter is off: lost streamers keep their streams',
   'cap.title': 'Room',

@@ -1,38 +1,26 @@
 // The landing page: whether the cluster is well, what needs attention, how much room is left.
-import { isLayouterOff, OVERVIEW } from '../api';
+import { OVERVIEW } from '../api';
 import { folded } from '../folding';
 import * as f from '../format';
 import {
   HEALTHS,
-  type Capacity,
+  type AttentionKind,
+  type AttentionLine,
   type CapacityClass,
-  type ClusterStats,
+  type CapacitySummary,
+  type ClusterSummary,
   type Counts,
   type EventRecord,
-  type LayouterPause,
-  type LayouterStatus,
   type Page,
-  type StreamEntity,
 } from '../model';
 import { Bar, Failure, Labels, Mark, Panel, shortHost, Stack, Tile, type MarkOf } from '../parts';
-import { mayRead } from '../permitted';
 import { useQuery } from '../query';
-import { href, type ScreenProps } from '../router';
+import { href } from '../router';
 import { t } from '../text';
 import { EventLines } from './event_line';
 
-const SHOWN_CLASSES = 12;
 const SHOWN_EVENTS = 8;
 const SHOWN_HOSTS = 3;
-
-interface Cluster {
-  stats: ClusterStats;
-  capacity: Capacity | null;
-  unplaced: number;
-  /** The layouter is off: there is no capacity. */
-  isOff: boolean;
-  pause: LayouterPause | null;
-}
 
 function CountTile({ title, counts, to }: { title: string; counts: Counts; to: string }) {
   const worse = HEALTHS.filter((health) => health !== 'operational' && counts[health] > 0);
@@ -50,24 +38,20 @@ function CountTile({ title, counts, to }: { title: string; counts: Counts; to: s
   );
 }
 
-/** The class of streams without requirements: how much room there is in general. */
-const plain = (capacity: Capacity | null): CapacityClass | undefined =>
-  capacity?.classes.find((it) => Object.keys(it.labels).length === 0 && !it.transcoder);
+/** Enabled streams that are on a streamer. */
+const placedOf = ({ streams }: ClusterSummary) =>
+  streams.total - streams.disabled - streams.unplaced;
 
-function Tiles({ cluster: { stats, capacity, unplaced } }: { cluster: Cluster }) {
-  const room = plain(capacity);
-  const streams = stats.stream_metrics_total;
-  const placed = streams.total - streams.disabled - unplaced;
-  const traffic = stats.streamer_bitrate_metrics_total;
+const isOff = ({ layouter }: ClusterSummary) => layouter?.enabled === false;
+
+function Tiles({ summary }: { summary: ClusterSummary }) {
+  const { capacity: room, streams, streamers, traffic } = summary;
+  const placed = placedOf(summary);
   const first = room?.bottleneck && `${t('cap.first')}: ${t(`bottleneck.${room.bottleneck}`)}`;
   return (
     <div class="tiles">
       <CountTile title={t('tile.streams')} counts={streams} to={href('streams')} />
-      <CountTile
-        title={t('tile.streamers')}
-        counts={stats.streamer_metrics_total}
-        to={href('streamers')}
-      />
+      <CountTile title={t('tile.streamers')} counts={streamers} to={href('streamers')} />
       <Tile
         title={t('tile.room')}
         value={room ? `+${f.count(room.streams_more)}` : '–'}
@@ -75,18 +59,20 @@ function Tiles({ cluster: { stats, capacity, unplaced } }: { cluster: Cluster })
       >
         {room && <Bar part={placed} of={placed + room.streams_more} warn={0.9} />}
       </Tile>
-      <Tile title={t('tile.ingest')} value={f.rate(traffic.input_kbit ?? 0)} />
-      <Tile title={t('tile.delivery')} value={f.rate(traffic.output_kbit ?? 0)} />
+      <Tile title={t('tile.ingest')} value={f.rate(traffic.input_kbit)} />
+      <Tile title={t('tile.delivery')} value={f.rate(traffic.output_kbit)} />
     </div>
   );
 }
 
-function Headline({ cluster: { stats, unplaced, isOff } }: { cluster: Cluster }) {
-  const streams = stats.stream_metrics_total;
-  const lost = stats.streamer_metrics_total.outage;
-  const placed = streams.total - streams.disabled - unplaced;
+function Headline({ summary }: { summary: ClusterSummary }) {
+  const { streams, streamers } = summary;
+  const { unplaced } = streams;
+  const lost = streamers.outage;
   const of: MarkOf = unplaced || lost ? 'outage' : streams.outage ? 'degradated' : 'operational';
-  const what = unplaced ? t('head.unplaced', { n: unplaced }) : t('head.placed', { n: placed });
+  const what = unplaced
+    ? t('head.unplaced', { n: unplaced })
+    : t('head.placed', { n: placedOf(summary) });
   return (
     <div class={`headline ${of}`}>
       <Mark of={of} />
@@ -95,8 +81,8 @@ function Headline({ cluster: { stats, unplaced, isOff } }: { cluster: Cluster })
         {lost > 0 && `, ${t('head.outage', { n: lost })}`}
       </h1>
       <span class="muted">
-        {t('head.at', { at: f.clock(stats.collected_at) })}
-        {isOff && (
+        {t('head.at', { at: f.clock(summary.at) })}
+        {isOff(summary) && (
           <>
             {' '}
             · <b>{t('head.layouter_off')}</b>
@@ -114,59 +100,65 @@ interface NeedLine {
   /** Where a streamer leads. */
   hostTo?: (hostname: string) => string;
   hosts: { hostname: string; n: number }[];
-}
-
-/** What needs attention, the worst first: trouble of one kind is one line. */
-function needs({ stats, capacity, unplaced, isOff, pause }: Cluster): NeedLine[] {
-  const rows = stats.streamer_metrics;
-  const outage = rows.filter((row) => row.status === 'outage');
-  const failing = rows
-    .filter((row) => row.status !== 'outage' && (row.stream_metrics.outage ?? 0) > 0)
-    .sort((a, b) => (b.stream_metrics.outage ?? 0) - (a.stream_metrics.outage ?? 0));
-  const losses = (capacity?.losses ?? [])
-    .filter((loss) => !loss.survives)
-    .sort((a, b) => b.unplaced - a.unplaced);
-  const hostsOf = (list: typeof rows) =>
-    list.map((row) => ({ hostname: row.hostname, n: row.stream_metrics.outage ?? 0 }));
-  const lines: (NeedLine | false | null)[] = [
-    unplaced > 0 && {
-      of: 'outage',
-      text: t('need.unplaced', { n: unplaced }),
-      to: href('streams', [], { placed: 'no', enabled: 'yes' }),
-      hosts: [],
-    },
-    outage.length > 0 && {
-      of: 'outage',
-      text: t('need.outage', { n: outage.length }),
-      to: href('streamers', [], { health: 'outage' }),
-      hosts: hostsOf(outage),
-    },
-    isOff && { of: 'degradated', text: t('need.layouter_off'), hosts: [] },
-    pause && {
-      of: 'degradated',
-      text: t(`paused.${pause.what}`),
-      to: href('layouter'),
-      hosts: [],
-    },
-    failing.length > 0 && {
-      of: 'degradated',
-      text: t('need.streams', { n: failing.length }),
-      to: href('streamers', [], { sort: '-errors' }),
-      hosts: hostsOf(failing),
-    },
-    losses.length > 0 && {
-      of: 'degradated',
-      text: t('need.loss', { n: losses.length }),
-      hostTo: (hosts) => href('whatif', [], { kind: 'lose', hosts }),
-      hosts: losses.map((loss) => ({ hostname: loss.hostname, n: loss.unplaced })),
-    },
-  ];
-  return lines.filter((line) => !!line);
+  /** How many streamers the line is about: more than `hosts` names, if there are many. */
+  total: number;
 }
 
 const toStreamer = (hostname: string) => href('streamers', [hostname]);
 
-function Need({ line: { of, text, to, hosts, hostTo = toStreamer } }: { line: NeedLine }) {
+/** Where the text of a line leads, by its kind. */
+const LEADS: Partial<Record<AttentionKind, string>> = {
+  unplaced: href('streams', [], { placed: 'no', enabled: 'yes' }),
+  streamer_streams: href('streamers', [], { sort: '-errors' }),
+  layouter_off: href('layouter'),
+  layouter_paused: href('layouter'),
+  brake: href('layouter'),
+  stream_flapping: href('layouter'),
+};
+
+/** Kinds whose count is a number of streams, which the text has or the streamer shows. */
+const OF_CLUSTER: AttentionKind[] = ['unplaced', 'stream_flapping'];
+
+/** What needs attention, the worst first: trouble of one kind is one line. */
+function needs({
+  attention,
+  attention_kinds,
+  streamers,
+  layouter,
+}: ClusterSummary): NeedLine[] {
+  const byKind = new Map<AttentionKind, AttentionLine[]>();
+  for (const line of attention) {
+    byKind.set(line.kind, [...(byKind.get(line.kind) ?? []), line]);
+  }
+  const lines = [...byKind].map(([kind, of]): NeedLine => {
+    const total = attention_kinds[kind] ?? of.length;
+    const n = OF_CLUSTER.includes(kind) ? of[0]!.count : total;
+    return {
+      of: of[0]!.severity === 3 ? 'outage' : 'degradated',
+      text:
+        kind === 'layouter_paused' && layouter?.paused
+          ? t(`paused.${layouter.paused}`)
+          : t(`need.${kind}`, { n }),
+      to: LEADS[kind],
+      hostTo:
+        kind === 'loss' ? (hosts) => href('whatif', [], { kind: 'lose', hosts }) : toStreamer,
+      hosts: of.flatMap(({ subject, count }) => (subject ? { hostname: subject, n: count } : [])),
+      total,
+    };
+  });
+  if (streamers.outage > 0) {
+    lines.unshift({
+      of: 'outage',
+      text: t('need.outage', { n: streamers.outage }),
+      to: href('streamers', [], { health: 'outage' }),
+      hosts: [],
+      total: 0,
+    });
+  }
+  return lines;
+}
+
+function Need({ line: { of, text, to, hosts, total, hostTo = toStreamer } }: { line: NeedLine }) {
   return (
     <li>
       <Mark of={of} />
@@ -177,14 +169,16 @@ function Need({ line: { of, text, to, hosts, hostTo = toStreamer } }: { line: Ne
             {shortHost(hostname)} {n > 0 && <b>{f.short(n)}</b>}
           </a>
         ))}
-        {hosts.length > SHOWN_HOSTS && <span class="muted">+{hosts.length - SHOWN_HOSTS}</span>}
+        {hosts.length > 0 && total > SHOWN_HOSTS && (
+          <span class="muted">+{f.count(total - SHOWN_HOSTS)}</span>
+        )}
       </span>
     </li>
   );
 }
 
-function NeedsPanel({ cluster }: { cluster: Cluster }) {
-  const lines = needs(cluster);
+function NeedsPanel({ summary }: { summary: ClusterSummary }) {
+  const lines = needs(summary);
   return (
     <Panel title={t('need.title')} kind="needs">
       {lines.length > 0 ? (
@@ -201,11 +195,6 @@ function NeedsPanel({ cluster }: { cluster: Cluster }) {
     </Panel>
   );
 }
-
-// Classes that no streamer fits first, then those without room, then by their streams.
-const rank = (it: CapacityClass) => (it.nodes === 0 ? 0 : it.streams_more === 0 ? 1 : 2);
-const worstFirst = (a: CapacityClass, b: CapacityClass) =>
-  rank(a) - rank(b) || b.streams - a.streams;
 
 function ClassRow({ of }: { of: CapacityClass }) {
   const isPlain = Object.keys(of.labels).length === 0;
@@ -227,7 +216,7 @@ function ClassRow({ of }: { of: CapacityClass }) {
   );
 }
 
-function CapacityPanel({ capacity }: { capacity: Capacity }) {
+function CapacityPanel({ capacity }: { capacity: CapacitySummary }) {
   const survives = capacity.survives_any_loss;
   const aside = (
     <>
@@ -252,12 +241,9 @@ function CapacityPanel({ capacity }: { capacity: Capacity }) {
             </tr>
           </thead>
           <tbody>
-            {[...capacity.classes]
-              .sort(worstFirst)
-              .slice(0, SHOWN_CLASSES)
-              .map((of) => (
-                <ClassRow of={of} />
-              ))}
+            {capacity.classes.map((of) => (
+              <ClassRow of={of} />
+            ))}
           </tbody>
         </table>
       </div>
@@ -265,45 +251,31 @@ function CapacityPanel({ capacity }: { capacity: Capacity }) {
   );
 }
 
-export function Overview({ me }: ScreenProps) {
-  const stats = useQuery<ClusterStats>(OVERVIEW.stats, { every: 5000 });
-  const capacity = useQuery<Capacity>(OVERVIEW.capacity, { every: 15_000 });
-  const unplaced = useQuery<Page<'streams', StreamEntity>>(OVERVIEW.unplaced, { every: 5000 });
+export function Overview() {
+  const query = useQuery<ClusterSummary>(OVERVIEW.summary, { every: 5000 });
   const recent = useQuery<Page<'events', EventRecord>>(OVERVIEW.events, { wake: () => true });
-  const layouter = useQuery<LayouterStatus>(mayRead(me, 'layouter') ? '/layouter' : null, {
-    every: 15_000,
-  });
-  const error = stats.error ?? unplaced.error;
-  const failed = capacity.error;
-  const isOff = isLayouterOff(failed);
-  if (!stats.data || !unplaced.data) {
-    return error ? (
-      <Failure error={error} again={stats.again} />
+  const summary = query.data;
+  if (!summary) {
+    return query.error ? (
+      <Failure error={query.error} again={query.again} />
     ) : (
       <p class="boot">{t('loading')}</p>
     );
   }
-  const cluster: Cluster = {
-    stats: stats.data,
-    capacity: isOff ? null : capacity.data,
-    unplaced: unplaced.data.estimated_count,
-    isOff,
-    pause: layouter.data?.paused ?? null,
-  };
   const events = folded(recent.data?.events ?? []).slice(0, SHOWN_EVENTS);
   return (
     <>
-      <Headline cluster={cluster} />
-      <Failure error={error ?? (isOff ? null : failed)} again={stats.again} />
-      <Tiles cluster={cluster} />
+      <Headline summary={summary} />
+      <Failure error={query.error} again={query.again} />
+      <Tiles summary={summary} />
       <div class="columns even">
-        <NeedsPanel cluster={cluster} />
+        <NeedsPanel summary={summary} />
         <Panel title={t('recent.title')} aside={<a href={href('events')}>{t('recent.all')}</a>}>
           <Failure error={recent.error} />
           <EventLines events={events} none={t('recent.none')} />
         </Panel>
       </div>
-      {cluster.capacity && <CapacityPanel capacity={cluster.capacity} />}
+      {summary.capacity && <CapacityPanel capacity={summary.capacity} />}
     </>
   );
 }
