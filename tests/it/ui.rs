@@ -383,8 +383,11 @@ impl Checks {
     fn start(scratch: &Path, page: &str) -> Self {
         let errors = scratch.join("stderr");
         let stderr = fs::File::create(&errors).expect("a file");
-        let script = Path::new(SOURCES).join("browser.mjs");
-        fs::copy(script, scratch.join("browser.mjs")).expect("it can be copied");
+        let from = Path::new(SOURCES);
+        for script in ["browser.mjs", "pages.mjs"] {
+            fs::copy(from.join(script), scratch.join(script)).expect("it can be copied");
+        }
+        copy_folder(&from.join("checks"), &scratch.join("checks"));
         let mut child = Command::new("node")
             .args(["browser.mjs", page, weir_testkit::API_KEY])
             .env("CHROMIUM", chromium())
@@ -434,7 +437,7 @@ impl Drop for Checks {
 #[test]
 fn interface_works_in_a_browser() {
     // Goal: what an operator does and sees works in a real browser, under the policy of the files.
-    // Method: `tests/ui/browser.mjs`, which prints a line for each of its checks.
+    // Method: `tests/ui/browser.mjs`, which prints a line for each of `tests/ui/checks`.
     let (mut server, page) = server_with_fixture();
     let scratch = sources();
     let mut checks = Checks::start(scratch.path(), &page);

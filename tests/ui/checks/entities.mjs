@@ -1,0 +1,171 @@
+// Tokens, agents and the other lists of entities.
+import assert from 'node:assert/strict';
+import {
+  administrator,
+  API,
+  call,
+  count,
+  go,
+  loggedIn,
+  textOf,
+  typePatch,
+  WAIT,
+  waitText,
+} from '../pages.mjs';
+
+export const CHECKS = {
+  async 'the key of a new token is shown once'(browser) {
+    const name = 'made<b>here';
+    const path = `/api_tokens/${encodeURIComponent(name)}`;
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/tokens' });
+    await page.waitForSelector('.bar-top button.primary:not(:disabled)', WAIT);
+    const make = async () => {
+      await page.click('.bar-top button.primary');
+      await page.waitForSelector('dialog[open] input[name=name]', WAIT);
+      await page.type('dialog input[name=name]', name);
+      await page.keyboard.press('Enter');
+    };
+    await make();
+    await page.waitForSelector('.made-key code', WAIT);
+    const made = await textOf(page, '.made-key code');
+    const headers = { Authorization: `Bearer ${made}` };
+    assert.equal((await fetch(`${API}/streams?limit=1`, { headers })).status, 200);
+    await page.click('dialog[open] footer button.primary');
+    await waitText(page, '.t-tokens .tbody .tr', 'list, read: *');
+    const isShown = () => page.evaluate((key) => document.body.outerHTML.includes(key), made);
+    assert.equal(await isShown(), false, 'it is gone with the dialog');
+    assert.equal(await page.$$eval('.t-tokens .tbody b', (all) => all.length), 0, 'a name is text');
+    await make();
+    await waitText(page, 'dialog .failure', `${name} exists already`);
+    await page.keyboard.press('Escape');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+
+    await go(page, `#${path.replace('api_tokens', 'tokens')}`);
+    await page.waitForSelector('dialog textarea', WAIT);
+    assert.match(await page.$eval('dialog textarea', (it) => it.value), /"permissions"/);
+    await typePatch(page, '{"permissions": [{"scopes": ["streams/*"], "list": true}]}');
+    await page.click('dialog footer button.primary');
+    await waitText(page, '.t-tokens .tbody .tr', 'list: streams/*');
+    assert.equal((await call('GET', path)).key, made, 'an edit keeps the key');
+    assert.equal(await isShown(), false);
+
+    // A deletion is typed, and is about the version that is shown.
+    const askToDelete = async () => {
+      await go(page, `#${path.replace('api_tokens', 'tokens')}`);
+      await page.waitForSelector('dialog textarea', WAIT);
+      await page.click('dialog footer button:nth-of-type(2)');
+      await page.waitForSelector('dialog footer .danger:disabled', WAIT);
+    };
+    await askToDelete();
+    await page.type('dialog input', name.slice(1));
+    assert.equal(await page.$eval('dialog footer .danger', (it) => it.disabled), true);
+    await page.keyboard.press('Home');
+    await page.keyboard.type(name.slice(0, 1));
+    await page.waitForSelector('dialog footer .danger:not(:disabled)', WAIT);
+    await call('PUT', path, { permissions: [{ scopes: ['*'], list: true }] });
+    await page.click('dialog footer .danger');
+    await waitText(page, 'dialog .failure', 'Another change came first');
+    await page.keyboard.press('Escape');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    await askToDelete();
+    await page.type('dialog input', name);
+    // Enter is for a button that is enabled.
+    await page.waitForSelector('dialog footer .danger:not(:disabled)', WAIT);
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    assert.equal((await fetch(API + path, { headers: administrator })).status, 404);
+    // Refused requests are reported by the browser itself.
+    assert.deepEqual(
+      reports.filter((report) => !report.includes('status of 412')),
+      [],
+    );
+    await context.close();
+  },
+
+  async 'commands for agents are confirmed, and refused in words'(browser) {
+    await call('PUT', '/agents/camera-7', { key: 'secret-of-camera-7' });
+    const { page, context } = await loggedIn(browser, { hash: '#/agents' });
+    await waitText(page, '.t-agents .tbody .name', 'camera-7');
+    await page.click('.t-agents .tbody a.name[href*="camera-7"]');
+    await page.waitForSelector('dialog fieldset button', WAIT);
+    const sent = [];
+    page.on('request', (request) => {
+      if (request.method() === 'POST') sent.push(new URL(request.url()).pathname);
+    });
+    await page.click('dialog fieldset button');
+    await waitText(page, 'dialog fieldset button', 'Really Reboot?');
+    assert.deepEqual(sent, [], 'not before it is confirmed');
+    await page.click('dialog fieldset button');
+    await waitText(page, 'dialog .failure', 'The agent is not connected');
+    assert.deepEqual(sent, ['/central/api/v3/agents/camera-7/reboot']);
+    const text = await page.evaluate(() => document.body.outerHTML);
+    assert.ok(!text.includes('secret-of-camera-7'));
+    await context.close();
+  },
+
+  async 'lists of entities show what others save'(browser) {
+    const permissions = [{ scopes: ['streams/*'], list: true }];
+    // The list, an entity, what is saved first and then, and what is shown of that.
+    const lists = [
+      ['agents', '/agents/news', {}, null, null],
+      ['tokens', '/api_tokens/news', { permissions }, null, 'list, read: streams/*'],
+      ['auth', '/auth_backends/news', { allow_ips: ['10.0.0.0/8'] }, null, 'denied'],
+      ['balancers', '/load-balancers/news', { mode: 'clients' }, null, 'streams'],
+    ];
+    lists[1][3] = { permissions: [{ ...permissions[0], read: true }] };
+    lists[2][3] = { allow_default: false };
+    lists[3][3] = { mode: 'streams' };
+    const { page, context, reports } = await loggedIn(browser);
+    await waitText(page, '.live', 'Live');
+    for (const [screen, path, first, then, shown] of lists) {
+      await go(page, `#/${screen}`);
+      await page.waitForSelector(`.t-${screen} .tbody`, WAIT);
+      const others = await call('GET', path.replace('/news', '?limit=1'));
+      await waitText(page, '.bar-top h1 small', count(others.estimated_count));
+      await call('PUT', path, first);
+      await waitText(page, `.t-${screen} .tbody .name`, 'news');
+      if (then) {
+        await call('PUT', path, then);
+        await waitText(page, `.t-${screen} .tbody .tr`, shown);
+      }
+      await call('DELETE', path);
+      await page.waitForFunction(
+        (at) => ![...document.querySelectorAll(at)].some((it) => it.textContent === 'news'),
+        WAIT,
+        `.t-${screen} .tbody .name`,
+      );
+    }
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'lists of entities say what may be done'(browser) {
+    await call('PUT', '/auth_backends/office', { allow_ips: ['10.0.0.0/8'], allow_default: false });
+    const { page, context } = await loggedIn(browser, { hash: '#/balancers' });
+    await page.waitForSelector('.bar-top button.primary:not(:disabled)', WAIT);
+    await page.click('.bar-top button.primary');
+    await page.waitForSelector('dialog[open] input[name=name]', WAIT);
+    await page.type('dialog input[name=name]', 'near');
+    await typePatch(page, '{"mode": "nearest"}');
+    await page.click('dialog footer button.primary');
+    await waitText(page, 'dialog .failure', '/mode');
+    await typePatch(page, '{"mode": "clients"}');
+    await page.click('dialog footer button.primary');
+    await waitText(page, '.t-balancers .tbody .tr', 'clients');
+    await context.close();
+
+    const permissions = [{ scopes: ['*'], list: true, read: true }];
+    const { key: reader } = await call('PUT', '/api_tokens/reads-lists', { permissions });
+    const other = await loggedIn(browser, { hash: '#/auth/office', credential: reader });
+    await waitText(other.page, 'dialog', 'This credential may not change anything');
+    await other.page.waitForSelector('dialog textarea[readonly]', WAIT);
+    const states = await other.page.$$eval('dialog footer button:not(.quiet)', (all) =>
+      all.map((it) => it.disabled),
+    );
+    assert.deepEqual(states, [true, true]);
+    await go(other.page, '#/tokens');
+    await waitText(other.page, '.bar-top', 'Only an administrator may change this');
+    assert.deepEqual(other.reports, []);
+    await other.context.close();
+  },
+};

@@ -1,0 +1,104 @@
+// Lists: their numbers, search, filters, rows in view and keys.
+import assert from 'node:assert/strict';
+import { call, ELEMENTS_MAX, go, loggedIn, names, textOf, WAIT, waitText } from '../pages.mjs';
+
+export const CHECKS = {
+  async 'a number on the overview is the count of the list behind it'(browser) {
+    const { page, context, reports } = await loggedIn(browser);
+    await page.waitForSelector('.needs li a', WAIT);
+    const tiles = await page.$$eval('a.tile', (all) =>
+      all.map((tile) => [tile.href, tile.querySelector('.big').textContent]),
+    );
+    const needs = await page.$$eval('.needs li > a[href*="placed"]', (all) =>
+      all.map((need) => [need.href, need.textContent.split(' ')[0]]),
+    );
+    assert.equal(tiles.length, 2);
+    for (const [to, number] of [...tiles, ...needs]) {
+      await go(page, new URL(to).hash);
+      await waitText(page, '.bar-top h1 small', number);
+      assert.equal(await textOf(page, '.bar-top h1 small'), number, to);
+    }
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'search finds a streamer and a stream'(browser) {
+    const { page, context, reports } = await loggedIn(browser);
+    await page.waitForSelector('.tile', WAIT);
+    await page.keyboard.press('/');
+    await page.keyboard.type('graz/gate-1');
+    await waitText(page, '#found [role=option]', 'cam/graz/gate-1');
+    await page.keyboard.press('Enter');
+    await waitText(page, 'main h1', 'cam/graz/gate-1');
+    await page.keyboard.press('/');
+    await page.keyboard.type('edge-1');
+    await waitText(page, '#found [role=option]', 'edge-1.example.com');
+    await page.keyboard.press('Enter');
+    await waitText(page, 'main h1', 'edge-1.example.com');
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'filters are in the address, and Back removes them'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams' });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const all = await textOf(page, '.bar-top h1 small');
+    const select = '.chips .select:nth-of-type(2) select';
+    await page.select(select, 'no');
+    await page.waitForFunction(
+      (before) => {
+        const count = document.querySelector('.bar-top h1 small').textContent;
+        return !['–', before].includes(count);
+      },
+      WAIT,
+      all,
+    );
+    assert.match(await page.evaluate(() => location.hash), /enabled=no/);
+    const expected = await call('GET', '/streams?disabled=true&limit=1&select=name');
+    const shown = await textOf(page, '.bar-top h1 small');
+    assert.equal(shown, String(expected.estimated_count), 'the count is that of the API');
+    await page.goBack();
+    await page.waitForFunction(
+      (before) => document.querySelector('.bar-top h1 small').textContent === before,
+      WAIT,
+      all,
+    );
+    assert.equal(await page.$eval(select, (element) => element.value), '');
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'a long list draws the rows in view only'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams' });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const seen = new Set(await names(page));
+    for (let step = 0; step < 40 && seen.size < 300; step += 1) {
+      await page.$eval('.t-streams', (table) => table.scrollBy(0, table.clientHeight));
+      await page.waitForFunction(() => !document.querySelector('.tr.ghost'), WAIT);
+      for (const name of await names(page)) seen.add(name);
+      const elements = await page.$$eval('*', (all) => all.length);
+      assert.ok(elements <= ELEMENTS_MAX, `${elements} elements`);
+    }
+    assert.ok(seen.size >= 300, `${seen.size} rows were seen`);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'keys move through a table and open a row'(browser) {
+    const { page, context, reports } = await loggedIn(browser);
+    await page.waitForSelector('.tile', WAIT);
+    await page.keyboard.press('g');
+    await page.keyboard.press('s');
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const [, second] = await names(page);
+    await page.focus('.t-streams');
+    await page.keyboard.press('j');
+    await page.keyboard.press('ArrowDown');
+    await page.keyboard.press('x');
+    await waitText(page, '.bulk', '1 selected');
+    await page.keyboard.press('Enter');
+    await waitText(page, 'main h1', second);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+};

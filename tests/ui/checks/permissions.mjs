@@ -1,0 +1,36 @@
+// Sessions that may read only, or a part.
+import assert from 'node:assert/strict';
+import { call, go, loggedIn, WAIT, waitText } from '../pages.mjs';
+
+export const CHECKS = {
+  async 'a token that only reads may not change anything'(browser) {
+    const permissions = [{ scopes: ['streams/*'], list: true, read: true }];
+    const { key: reader } = await call('PUT', '/api_tokens/reader', { permissions });
+    const hash = '#/streams/cam%2Fgraz%2Fgate-1';
+    const { page, context } = await loggedIn(browser, { hash, credential: reader });
+    await waitText(page, 'main h1', 'cam/graz/gate-1');
+    const states = await page.$$eval('.bar-top button', (all) => all.map((it) => it.disabled));
+    assert.deepEqual(states, [true, true]);
+    const screens = await page.$$eval('.rail a span', (all) => all.map((it) => it.textContent));
+    assert.deepEqual(screens, ['Streams'], 'others are not in the menu');
+    // What it may not read is refused in words; the rest stays.
+    await go(page, '#/overview');
+    await waitText(page, 'main .failure', 'permission');
+    await waitText(page, '.live', 'By the clock');
+    await context.close();
+  },
+
+  async 'a token of one folder finds its streams'(browser) {
+    const permissions = [{ scopes: ['streams/cam%2Fgraz%2F*'], list: true, read: true }];
+    const { key: folder } = await call('PUT', '/api_tokens/folder', { permissions });
+    const { page, context, reports } = await loggedIn(browser, { credential: folder });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    await waitText(page, '.live', 'By the clock');
+    reports.length = 0;
+    await page.keyboard.press('/');
+    await page.keyboard.type('gate-1');
+    await waitText(page, '#found [role=option]', 'cam/graz/gate-1');
+    assert.deepEqual(reports, [], 'what it may not list is not requested');
+    await context.close();
+  },
+};

@@ -1,0 +1,264 @@
+// Streams: what is shown of them, and edits.
+import assert from 'node:assert/strict';
+import {
+  administrator,
+  API,
+  base,
+  call,
+  go,
+  key,
+  loggedIn,
+  statusOf,
+  typePatch,
+  WAIT,
+  waitText,
+  within,
+} from '../pages.mjs';
+
+export const CHECKS = {
+  async 'markup in a title stays text'(browser) {
+    const title = '<img src=x onerror="document.title=1"><b>x</b>';
+    await call('PUT', '/streams/markup', { title });
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/markup' });
+    await waitText(page, '.facts-line .title', title);
+    await go(page, '#/streams?q=markup');
+    await waitText(page, '.t-streams .td', title);
+    assert.equal(await page.$$eval('main .title b, main .td b, main img', (all) => all.length), 0);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'an integer of 64 bits keeps all its digits'(browser) {
+    const integer = '9007199254740993';
+    const headers = { Authorization: `Bearer ${key}`, 'Content-Type': 'application/json' };
+    const body = `{"position":${integer}}`;
+    const saved = await fetch(`${API}/streams/integers`, { method: 'PUT', headers, body });
+    assert.equal(saved.status, 200);
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/integers' });
+    await waitText(page, 'pre.json', integer);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'an edit sends the integers that are typed'(browser) {
+    await call('PUT', '/streams/integers-edited', { title: 'x' });
+    const hash = '#/streams/integers-edited';
+    const { page, context, reports } = await loggedIn(browser, { hash });
+    await waitText(page, '.facts-line .title', 'x');
+    const sent = [];
+    page.on('request', (request) => {
+      if (request.postData()?.includes('position')) sent.push(request.postData());
+    });
+    await page.click('.bar-top button.primary');
+    await page.waitForSelector('dialog textarea', WAIT);
+    const patch = '{"position": 9007199254740993}';
+    await typePatch(page, patch);
+    await page.click('dialog footer button:nth-of-type(2)');
+    await waitText(page, 'dialog .lead', 'No stream would move.');
+    await page.click('dialog footer button.primary');
+    await waitText(page, 'pre.json', 'position');
+    assert.deepEqual(sent, [patch, patch], 'the preview and the save');
+    const saved = await fetch(`${API}/streams/integers-edited`, { headers: administrator });
+    assert.match(await saved.text(), /"position":9007199254740993\b/);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'a deleted stream is not made again'(browser) {
+    await call('PUT', '/streams/gone-shown', { title: 'shown' });
+    const { page, context } = await loggedIn(browser, { hash: '#/streams/gone-shown' });
+    await waitText(page, '.facts-line .title', 'shown');
+    const conditions = [];
+    page.on('request', (request) => {
+      if (request.method() === 'PUT') conditions.push(request.headers()['if-match']);
+    });
+    const toggle = '.bar-top button:not(.primary)';
+    await page.click(toggle);
+    await waitText(page, toggle, 'Enable');
+    await call('DELETE', '/streams/gone-shown');
+    await page.click(toggle);
+    await waitText(page, 'main .failure', 'was deleted meanwhile');
+    assert.equal(await statusOf('gone-shown'), 404);
+    assert.equal(conditions.length, 2);
+    for (const condition of conditions) assert.match(condition, /^"/, 'the version that is shown');
+
+    for (const name of ['gone-a', 'gone-b', 'gone-c']) {
+      await call('PUT', `/streams/${name}`, { title: 'listed' });
+    }
+    await go(page, '#/streams?q=gone-');
+    await page.waitForFunction(
+      () => document.querySelectorAll('.t-streams .tbody input[type=checkbox]').length === 3,
+      WAIT,
+    );
+    for (const [picked, name] of ['gone-a', 'gone-b', 'gone-c'].entries()) {
+      await page.click(`.t-streams .tbody input[aria-label="Select ${name}"]`);
+      await waitText(page, '.bulk', `${picked + 1} selected`);
+    }
+    await call('DELETE', '/streams/gone-b');
+    await page.click('.bulk button');
+    await page.waitForSelector('dialog[open] footer button.primary', WAIT);
+    await page.click('dialog[open] footer button.primary');
+    await waitText(page, 'dialog .failure', 'gone-b was deleted meanwhile. Nothing was changed.');
+    assert.equal(await statusOf('gone-b'), 404);
+    const { disabled } = await call('GET', '/streams/gone-a');
+    assert.ok(!disabled, 'all or none');
+    // The dialog goes on with those that exist.
+    await page.click('dialog[open] footer button.primary');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    assert.equal(await statusOf('gone-b'), 404);
+    for (const name of ['gone-a', 'gone-c']) {
+      assert.equal((await call('GET', `/streams/${name}`)).disabled, true, name);
+    }
+    await context.close();
+  },
+
+  async 'all streams that match are counted, and those are changed'(browser) {
+    const all = ['1', '2', '3'].map((number) => `every/<i>${number}`);
+    await call('PUT', '/streams/batch', all.map((name) => ({ name, title: 'every one' })));
+    await call('PUT', '/streams/every-other', { title: 'not this one' });
+    const read = async (name) => call('GET', `/streams/${encodeURIComponent(name)}`);
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams?q=every/' });
+    const made = [];
+    page.on('request', (request) => {
+      if (request.url().includes('apply=true')) made.push(request.postData());
+    });
+    const rows = '.t-streams .tbody input[type=checkbox]';
+    const begin = async (word) => {
+      await page.waitForFunction(
+        (all) => document.querySelectorAll(all).length === 3 && !document.querySelector('dialog'),
+        WAIT,
+        rows,
+      );
+      await page.click(rows);
+      await page.waitForSelector('.bulk .all', WAIT);
+      await page.click('.bulk .all');
+      await waitText(page, '.bulk', 'All 3 that match');
+      await page.click(`.bulk ::-p-text(${word})`);
+      await page.waitForSelector('dialog[open]', WAIT);
+    };
+    const button = 'dialog[open] footer button:nth-of-type(2)';
+    const confirm = async (word) => {
+      await waitText(page, button, word);
+      await page.click(button);
+    };
+    await begin('Disable');
+    await waitText(page, 'dialog .names', all[2]);
+    // What matches by now is another set: nothing is changed, and it can be counted again.
+    await call('PUT', `/streams/${encodeURIComponent(all[0])}`, { comment: 'meanwhile' });
+    await confirm('Disable: 3 streams');
+    await waitText(page, 'dialog .failure', 'Other streams match');
+    assert.equal((await read(all[1])).disabled ?? false, false);
+    await confirm('Count them');
+    await confirm('Disable: 3 streams');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    for (const name of all) assert.equal((await read(name)).disabled, true, name);
+    assert.notEqual((await read('every-other')).disabled, true);
+
+    await begin('Set label');
+    await page.type('dialog input[name=value]', 'site=graz-1');
+    await confirm('Count them');
+    await confirm('Set label: 3 streams');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+    assert.deepEqual((await read(all[2])).labels, { site: 'graz-1' });
+
+    await begin('Move');
+    await page.type('dialog input[name=value]', 'nobody.example.com');
+    await confirm('Count them');
+    await waitText(page, 'dialog .failure', '/move/ingest');
+    await page.$eval('dialog input[name=value]', (input) => input.select());
+    await page.type('dialog input[name=value]', 'edge-1.example.com');
+    await page.click('dialog input[name=pinned]');
+    await confirm('Count them');
+    await confirm('Move: 3 streams');
+    await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
+
+    const moved = { move: { ingest: 'edge-1.example.com', pinned: true } };
+    assert.deepEqual({ move: JSON.parse(made.at(-1)).move }, moved);
+
+    await begin('Delete');
+    await confirm('Delete: 3 streams');
+    await waitText(page, '.t-streams', 'No stream matches');
+    for (const name of all) assert.equal(await statusOf(name), 404, name);
+    assert.equal(await statusOf('every-other'), 200);
+    // Refused requests are reported by the browser itself.
+    assert.deepEqual(
+      reports.filter((report) => !/status of (400|409)/.test(report)),
+      [],
+    );
+    await context.close();
+    await call('DELETE', '/streams/every-other');
+  },
+
+  async 'an edit is previewed, saved, and shown to other tabs'(browser) {
+    await call('PUT', '/streams/edited', { title: 'before' });
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/edited' });
+    await waitText(page, '.facts-line .title', 'before');
+    const other = await context.newPage();
+    other.setDefaultTimeout(WAIT.timeout);
+    await other.goto(new URL('#/streams/edited', base).href);
+    await waitText(other, '.facts-line .title', 'before');
+    await page.bringToFront();
+    await page.click('.bar-top button.primary');
+    await page.waitForSelector('dialog textarea', WAIT);
+    await typePatch(page, '{"title": 1}');
+    await page.click('dialog footer button:nth-of-type(2)');
+    await waitText(page, 'dialog .failure', '/title');
+    await typePatch(page, '{"title": "after"}');
+    await page.click('dialog footer button:nth-of-type(2)');
+    await waitText(page, 'dialog .lead', 'No stream would move.');
+    await page.click('dialog footer button.primary');
+    await waitText(page, '.facts-line .title', 'after');
+    await other.bringToFront();
+    await waitText(other, '.facts-line .title', 'after');
+    // Refused requests are reported by the browser itself.
+    assert.deepEqual(
+      reports.filter((report) => !report.includes('status of 400')),
+      [],
+    );
+    await context.close();
+  },
+
+  async 'a change during a read is read, too'(browser) {
+    const path = '/streamers/held.example.com';
+    const save = (step) =>
+      call('PUT', path, { role: 'streamer', cluster_key: 'k', labels: { step } });
+    await save('first');
+    const { page, context, reports } = await loggedIn(browser, { hash: `#${path}` });
+    await waitText(page, '.bar-top .labels', 'first');
+    await waitText(page, '.live', 'Live');
+    await page.waitForSelector('.lines li .mark', WAIT);
+    const before = await page.$$eval('.lines li .mark', (all) => all.length);
+    // The answer about the second save is held while the third one is made. Only events cause
+    // this request, and none comes later: the streamer is lost after an hour.
+    const session = await page.createCDPSession();
+    const patterns = [{ urlPattern: '*/events?entity_id=held*', requestStage: 'Response' }];
+    const held = new Promise((hold) => session.once('Fetch.requestPaused', hold));
+    await session.send('Fetch.enable', { patterns });
+    await save('second');
+    const { requestId } = await within(held, 'a read after the second save');
+    await save('third');
+    await waitText(page, '.bar-top .labels', 'third');
+    session.on('Fetch.requestPaused', (paused) => {
+      void session.send('Fetch.continueRequest', { requestId: paused.requestId });
+    });
+    await session.send('Fetch.continueRequest', { requestId });
+    await page.waitForFunction(
+      (count) => document.querySelectorAll('.lines li .mark').length >= count,
+      { timeout: 30_000 },
+      before + 2,
+    );
+    assert.deepEqual(reports, []);
+    await context.close();
+    await call('DELETE', path);
+  },
+
+  async 'events come by themselves'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/events' });
+    await page.waitForSelector('.log .event', WAIT);
+    await waitText(page, '.live', 'Live');
+    await call('PUT', '/streams/from-elsewhere', { title: 'x' });
+    await waitText(page, '.log .line', 'from-elsewhere');
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+};
