@@ -1230,6 +1230,13 @@ mod tests {
             rows
         }
 
+        /// Replaces the controller by a new one from the stored rows, as a restart does.
+        pub(super) fn restart(&mut self) {
+            let settings = self.controller.settings().clone();
+            let (state, nodes) = (self.machine.state().clone(), self.nodes.clone());
+            self.controller = Controller::new(state, nodes, settings, self.now_ms, Arc::default());
+        }
+
         pub(super) fn ingest(&self, name: &str) -> Option<&str> {
             self.machine.state().stream(name)?.ingest()
         }

@@ -117,8 +117,6 @@ impl Controller {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::error::STORAGE_UNAVAILABLE;
     use crate::layouter::controller::ControllerSettings;
@@ -195,14 +193,6 @@ mod tests {
         let mut settings = world.controller.settings().clone();
         change(&mut settings);
         world.controller.set(settings, world.now_ms);
-    }
-
-    /// A new controller from the stored rows, as after a restart.
-    fn restart(world: &mut ControllerTest) {
-        let settings = world.controller.settings().clone();
-        let (state, nodes) = (world.machine.state().clone(), world.nodes.clone());
-        let now_ms = world.now_ms;
-        world.controller = Controller::new(state, nodes, settings, now_ms, Arc::default());
     }
 
     #[test]
@@ -477,13 +467,13 @@ mod tests {
         assert_eq!(nodes_of(&world), ["s2"]);
         plan_move(&mut world, "a", "s1");
         assert_eq!(kept_by(&world), Some("s2"));
-        restart(&mut world);
+        world.restart();
         world.live(&HOSTS, 15);
         assert_eq!(nodes_of(&world), ["s1", "s2"]);
         world.live(&HOSTS, 6);
         assert_eq!(nodes_of(&world), ["s1"]);
         plan_move(&mut world, "a", "s2");
-        restart(&mut world);
+        world.restart();
         report(&mut world, "s2");
         assert_eq!(nodes_of(&world), ["s2"]);
     }

@@ -138,8 +138,6 @@ impl Controller {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::layouter::controller::tests::ControllerTest;
     use crate::layouter::intake::NodeStats;
@@ -201,14 +199,6 @@ mod tests {
             Done::Placed { refused } => refused,
             other => panic!("not a plan: {other:?}"),
         }
-    }
-
-    /// A new controller from the stored rows, as after a restart.
-    fn restart(world: &mut ControllerTest) {
-        let settings = world.controller.settings().clone();
-        let (state, nodes) = (world.machine.state().clone(), world.nodes.clone());
-        let now_ms = world.now_ms;
-        world.controller = Controller::new(state, nodes, settings, now_ms, Arc::default());
     }
 
     #[test]
@@ -349,7 +339,7 @@ mod tests {
         let mut world = world();
         pause_until(&mut world, PauseScope::All, Some(HALF_MINUTE));
         hold(&mut world, &BOTH, 20);
-        restart(&mut world);
+        world.restart();
         world.save("new", "{}");
         hold(&mut world, &BOTH, 29);
         world.beat(&BOTH);
@@ -403,7 +393,7 @@ mod tests {
             .on_handover_reply(number, &Ok(done), now_ms);
         assert_eq!(kept(&world), 1);
         hold(&mut world, &BOTH, 100);
-        restart(&mut world);
+        world.restart();
         hold(&mut world, &BOTH, 50);
         resume(&mut world);
         world.live(&BOTH, 1);
