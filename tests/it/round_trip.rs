@@ -267,8 +267,10 @@ fn every_invalid_value_is_refused_with_its_pointer() {
     let mut faults = Vec::new();
     let (mut refused, mut repaired) = (0, 0);
     let mut operations = document.with_bodies();
-    // It takes a credential and a header with it: `browser_session` holds its errors.
-    operations.retain(|operation| operation.id != "session_open");
+    // One takes a credential and a header with it, the other has a short body whose patch is checked
+    // for each stream: `browser_session` and `bulk` hold their errors.
+    let excluded = ["session_open", "streams_batch_update_by_filter"];
+    operations.retain(|operation| !excluded.contains(&operation.id.as_str()));
     for operation in operations {
         let all = cases(&document, operation.body.as_ref().expect("it has a body"));
         // Invalid values in an excused place are refused as well. Items of a batch and previews
