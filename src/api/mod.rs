@@ -90,7 +90,7 @@ pub fn done(
             saved_tag(state, &saved, state.stream(&saved.name)),
         ),
         Ok(Done::Streamer(saved)) => (
-            streamer::render(&saved, masked, Some(around.fleet), &mut body),
+            streamer::render(&saved, masked, Some(around.fleet), state, &mut body),
             saved_tag(state, &saved, state.streamer(&saved.hostname)),
         ),
         Ok(Done::Entity(kind, saved)) => {

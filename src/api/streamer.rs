@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::tagged::BodySource;
 use super::{Call, Collection, ListRequest, Outcome, layout, streamer_check};
 use crate::error::ApiError;
-use crate::feed::nodes::{Draining, Provisioning, Standing};
+use crate::feed::nodes::{AssignedLoad, Draining, Provisioning, Standing};
 use crate::fleet::health::{Health, StreamerHealth, StreamerInputs, state_code};
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
@@ -25,8 +25,8 @@ use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
 use crate::state::command::{Command, MaintenanceRequest, streamer_items, streamer_patch};
-use crate::state::name::Hostname;
-use crate::state::record::{ArchivedCordon, StreamerRecord};
+use crate::state::name::{Hostname, StreamName};
+use crate::state::record::{ArchivedCordon, Role, StreamerRecord};
 use crate::state::tag::{EntityName, Versioned as _, take_item_conditions};
 
 /// Renders one streamer. `masked` hides secrets.
@@ -34,9 +34,10 @@ pub fn render(
     streamer: &StreamerRecord,
     masked: bool,
     fleet: Option<View<'_>>,
+    state: &State,
     out: &mut Vec<u8>,
 ) -> BodySource {
-    let document = StreamerDoc::new(streamer, masked, fleet);
+    let document = StreamerDoc::new(streamer, masked, fleet, state);
     document.render(out);
     let is_of_moment = document.facts.is_some() || document.signs.is_some();
     BodySource::of_moment(is_of_moment || masked && streamer.has_secrets)
@@ -61,11 +62,18 @@ pub struct StreamerDoc<'a> {
     signs: Option<(Option<u64>, Option<Standing>)>,
     draining: Option<Draining>,
     provisioning: Option<Provisioning>,
+    assigned: Option<AssignedLoad>,
+    cluster: &'a State,
 }
 
 impl<'a> StreamerDoc<'a> {
     /// `fleet` holds the reports; without it the streamer is rendered without a report.
-    pub fn new(streamer: &'a StreamerRecord, masked: bool, fleet: Option<View<'_>>) -> Self {
+    pub fn new(
+        streamer: &'a StreamerRecord,
+        masked: bool,
+        fleet: Option<View<'_>>,
+        state: &'a State,
+    ) -> Self {
         let (facts, stats) = fleet
             .and_then(|fleet| fleet.streamer(&streamer.hostname))
             .map_or((None, None), |(facts, stats)| (Some(facts), stats));
@@ -84,6 +92,8 @@ impl<'a> StreamerDoc<'a> {
             signs: fleet.and_then(|fleet| fleet.signs(&streamer.hostname)),
             draining: fleet.and_then(|fleet| fleet.draining(&streamer.hostname)),
             provisioning: fleet.and_then(|fleet| fleet.provisioning(&streamer.hostname)),
+            assigned: fleet.and_then(|fleet| fleet.assigned(&streamer.hostname)),
+            cluster: state,
         }
     }
 
@@ -113,6 +123,25 @@ impl<'a> StreamerDoc<'a> {
         time(&mut text, "since", since_ms);
         text.push('}');
         Some(text)
+    }
+
+    /// What is assigned to the streamer, as canonical JSON.
+    fn load(&self) -> String {
+        let counts = assigned_counts(self.cluster, &self.streamer.hostname);
+        let mut members = vec![
+            ("backups", Value::from(counts[Role::Backup as usize])),
+            ("inferences", Value::from(counts[Role::Inference as usize])),
+            ("ingests", Value::from(counts[Role::Ingest as usize])),
+        ];
+        if let Some(assigned) = self.assigned {
+            members.extend([
+                ("channels", Value::from(assigned.channels)),
+                ("disk_mb", Value::from(assigned.disk_mb)),
+                ("kbps", Value::from(assigned.kbps)),
+                ("percent", Value::from(assigned.percent)),
+            ]);
+        }
+        object_text(members)
     }
 
     /// The health of the streamer, for which reports are needed.
@@ -150,6 +179,25 @@ impl<'a> StreamerDoc<'a> {
         let dvrs = self.facts.as_ref()?.dvrs.as_ref()?;
         (scan::member(&self.config, "role") == Some("\"streamer\"")).then(|| dvrs.text(self.masked))
     }
+}
+
+/// Streams that are laid out on a streamer, by their role there. One that it only keeps after a
+/// move is laid out on the other one.
+fn assigned_counts(state: &State, hostname: &str) -> [u64; 3] {
+    let mut counts = [0; 3];
+    let Some(node) = state.node(hostname) else {
+        return counts;
+    };
+    for role in node.streams.values() {
+        counts[*role as usize] += 1;
+    }
+    let keeps = |name: &&StreamName| {
+        let stream = state.stream(name);
+        stream.is_some_and(|it| it.handover_from() == Some(hostname))
+            && node.streams.get(*name) == Some(&Role::Ingest)
+    };
+    counts[Role::Ingest as usize] -= state.handovers().iter().filter(keeps).count() as u64;
+    counts
 }
 
 /// The maintenance of a streamer and, while it is drained, what is left on it, as canonical JSON.
@@ -201,6 +249,7 @@ impl Document for StreamerDoc<'_> {
             ))),
             "stats" => Some(Raw::Json(Cow::Borrowed(self.stats()?))),
             "health" => Some(Raw::Text(self.health()?.as_str())),
+            "load" => Some(Raw::Json(Cow::Owned(self.load()))),
             "provisioning" => Some(Raw::Json(Cow::Owned(self.provisioning()?))),
             "state" => Some(Raw::Json(Cow::Owned(self.state()?))),
             "dvrs" => Some(Raw::Json(Cow::Borrowed(self.dvrs()?))),
@@ -222,6 +271,8 @@ impl Document for StreamerDoc<'_> {
             out.extend_from_slice(b",\"health\":");
             write_string(out, health.as_str());
         }
+        out.extend_from_slice(b",\"load\":");
+        out.extend_from_slice(self.load().as_bytes());
         if let Some(provisioning) = self.provisioning() {
             out.extend_from_slice(b",\"provisioning\":");
             out.extend_from_slice(provisioning.as_bytes());
@@ -254,7 +305,7 @@ impl<'s> Streamers<'s> {
     }
 
     fn doc(&self, streamer: &'s StreamerRecord) -> StreamerDoc<'s> {
-        StreamerDoc::new(streamer, true, self.fleet)
+        StreamerDoc::new(streamer, true, self.fleet, self.state)
     }
 }
 
@@ -327,7 +378,13 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .streamer(&call.hostname()?)
         .ok_or_else(streamer_not_found)?;
     let mut body = Vec::new();
-    let source = render(streamer, call.masks(), Some(call.fleet()), &mut body);
+    let source = render(
+        streamer,
+        call.masks(),
+        Some(call.fleet()),
+        call.state,
+        &mut body,
+    );
     let answer = call.entity_answer(streamer.tag(call.state), source, body)?;
     Ok(Outcome::Reply(answer))
 }

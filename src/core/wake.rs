@@ -132,7 +132,7 @@ impl Core {
         let touched = commit.streamers.iter();
         let streamers = touched
             .filter_map(|hostname| state.streamer(hostname))
-            .map(|streamer| StreamerDoc::new(streamer, true, Some(fleet)));
+            .map(|streamer| StreamerDoc::new(streamer, true, Some(fleet), state));
         let of = Collection::Streamers;
         self.wake_lists(of, &commit.streamers, streamers, budget)
             .await;

@@ -30,6 +30,8 @@ pub struct NodeRuntime {
     standing: Mutex<Option<Standing>>,
     /// What is left on it while it is drained; set by the layouter's thread.
     draining: Mutex<Option<Draining>>,
+    /// What is assigned to it; set by the layouter's thread.
+    assigned: Mutex<Option<AssignedLoad>>,
     /// Whether its configuration was written to it; set by the connector.
     provisioning: Mutex<Option<Provisioning>>,
     /// The rendered configuration of its newest generation.
@@ -64,6 +66,14 @@ impl NodeRuntime {
         *self.draining.lock() = draining;
     }
 
+    pub fn assigned(&self) -> Option<AssignedLoad> {
+        *self.assigned.lock()
+    }
+
+    pub fn set_assigned(&self, assigned: Option<AssignedLoad>) {
+        *self.assigned.lock() = assigned;
+    }
+
     pub fn provisioning(&self) -> Option<Provisioning> {
         *self.provisioning.lock()
     }
@@ -71,6 +81,17 @@ impl NodeRuntime {
     pub fn set_provisioning(&self, provisioning: Option<Provisioning>) {
         *self.provisioning.lock() = provisioning;
     }
+}
+
+/// What the layouter assigned to a node, in the units in which it counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AssignedLoad {
+    pub channels: u64,
+    /// Assumed, claimed or measured.
+    pub kbps: u64,
+    pub disk_mb: u64,
+    /// The share of the limit that it is nearest to; above 100 if it is above the limit.
+    pub percent: u64,
 }
 
 /// Whether a streamer has the configuration that was written to it. Times are UTC ms.

@@ -24,7 +24,7 @@ use super::report::{
     StreamerStats,
 };
 use super::unconfigured::{NodeNames, UnconfiguredNames, UnconfiguredStreams};
-use crate::feed::nodes::{Draining, NodeTable, Provisioning, Standing};
+use crate::feed::nodes::{AssignedLoad, Draining, NodeTable, Provisioning, Standing};
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
 use crate::state::name::{Hostname, shard_of};
@@ -598,6 +598,11 @@ impl View<'_> {
     /// What is left on a streamer that is drained, as the layouter last looked.
     pub fn draining(&self, hostname: &str) -> Option<Draining> {
         self.stats.nodes.as_ref()?.find(hostname)?.draining()
+    }
+
+    /// What the layouter assigned to a streamer; `None` while it is disabled.
+    pub fn assigned(&self, hostname: &str) -> Option<AssignedLoad> {
+        self.stats.nodes.as_ref()?.find(hostname)?.assigned()
     }
 
     /// Whether a streamer has the configuration that was written to it; `None` if none was.

@@ -13,6 +13,7 @@ mod environment;
 mod fleet;
 mod mmdb;
 mod node;
+mod node_load;
 mod node_media;
 mod pinned;
 mod placement;

@@ -11,7 +11,6 @@ use super::slot::{
     DISABLED, IN_FLIGHT, LIVE, MEMBER, ORIGIN_RECORDED, PENDING, RECORDED, UNIT, WAITING,
 };
 use super::tree::UNLIMITED;
-use crate::state::name::Hostname;
 
 /// Sums over all slots.
 #[derive(Default)]
@@ -30,24 +29,12 @@ struct NodeRecount {
     slots: u32,
 }
 
-/// The load of a node.
-#[derive(Debug)]
-pub struct NodeLoad<'a> {
-    pub hostname: &'a Hostname,
-    pub channels: u64,
-    pub kbps: u64,
-    pub kbps_limit: Option<u32>,
-}
-
 impl Engine {
-    pub fn node_loads(&self) -> impl Iterator<Item = NodeLoad<'_>> {
-        let nodes = self.cluster.nodes.iter().filter(|node| node.live);
-        nodes.map(|node| NodeLoad {
-            hostname: &node.hostname,
-            channels: node.used.channels,
-            kbps: node.used.kbps,
-            kbps_limit: (node.limit.kbps != UNLIMITED).then_some(node.limit.kbps),
-        })
+    /// The usable bandwidth of a node, if it has a limit.
+    pub fn kbps_limit_of(&self, hostname: &str) -> Option<u64> {
+        let node = self.cluster.by_hostname.get(hostname)?;
+        let limit = self.node(*node).limit.kbps;
+        (limit != UNLIMITED).then_some(u64::from(limit))
     }
 
     /// The bitrate that is assumed, claimed or measured for a stream.

@@ -24,6 +24,7 @@ mod hold;
 mod index;
 mod legality;
 mod lists;
+mod loads;
 mod log;
 mod node;
 mod nodes;

@@ -919,8 +919,8 @@ fn measured_stream_moves_to_a_roomier_node() {
         assert_eq!(change.to.as_deref(), Some("node002"));
     }
     assert!(engine.node_loads().all(|node| {
-        node.kbps_limit
-            .is_none_or(|limit| node.kbps <= u64::from(limit))
+        let limit = engine.kbps_limit_of(node.hostname);
+        limit.is_none_or(|limit| node.kbps <= limit)
     }));
 }
 
