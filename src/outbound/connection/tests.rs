@@ -7,24 +7,12 @@ use std::thread;
 use base64::Engine as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use weir_testkit::certificate::{CERTIFICATE, PRIVATE_KEY};
 
 use super::*;
 use crate::outbound::EgressPolicy;
 use crate::rt::{Options, uptime_ms};
 use crate::subnet::Subnets;
-
-/// A certificate for 127.0.0.1 that signs itself, and its key; made for these tests alone.
-const CERTIFICATE: &str = "\
-    MIIBWDCB/6ADAgECAgEBMAoGCCqGSM49BAMCMBQxEjAQBgNVBAMMCXdlaXIgdGVzdDAgFw0yMDAxMDEwMDAwMDBa\
-    GA8yMTIwMDEwMTAwMDAwMFowFDESMBAGA1UEAwwJd2VpciB0ZXN0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\
-    GPLiqG5IIusRc3DiEVpLlAa5DuFngorEiSJiOq5pqsO6i6eE9wld1hgny6MEOH192NYHVj6o2/rDuvRLblq+oqNA\
-    MD4wDwYDVR0RBAgwBocEfwAAATAMBgNVHRMBAf8EAjAAMB0GA1UdDgQWBBTdly1cOFUtZexluKJjh+wFTYK8zjAK\
-    BggqhkjOPQQDAgNIADBFAiB0vrFJMHMPtrZvpI/X1kqD1vs1eXZCeYC8SMUqotERZgIhAPSHniFd5t1PC0l0CZr6\
-    Q+Tl89mcofD84JwIGnM4807k";
-const PRIVATE_KEY: &str = "\
-    MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgrC7eHY6X2OfEovaG+OhjYUxDQs4wc1YVm74vmRBr\
-    2TmhRANCAAQY8uKobkgi6xFzcOIRWkuUBrkO4WeCisSJImI6rmmqw7qLp4T3CV3WGCfLowQ4fX3Y1gdWPqjb+sO6\
-    9EtuWr6i";
 
 fn decoded(text: &str) -> Vec<u8> {
     let engine = base64::engine::general_purpose::STANDARD;

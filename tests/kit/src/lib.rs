@@ -15,6 +15,7 @@
 //! Has the API's prefixes and credentials; independent of resources. Depends on no crate of this
 //! workspace.
 
+pub mod certificate;
 mod client;
 mod documented;
 pub mod fake;
