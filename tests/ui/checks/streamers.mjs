@@ -122,7 +122,10 @@ export const CHECKS = {
     await call('PUT', '/streams/batch', all.map((name) => ({ name, labels: bound })));
     const layouts = all.map((name) => ({ name, ingest: host }));
     await call('POST', '/streams/layouts', { layouts });
-    await alive();
+    // The preview moves nothing to one that the layouter has not seen yet.
+    const isUp = async (of) => (await call('GET', of)).state.code === 'up';
+    do await alive();
+    while (!((await isUp(path)) && (await isUp(second))));
 
     const { page, context, reports } = await loggedIn(browser, { hash: `#${path}` });
     await page.waitForSelector('.bar-top button:not(:disabled)', WAIT);
