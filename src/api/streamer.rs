@@ -6,8 +6,11 @@
 //! whether the streamer is relied on, from its signs of life.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Bound;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::tagged::BodySource;
@@ -25,7 +28,7 @@ use crate::schema;
 use crate::state::State;
 use crate::state::apply::streamer_not_found;
 use crate::state::command::{Command, MaintenanceRequest, streamer_items, streamer_patch};
-use crate::state::name::{Hostname, StreamName};
+use crate::state::name::Hostname;
 use crate::state::record::{ArchivedCordon, Role, StreamerRecord};
 use crate::state::tag::{EntityName, Versioned as _, take_item_conditions};
 
@@ -64,6 +67,7 @@ pub struct StreamerDoc<'a> {
     provisioning: Option<Provisioning>,
     assigned: Option<AssignedLoad>,
     cluster: &'a State,
+    kept: Rc<KeptIngests>,
 }
 
 impl<'a> StreamerDoc<'a> {
@@ -94,6 +98,7 @@ impl<'a> StreamerDoc<'a> {
             provisioning: fleet.and_then(|fleet| fleet.provisioning(&streamer.hostname)),
             assigned: fleet.and_then(|fleet| fleet.assigned(&streamer.hostname)),
             cluster: state,
+            kept: Rc::default(),
         }
     }
 
@@ -127,7 +132,7 @@ impl<'a> StreamerDoc<'a> {
 
     /// What is assigned to the streamer, as canonical JSON.
     fn load(&self) -> String {
-        let counts = assigned_counts(self.cluster, &self.streamer.hostname);
+        let counts = assigned_counts(self.cluster, &self.kept, &self.streamer.hostname);
         let mut members = vec![
             ("backups", Value::from(counts[Role::Backup as usize])),
             ("inferences", Value::from(counts[Role::Inference as usize])),
@@ -181,22 +186,40 @@ impl<'a> StreamerDoc<'a> {
     }
 }
 
+/// How many streams each node keeps after a move, counted when it is needed. Shared by the
+/// documents of a list, because there may be thousands while a node is drained.
+#[derive(Default)]
+struct KeptIngests(OnceCell<HashMap<Hostname, u64>>);
+
+impl KeptIngests {
+    fn of(&self, state: &State, hostname: &str) -> u64 {
+        let counts = self.0.get_or_init(|| {
+            let mut counts = HashMap::new();
+            for name in state.handovers() {
+                let from = state.stream(name).and_then(|stream| stream.handover_from());
+                let Some(from) = from else { continue };
+                let node = state.node(from);
+                let role = node.and_then(|node| node.streams.get(name));
+                if role == Some(&Role::Ingest) {
+                    *counts.entry(Hostname::trusted(from)).or_default() += 1;
+                }
+            }
+            counts
+        });
+        counts.get(hostname).copied().unwrap_or_default()
+    }
+}
+
 /// Streams that are laid out on a streamer, by their role there. One that it only keeps after a
 /// move is laid out on the other one.
-fn assigned_counts(state: &State, hostname: &str) -> [u64; 3] {
+fn assigned_counts(state: &State, kept: &KeptIngests, hostname: &str) -> [u64; 3] {
     let mut counts = [0; 3];
-    let Some(node) = state.node(hostname) else {
-        return counts;
-    };
-    for role in node.streams.values() {
-        counts[*role as usize] += 1;
+    if let Some(node) = state.node(hostname) {
+        for role in node.streams.values() {
+            counts[*role as usize] += 1;
+        }
+        counts[Role::Ingest as usize] -= kept.of(state, hostname);
     }
-    let keeps = |name: &&StreamName| {
-        let stream = state.stream(name);
-        stream.is_some_and(|it| it.handover_from() == Some(hostname))
-            && node.streams.get(*name) == Some(&Role::Ingest)
-    };
-    counts[Role::Ingest as usize] -= state.handovers().iter().filter(keeps).count() as u64;
     counts
 }
 
@@ -297,15 +320,23 @@ impl Document for StreamerDoc<'_> {
 pub struct Streamers<'s> {
     state: &'s State,
     fleet: Option<View<'s>>,
+    kept: Rc<KeptIngests>,
 }
 
 impl<'s> Streamers<'s> {
     pub fn new(state: &'s State, fleet: Option<View<'s>>) -> Self {
-        Self { state, fleet }
+        Self {
+            state,
+            fleet,
+            kept: Rc::default(),
+        }
     }
 
     fn doc(&self, streamer: &'s StreamerRecord) -> StreamerDoc<'s> {
-        StreamerDoc::new(streamer, true, self.fleet, self.state)
+        StreamerDoc {
+            kept: self.kept.clone(),
+            ..StreamerDoc::new(streamer, true, self.fleet, self.state)
+        }
     }
 }
 
