@@ -23,6 +23,7 @@ use crate::json::{self, Value};
 use crate::limits::{
     QUERY_CURSOR_BYTES_MAX, QUERY_LIST_BYTES_MAX, QUERY_OFFLOADED_BYTES_MIN, QUERY_PAGE_BYTES_MAX,
     QUERY_PAGES_MAX, QUERY_STATS_BYTES_MAX, SHOWN_CONFIG_BYTES_MAX, UNCONFIGURED_PER_STREAMER_MAX,
+    UNCONFIGURED_TEXT_BYTES_MAX,
 };
 use crate::outbound::connection::{
     CallContext, ExchangeError, PeerConnection, get_request, put_request,
@@ -172,14 +173,10 @@ impl StreamerQuery<'_> {
             }
             let state = self.shared.published.state().load_full();
             let read = move || {
-                let page = StreamsPage::parse(&body, |name| {
-                    let is_unconfigured = state.stream(name).is_none();
-                    unconfigured += usize::from(is_unconfigured);
-                    // One more than are kept, so that it is known that some are not.
-                    !is_unconfigured || unconfigured <= UNCONFIGURED_PER_STREAMER_MAX + 1
-                })?;
+                let is_configured = |name: &str| state.stream(name).is_some();
+                let page = StreamsPage::parse(&body, is_configured, &mut unconfigured)?;
                 reader.streams(page.streams).ok()?;
-                reader.separate_streams(|name| state.stream(name).is_some());
+                reader.separate_streams(is_configured);
                 Some((reader, page.next, unconfigured))
             };
             let read = self.read(bytes, read).await?;
@@ -329,7 +326,12 @@ struct StreamsPage {
 }
 
 impl StreamsPage {
-    fn parse(body: &[u8], mut is_kept: impl FnMut(&str) -> bool) -> Option<Self> {
+    /// `unconfigured` counts the streams so far that are not configured.
+    fn parse(
+        body: &[u8],
+        is_configured: impl Fn(&str) -> bool,
+        unconfigured: &mut usize,
+    ) -> Option<Self> {
         let Value::Object(mut page) = json::parse(body).ok()? else {
             return None;
         };
@@ -348,10 +350,20 @@ impl StreamsPage {
                 None | Some(Value::Null) => json::Object::default(),
                 Some(_) => return None,
             };
-            if name.as_str().is_some_and(&mut is_kept) {
-                stats.insert("name", name);
-                streams.push(Value::Object(stats));
+            if !name.as_str().is_some_and(&is_configured) {
+                *unconfigured += 1;
+                // One more than are kept, so that it is known that some are not. Of a page that is
+                // mostly padding none is: what is kept would hold on to its memory.
+                let is_padded = body.len() > QUERY_PAGE_BYTES_MAX / 2;
+                if is_padded || *unconfigured > UNCONFIGURED_PER_STREAMER_MAX + 1 {
+                    continue;
+                }
+                if body.len() >= QUERY_OFFLOADED_BYTES_MIN {
+                    stats.retain(|_, value| is_short(value));
+                }
             }
+            stats.insert("name", name);
+            streams.push(Value::Object(stats));
         }
         let next: Option<Box<str>> = match page.remove("next") {
             None | Some(Value::Null) => None,
@@ -365,29 +377,41 @@ impl StreamsPage {
     }
 }
 
+/// Whether a member is worth to be kept of a long page, for a stream that is not configured.
+fn is_short(value: &Value) -> bool {
+    match value {
+        Value::Object(_) | Value::Array(_) => false,
+        Value::String(text) => text.len() <= UNCONFIGURED_TEXT_BYTES_MAX / 4,
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn page_is_read_completely_or_not_at_all() {
+        let mut unconfigured = 0;
         let page = StreamsPage::parse(
             br#"{"streams":[{"name":"a","stats":{"bitrate":5},"x":1},{"name":"d"},{"name":"b"}],
                 "next":"c","estimated_count":9}"#,
             |name| name != "d",
+            &mut unconfigured,
         );
         let page = page.expect("a page");
         assert_eq!(
             page.streams.to_text(),
-            r#"[{"bitrate":5,"name":"a"},{"name":"b"}]"#
+            r#"[{"bitrate":5,"name":"a"},{"name":"d"},{"name":"b"}]"#
         );
+        assert_eq!(unconfigured, 1);
         assert_eq!(page.next.as_deref(), Some("c"));
         for end in [
             r#"{"streams":[]}"#,
             r#"{"streams":[],"next":null}"#,
             r#"{"streams":[],"next":""}"#,
         ] {
-            let page = StreamsPage::parse(end.as_bytes(), |_| true).expect(end);
+            let page = StreamsPage::parse(end.as_bytes(), |_| true, &mut 0).expect(end);
             assert_eq!(page.next, None, "{end}");
         }
         for bad in [
@@ -401,8 +425,36 @@ mod tests {
             r#"{"streams":[],"next":5}"#,
             r#"{"streams":[]"#,
         ] {
-            let page = StreamsPage::parse(bad.as_bytes(), |_| false);
+            let page = StreamsPage::parse(bad.as_bytes(), |_| false, &mut 0);
             assert!(page.is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn streams_that_are_not_configured_are_bounded() {
+        let parse = |body: &str, unconfigured: &mut usize| {
+            let page = StreamsPage::parse(body.as_bytes(), |name| name == "own", unconfigured);
+            page.expect("a page").streams.to_text()
+        };
+        let padding = " ".repeat(QUERY_OFFLOADED_BYTES_MIN);
+        let stats = r#"{"bitrate":5,"media_info":{"tracks":[]},"status":"running"}"#;
+        let item = |name: &str| format!(r#"{{"name":"{name}","stats":{stats}}}"#);
+        let items = [item("own"), item("x")].join(",");
+        let long = format!(r#"{{"streams":[{items}]{padding}}}"#);
+        assert_eq!(
+            parse(&long, &mut 0),
+            concat!(
+                r#"[{"bitrate":5,"media_info":{"tracks":[]},"name":"own","status":"running"},"#,
+                r#"{"bitrate":5,"name":"x","status":"running"}]"#
+            )
+        );
+        let padding = " ".repeat(QUERY_PAGE_BYTES_MAX / 2);
+        let padded = format!(r#"{{"streams":[{items}]{padding}}}"#);
+        let own = r#"[{"bitrate":5,"media_info":{"tracks":[]},"name":"own","status":"running"}]"#;
+        assert_eq!(parse(&padded, &mut 0), own);
+        let two = r#"{"streams":[{"name":"x"},{"name":"y"},{"name":"own"}]}"#;
+        let mut unconfigured = UNCONFIGURED_PER_STREAMER_MAX;
+        let kept = r#"[{"name":"x"},{"name":"own"}]"#;
+        assert_eq!(parse(two, &mut unconfigured), kept);
     }
 }
