@@ -128,7 +128,7 @@ pub mod state {
     pub mod record {
         pub use crate::state::record::{
             ArchivedFacts, Entity, EntityRecord, EventChunkRecord, Facts, Layout, NodeMark,
-            NodeMarkRecord, Role, Stream, StreamRecord, Streamer, StreamerRecord,
+            NodeMarkRecord, PauseRecord, Role, Stream, StreamRecord, Streamer, StreamerRecord,
         };
     }
 }
