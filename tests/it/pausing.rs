@@ -92,6 +92,8 @@ fn nothing_moves_in_a_pause_of_everything_until_its_end() {
     assert_eq!(now.remove("c06"), Some(None));
     assert_eq!(now, before);
     assert_eq!(list("s2").etag(), Some(&*tag), "nothing was sent");
+    fleet.take_news();
+    assert_eq!(fleet.has("s2"), 3, "its parked poll was not answered");
     let held = |what| gauge(&server, "weir_layouter_paused", &[("what", what)]);
     assert_eq!((held(ALL), held(IMPROVING)), (1, 1));
     assert_eq!(gauge(&server, "weir_layouter_pauses_total", &[]), 1);
@@ -286,7 +288,7 @@ fn wrong_pauses_name_the_member() {
 }
 
 /// Limits the store to its size, and saves until a save is refused.
-fn fill_disk(server: &TestServer) {
+pub fn fill_disk(server: &TestServer) {
     let store = server.data_dir().join("weir.redb");
     let used = std::fs::metadata(store).expect("the store is a file").len();
     limit_files(server.id(), Some(used));

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::cluster::{HEALTHS, cluster, count};
+use crate::faults::limit_files;
 use crate::fleet::{fleet_of, save_streams, server};
+use crate::pausing::fill_disk;
 use crate::restricted::token;
 use weir_testkit::{TestServer, wait_until};
 
@@ -336,4 +338,40 @@ fn pause_of_the_layouter_needs_attention() {
     assert_eq!(paused["layouter"]["paused_until"], until);
     server.put("/layouter", json!({"pause": null})).expect(200);
     assert_eq!(lines(&shown(Value::is_null), "layouter_paused"), []);
+}
+
+#[test]
+fn store_without_space_needs_attention_until_there_is_some() {
+    let server = TestServer::new();
+    fill_disk(&server);
+    let refuse = || {
+        let body = json!({"comment": "x".repeat(100_000)});
+        server.put("/streams/more", body).expect(503);
+        lines(&summary(&server), "store")
+    };
+    let line = [(Value::Null, json!(3), json!(1))];
+    wait_until("the line of the store", refuse, |lines| *lines == line);
+    limit_files(server.id(), None);
+    let gone = || lines(&summary(&server), "store");
+    wait_until("no line of the store", gone, Vec::is_empty);
+}
+
+#[test]
+fn streamer_that_may_not_fail_needs_attention() {
+    let server = server(&[]);
+    let mut fleet = fleet_of(&server, &["s1", "s2"]);
+    save_streams(&server, 0..4);
+    fleet.until(|fleet| fleet.has("s1") == 2 && fleet.has("s2") == 2);
+    let losses = || lines(&summary(&server), "loss");
+    wait_until("any one may fail", losses, Vec::is_empty);
+    let full = json!({"channel_limit": 3});
+    for host in ["s1", "s2"] {
+        server
+            .put(&format!("/streamers/{host}"), full.clone())
+            .expect(200);
+    }
+    let of = |host: &str| (json!(host), json!(2), json!(1));
+    let both =
+        |lines: &Vec<_>| lines.len() == 2 && ["s1", "s2"].iter().all(|it| lines.contains(&of(it)));
+    wait_until("either leaves one stream without a place", losses, both);
 }
