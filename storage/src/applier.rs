@@ -94,7 +94,7 @@ impl Shared {
             }
             overlay.begin_pass()
         };
-        let changes: Vec<Change<'_>> = pass.changes().collect();
+        let changes = pass.changes();
         let mut chunks: Vec<&[Change<'_>]> = changes.chunks(self.options.pass_records).collect();
         let last = chunks.pop().unwrap_or_default();
         let put = || -> Result<bool, StoreError> {

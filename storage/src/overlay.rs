@@ -4,16 +4,15 @@
 //! are shared with whoever committed them. A pass takes what has gathered and puts it into the
 //! tables, while commits gather for the next one.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::entry::{Change, Position};
 
 /// The newest value of a key. `None`: deleted.
 pub type Value = Option<Arc<[u8]>>;
-/// The newest value of each key, by table.
-pub type Records = BTreeMap<Box<str>, BTreeMap<Box<[u8]>, Value>>;
+/// The newest value of each key, by table. Commits only find keys; a pass sorts them.
+pub type Records = BTreeMap<Box<str>, HashMap<Box<[u8]>, Value>>;
 
 /// What is ahead of the tables.
 #[derive(Default, Debug)]
@@ -56,7 +55,7 @@ impl Overlay {
     /// Adds a change of a batch. `value`: the bytes of a put, shared if possible.
     pub fn add(&mut self, table: &str, key: &[u8], value: Value) {
         if !self.current.contains_key(table) {
-            self.current.insert(table.into(), BTreeMap::new());
+            self.current.insert(table.into(), HashMap::new());
         }
         let records = self.current.get_mut(table).expect("it was added");
         match records.get_mut(key) {
@@ -81,7 +80,7 @@ impl Overlay {
     pub fn len(&self) -> usize {
         let passing = self.pass.iter().map(|pass| &pass.records);
         let all = passing.chain([&self.current]).flat_map(BTreeMap::values);
-        all.map(BTreeMap::len).sum()
+        all.map(HashMap::len).sum()
     }
 
     /// Tables with such records.
@@ -123,20 +122,14 @@ impl Overlay {
 
     /// The records of a shard of a table that differ from the tables, in key order.
     pub fn range(&self, table: &str, shard: Option<u8>) -> Vec<(Box<[u8]>, Value)> {
-        let low = shard.map_or(Vec::new(), |shard| vec![shard]);
-        let high = shard
-            .and_then(|shard| shard.checked_add(1))
-            .map(|next| vec![next]);
-        let bounds = (
-            Bound::Included(low.as_slice()),
-            high.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
-        );
+        let is_wanted =
+            |key: &[u8]| shard.is_none_or(|shard| key.first().is_some_and(|first| *first == shard));
         let mut merged = BTreeMap::new();
         let passing = self.pass.iter().map(|pass| &pass.records);
         for records in passing.chain([&self.current]) {
             if let Some(records) = records.get(table) {
-                let range = records.range::<[u8], _>(bounds);
-                merged.extend(range.map(|(key, value)| (key.clone(), value.clone())));
+                let wanted = records.iter().filter(|(key, _)| is_wanted(key));
+                merged.extend(wanted.map(|(key, value)| (key.clone(), value.clone())));
             }
         }
         merged.into_iter().collect()
@@ -145,14 +138,18 @@ impl Overlay {
 
 impl Pass {
     /// The changes in the order of tables and keys.
-    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
-        self.records.iter().flat_map(|(table, records)| {
-            records.iter().map(|(key, value)| Change {
+    pub fn changes(&self) -> Vec<Change<'_>> {
+        let mut changes = Vec::new();
+        for (table, records) in &self.records {
+            let begin = changes.len();
+            changes.extend(records.iter().map(|(key, value)| Change {
                 table,
                 key,
                 value: value.as_deref(),
-            })
-        })
+            }));
+            changes[begin..].sort_unstable_by_key(|change| change.key);
+        }
+        changes
     }
 }
 
@@ -185,7 +182,7 @@ mod tests {
         overlay.add("u", b"a1", Some(value("other")));
         overlay.advance(at(4));
         let pass = overlay.begin_pass();
-        assert_eq!((pass.upto, pass.changes().count()), (at(4), 3));
+        assert_eq!((pass.upto, pass.changes().len()), (at(4), 3));
         overlay.add("t", b"a1", Some(value("new")));
         overlay.add("t", b"a2", None);
         overlay.add("t", b"b1", Some(value("b")));
@@ -201,8 +198,16 @@ mod tests {
         assert_eq!(seen(&overlay, Some(255)), []);
         overlay.undo_pass();
         assert_eq!(seen(&overlay, None), all);
+        let keys = |pass: &Pass| -> Vec<String> {
+            let changes = pass.changes().into_iter();
+            changes
+                .map(|it| format!("{} {}", it.table, String::from_utf8_lossy(it.key)))
+                .collect()
+        };
         let pass = overlay.begin_pass();
-        assert_eq!((pass.upto, pass.changes().count()), (at(5), 4));
+        assert_eq!(pass.upto, at(5));
+        let in_order = ["t a1", "t a2", "t b1", "u a1"];
+        assert_eq!(keys(&pass), in_order, "tables are filled in their order");
         overlay.end_pass();
         assert!(overlay.is_empty());
         assert_eq!(overlay.begin_pass().upto, at(5));

@@ -4,7 +4,7 @@
 //! share of the keys, so that all changes of a key are seen by the same one, in their order. A short
 //! log is replayed by the caller alone.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -103,8 +103,8 @@ impl<'scope> Replay<'scope, '_> {
             let found = handle
                 .join()
                 .map_err(|_| "the replay panicked".to_owned())??;
-            for (table, mut records) in found {
-                all.entry(table).or_default().append(&mut records);
+            for (table, records) in found {
+                all.entry(table).or_default().extend(records);
             }
         }
         Ok(all)
@@ -130,7 +130,7 @@ impl Portion {
                     continue;
                 }
                 if !records.contains_key(change.table) {
-                    records.insert(change.table.into(), BTreeMap::new());
+                    records.insert(change.table.into(), HashMap::new());
                 }
                 let of_table = records.get_mut(change.table).expect("it was added");
                 let value = change.value.map(Arc::from);
