@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod apply;
 pub mod batch;
+mod by_stamp;
 pub mod call_event;
 pub mod changed_members;
 pub mod changes;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use self::by_stamp::StreamsByStamp;
 use self::changes::{Changes, Lost, NodeChange, StreamChange, StreamerChange};
 use self::entity::{Entities, KINDS, Kind};
 use self::episode::EpisodeIndex;
@@ -67,7 +69,7 @@ pub struct State {
     restored_stamp_ms: u64,
     streams: [StreamMap; SHARDS],
     streams_count: usize,
-    by_stamp: OrdSet<(u64, StreamName)>,
+    by_stamp: StreamsByStamp,
     /// Streams that an earlier ingest node still keeps.
     handovers: OrdSet<StreamName>,
     streamers: OrdMap<Hostname, StreamerRecord>,
@@ -94,7 +96,7 @@ impl State {
             restored_stamp_ms: 0,
             streams: std::array::from_fn(|_| OrdMap::new()),
             streams_count: 0,
-            by_stamp: OrdSet::new(),
+            by_stamp: StreamsByStamp::default(),
             handovers: OrdSet::new(),
             streamers: OrdMap::new(),
             nodes: OrdMap::new(),
@@ -173,16 +175,13 @@ impl State {
 
     /// Streams by the stamp of their last change, from `stamp_ms` on; within that stamp only names
     /// above `after`.
-    pub fn streams_changed_from(
-        &self,
+    pub fn streams_changed_from<'s>(
+        &'s self,
         stamp_ms: u64,
         after: Option<&str>,
-    ) -> impl Iterator<Item = &StreamRecord> {
-        // An empty name sorts before every name.
-        let from = (stamp_ms, StreamName::trusted(after.unwrap_or_default()));
-        self.by_stamp
-            .range((Bound::Excluded(from), Bound::Unbounded))
-            .filter_map(|(_, name)| self.stream(name))
+    ) -> impl Iterator<Item = &'s StreamRecord> {
+        let names = self.by_stamp.from(stamp_ms, after);
+        names.filter_map(|name| self.stream(name))
     }
 
     pub fn streamer(&self, hostname: &str) -> Option<&StreamerRecord> {
@@ -300,12 +299,12 @@ impl State {
         let shard = &mut self.streams[change.name.shard()];
         if let Some(old) = old {
             self.by_stamp
-                .remove(&(old.updated_at.to_native(), change.name.clone()));
+                .remove(old.updated_at.to_native(), &change.name);
         }
         match new {
             Some(new) => {
                 self.by_stamp
-                    .insert((new.updated_at.to_native(), change.name.clone()));
+                    .insert(new.updated_at.to_native(), change.name.clone());
                 if shard.insert(change.name.clone(), new.clone()).is_none() {
                     self.streams_count += 1;
                 }
