@@ -1,16 +1,18 @@
 //! Frees old states away from the cores.
 //!
 //! The last holder of a state frees what no other state shares with it: after a batch of megabytes
-//! that takes tens of milliseconds. This thread holds every commit until it is the last holder.
+//! that takes tens of milliseconds. This thread holds every commit until it is the last holder. It
+//! looks at many commits together, or each would cost the writer a wake-up of this thread.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::feed::Commit;
 
-/// How often held commits are looked at while no others arrive.
+/// Pause between looks at the held commits.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs until the writer ends.
@@ -28,6 +30,8 @@ pub fn run(commits: &Receiver<Arc<Commit>>) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        thread::sleep(LOOK_PAUSE);
+        held.extend(commits.try_iter());
         held.retain(|commit| Arc::strong_count(commit) > 1 || Arc::strong_count(&commit.state) > 1);
     }
 }
@@ -35,7 +39,6 @@ pub fn run(commits: &Receiver<Arc<Commit>>) {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::thread;
 
     use super::*;
     use crate::state::State;
