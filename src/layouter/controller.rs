@@ -843,7 +843,7 @@ impl Controller {
             self.log_event(
                 NewEvent::new("layouter_cpu_pressure")
                     .number("cpu_permille", u64::from(change.cpu_permille))
-                    .json("pressed", change.pressed.to_string().into())
+                    .json("pressed", &change.pressed.to_string())
                     .entity(EntityType::Streamer, &change.hostname),
             );
             self.apply(Event::NodePressure {

@@ -36,9 +36,9 @@ impl Schema {
 
 impl Schema {
     /// Drops the members of a merged document that repeat their default and are not in `stored`,
-    /// the document before the merge. The effective document stays the same, so a document that
-    /// was read can be saved without a change. A default that is in `stored` was saved on purpose
-    /// and stays.
+    /// the document before the merge or its outline. The effective document stays the same, so a
+    /// document that was read can be saved without a change. A default that is in `stored` was
+    /// saved on purpose and stays.
     pub fn drop_defaults(&self, merged: &mut Value, stored: &Value) {
         DropDefaults { tree: &self.tree }.value(self.root, merged, Some(stored));
     }

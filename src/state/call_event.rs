@@ -57,7 +57,7 @@ fn add_entities(event: NewEvent, of: EntityType, changes: &Changes) -> NewEvent 
     }
     let count = list.count();
     event
-        .json("entities", list.finish())
+        .json("entities", &list.finish())
         .number("entities_count", count)
         .text("entity_type", of.as_str())
 }

@@ -53,7 +53,7 @@ impl ChangedMembers {
         if count == 0 {
             return event;
         }
-        let event = event.json("changed", self.shown.finish());
+        let event = event.json("changed", &self.shown.finish());
         if is_cut {
             event.number("changed_count", count)
         } else {

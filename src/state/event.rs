@@ -112,13 +112,24 @@ impl EntityType {
     }
 }
 
-/// An event without id and time: its kind and its members, in canonical order, `"name":value` each.
+/// An event without id and time: its kind and its members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
     pub event: &'static str,
-    members: Vec<(&'static str, Box<str>)>,
+    /// The values of the members, one after the other: the writer makes an event for each save, and
+    /// a text for each value would cost it as many allocations.
+    values: Vec<u8>,
+    members: Vec<EventMember>,
     /// Digests of the streams that it is about, in any order.
     pub streams: Vec<u64>,
+}
+
+/// A member of an event: its name, and where its value is in the text of all values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct EventMember {
+    name: &'static str,
+    begin: usize,
+    end: usize,
 }
 
 impl NewEvent {
@@ -127,6 +138,7 @@ impl NewEvent {
         debug_assert!(EVENT_KINDS.contains(&event), "`{event}` is no kind");
         Self {
             event,
+            values: Vec::new(),
             members: Vec::new(),
             streams: Vec::new(),
         }
@@ -141,25 +153,25 @@ impl NewEvent {
 
     #[must_use]
     pub fn text(self, name: &'static str, value: &str) -> Self {
-        let mut json = Vec::with_capacity(value.len() + 2);
-        write_string(&mut json, value);
-        self.json(
-            name,
-            String::from_utf8(json)
-                .expect("written JSON is UTF-8")
-                .into(),
-        )
+        self.written(name, |out| write_string(out, value))
     }
 
     #[must_use]
     pub fn number(self, name: &'static str, value: u64) -> Self {
-        self.json(name, value.to_string().into())
+        self.json(name, itoa::Buffer::new().format(value))
     }
 
     /// `value` is canonical JSON.
     #[must_use]
-    pub fn json(mut self, name: &'static str, value: Box<str>) -> Self {
-        self.members.push((name, value));
+    pub fn json(self, name: &'static str, value: &str) -> Self {
+        self.written(name, |out| out.extend_from_slice(value.as_bytes()))
+    }
+
+    fn written(mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let begin = self.values.len();
+        write(&mut self.values);
+        let end = self.values.len();
+        self.members.push(EventMember { name, begin, end });
         self
     }
 
@@ -178,13 +190,14 @@ impl NewEvent {
 
     /// A member as canonical JSON.
     pub fn member(&self, name: &str) -> Option<&str> {
-        let found = self.members.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| &**value)
+        let found = self.members.iter().find(|member| member.name == name)?;
+        let value = std::str::from_utf8(&self.values[found.begin..found.end]);
+        Some(value.expect("written JSON is UTF-8"))
     }
 
     /// The members as a JSON object, to be kept until the event is logged.
     pub fn text_of_members(&self) -> String {
-        object(&self.members)
+        self.object()
     }
 
     /// The event of an API call again, from the members that were kept.
@@ -195,7 +208,7 @@ impl NewEvent {
         let mut event = Self::new(API_CALL);
         for (name, value) in members.iter() {
             let name = API_CALL_MEMBERS.iter().find(|known| **known == name)?;
-            event = event.json(name, value.to_text().into());
+            event = event.json(name, &value.to_text());
         }
         Some(event)
     }
@@ -208,8 +221,25 @@ impl NewEvent {
             .number("event_id", id)
             .text("server", server)
             .number("utc_ms", stamp_ms);
-        self.members.sort_by_key(|(name, _)| *name);
-        object(&self.members)
+        self.members.sort_by_key(|member| member.name);
+        self.object()
+    }
+
+    fn object(&self) -> String {
+        // A name, quotes, a colon and a comma.
+        let mut out = Vec::with_capacity(self.values.len() + self.members.len() * 20);
+        out.push(b'{');
+        for (i, member) in self.members.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            out.push(b'"');
+            out.extend_from_slice(member.name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(&self.values[member.begin..member.end]);
+        }
+        out.push(b'}');
+        String::from_utf8(out).expect("written JSON is UTF-8")
     }
 }
 
@@ -261,21 +291,6 @@ impl EventList {
         let text = String::from_utf8(self.text).expect("written JSON is UTF-8");
         text.into()
     }
-}
-
-fn object(members: &[(&'static str, Box<str>)]) -> String {
-    let mut out = String::from("{");
-    for (i, (name, value)) in members.iter().enumerate() {
-        if i > 0 {
-            out.push(',');
-        }
-        out.push('"');
-        out.push_str(name);
-        out.push_str("\":");
-        out.push_str(value);
-    }
-    out.push('}');
-    out
 }
 
 const API_CALL: &str = "api_call";

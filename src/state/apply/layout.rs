@@ -178,9 +178,9 @@ impl Relayouts {
             .map(|(why, count)| format!("\"{why}\":{count}"));
         let why = format!("{{{}}}", why.collect::<Vec<_>>().join(","));
         let event = NewEvent::new("layouter_processing_result")
-            .json("relayouts", self.list.finish())
+            .json("relayouts", &self.list.finish())
             .number("relayouts_count", count)
-            .json("relayouts_why", why.into());
+            .json("relayouts_why", &why);
         Some(event.about_streams(changes.streams.iter().map(|change| &*change.name)))
     }
 }

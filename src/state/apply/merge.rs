@@ -27,12 +27,14 @@ pub(super) fn merge_with(
 ) -> Result<Object, ApiError> {
     let mut stored_text = Vec::new();
     schema::without_filled(config, filled.iter().copied(), &mut stored_text);
-    let mut stored = if stored_text.is_empty() {
-        Value::Object(Object::default())
-    } else {
+    let before = || -> Value {
+        if stored_text.is_empty() {
+            return Value::Object(Object::default());
+        }
         json::parse(&stored_text).expect("a stored configuration is JSON that was written here")
     };
-    let before = stored.clone();
+    let mut stored = before();
+    let outline = stored.outline();
     let mut patch_value = Value::Object(std::mem::take(&mut patch));
     schema.unmask(&mut patch_value, &stored);
     patch::merge(&mut stored, patch_value);
@@ -45,9 +47,9 @@ pub(super) fn merge_with(
         }
     }
     schema.check(&stored).map_err(|violations| {
-        invalid(with_values(violations, schema, &before, &stored), pointer)
+        invalid(with_values(violations, schema, &before(), &stored), pointer)
     })?;
-    schema.drop_defaults(&mut stored, &before);
+    schema.drop_defaults(&mut stored, &outline);
     match stored {
         Value::Object(object) => Ok(object),
         _ => Err(error::NOT_OBJECT.at(pointer)),

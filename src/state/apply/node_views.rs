@@ -8,7 +8,7 @@ use crate::state::record::{Role, Stream, StreamRecord};
 
 /// Removes a stream from the store and from the nodes that hold it.
 pub(super) fn remove(state: &State, name: StreamName, old: &StreamRecord, changes: &mut Changes) {
-    move_nodes(state, Some(old), None, &mut changes.nodes);
+    move_nodes(state, &name, Some(old), None, &mut changes.nodes);
     changes.streams.push(StreamChange {
         name,
         old: Some(old.clone()),
@@ -33,7 +33,7 @@ pub(super) fn finish(
     stream.revision = changes.revision;
     stream.updated_at = changes.stamp_ms;
     let mut new = StreamRecord::new(&stream);
-    let moved = move_nodes(state, old, Some(&new), &mut changes.nodes);
+    let moved = move_nodes(state, name, old, Some(&new), &mut changes.nodes);
     let before = (stream.rendered, stream.kept_rendered);
     stamp_views(old, &mut stream, &moved, changes.revision);
     if before != (stream.rendered, stream.kept_rendered) {
@@ -84,14 +84,12 @@ fn stamp_views(old: Option<&StreamRecord>, stream: &mut Stream, moved: &MovedVie
 /// moves.
 fn move_nodes(
     state: &State,
+    name: &StreamName,
     old: Option<&StreamRecord>,
     new: Option<&StreamRecord>,
     nodes: &mut Vec<NodeChange>,
 ) -> MovedViews {
     let mut moved = MovedViews::default();
-    let Some(name) = old.or(new).map(|record| StreamName::trusted(&record.name)) else {
-        return moved;
-    };
     let before = StreamView::new(state, old);
     let after = StreamView::new(state, new);
     let keeper = new.and_then(|record| record.handover_from());
@@ -113,7 +111,7 @@ fn move_nodes(
                 hostname: Hostname::trusted(host),
                 holds: Some((name.clone(), Some(role))),
                 visible,
-                lost: lost(was_sent && !is_sent, &name),
+                lost: lost(was_sent && !is_sent, name),
             });
         }
     }
@@ -124,7 +122,7 @@ fn move_nodes(
                 hostname: Hostname::trusted(host),
                 holds: Some((name.clone(), None)),
                 visible: was_sent,
-                lost: lost(was_sent, &name),
+                lost: lost(was_sent, name),
             });
         }
     }
