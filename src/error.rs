@@ -305,6 +305,7 @@ error_codes! {
         | "The store fails, so the list of episodes may be incomplete; keep all recordings"
         | "The store was restored from a backup and may lack episodes; keep all recordings"
         | "More than 250000 episodes match; request fewer streams, or pages with `limit`"
+        | "The streams may have recordings whose episodes are not made yet; keep all recordings"
         | "Streams named `null` or `undefined` cannot be queried; keep all recordings";
     AGENT_CONNECTION_CLOSED = 502 "agent_connection_closed"
         "The connection to the agent ended before its reply; the command may or may not \

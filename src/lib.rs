@@ -89,6 +89,7 @@
 //! activity, health        last signs of life of a node; what follows from them
 //! report                  statistics that a streamer sends
 //! query, connector        requests to a streamer for its report; what sends them
+//! report gap              a time in which a streamer was not seen; its recordings fill it
 //! provisioning, drift     writing configuration to streamers; its change there afterwards
 //! egress policy           the addresses that outbound calls may reach
 //! trace, span             requests that belong together, over several servers; one of them

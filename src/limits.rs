@@ -64,6 +64,9 @@ pub const PROVISIONED_BYTES_MAX: usize = 512 * 1024;
 /// Longest configuration that a streamer shows.
 pub const SHOWN_CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// Longest page of the recordings of one stream: about 25,000 of them.
+pub const RECORDINGS_BYTES_MAX: usize = 1024 * 1024;
+
 /// All pages of one list: as much as a report that a streamer sends.
 pub const QUERY_LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 

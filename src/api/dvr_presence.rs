@@ -8,13 +8,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-
 use super::call::{Context, Pending, Step, TraceFields};
 use super::shared::ApiSettings;
 use crate::core::message::Reply;
 use crate::fleet::peer;
-use crate::fleet::recordings::{Recorded, Span};
+use crate::fleet::recordings::{Recorded, ranges_path};
 use crate::http::Response;
 use crate::json::{self, Value};
 use crate::outbound::{CallResult, CancelToken, OutboundCall};
@@ -22,6 +20,7 @@ use crate::query::params::Flag;
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
 use crate::state::record::ArchivedFacts;
+use crate::state::report_gap::Span;
 
 pub const DVR_PRESENCE_CHECK: Flag = Flag::new(
     "dvr_presence_check",
@@ -209,7 +208,6 @@ fn list_mut(body: &mut Value) -> &mut [Value] {
 /// The call to the ingest node of a stream; `None` if it cannot be called.
 fn call(state: &State, media: &str, now_seconds: u64, deadline: Instant) -> Option<OutboundCall> {
     let streamer = state.streamer(state.stream(media)?.ingest()?)?;
-    let name = utf8_percent_encode(media, NON_ALPHANUMERIC);
-    let path = format!("/streamer/api/v3/streams/{name}/dvr/ranges");
+    let path = ranges_path(media);
     peer::get(streamer, &path, now_seconds, deadline, ANSWER_BYTES_MAX)
 }

@@ -277,8 +277,9 @@ static LIST_KINDS: [ListKind; KINDS.len()] = [
     list_kind!(Kind::Balancer, "name", ["name"]),
     list_kind!(Kind::Episode, "updated_at", ["media"]),
     list_kind!(Kind::Person, "updated_at", ["external_id"]),
-    // Deleted agents are in no list.
+    // These two are in no list.
     list_kind!(Kind::DeletedAgent, "id", []),
+    list_kind!(Kind::ReportGap, "hostname", []),
 ];
 
 /// The description of a kind for the query engine.

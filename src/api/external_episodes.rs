@@ -24,6 +24,7 @@ use crate::query::{
 };
 use crate::state::State;
 use crate::state::entity::{Key, Kind};
+use crate::state::episode::makes_episodes;
 use crate::state::record::{ArchivedFacts, EntityRecord};
 
 /// Most episodes in an answer without `limit`; an episode is about 100 bytes.
@@ -98,6 +99,11 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
             "The store was restored from a backup and may lack episodes; keep all recordings",
         ));
     }
+    if may_lack_episodes(call, &hostname, &query, times) {
+        return Err(unknown(
+            "The streams may have recordings whose episodes are not made yet; keep all recordings",
+        ));
+    }
     let state: LocalState = match query.revision() {
         Some(revision) if revision != call.state.revision() => {
             let earlier = call.shared.paged_snapshots.get(revision);
@@ -117,6 +123,21 @@ pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
         snapshot: Some(state),
         ..ListRequest::new(Collection::ExternalEpisodes, query)
     }))
+}
+
+/// Whether automatic episodes of the requested streams may be missing: while they cannot be stored,
+/// and until the recordings of a time in which the streamer was not seen were read.
+fn may_lack_episodes(call: &Call<'_>, hostname: &str, query: &Query, times: Times) -> bool {
+    let state = call.state;
+    let gap = state.report_gap(hostname);
+    let is_unread = gap.is_some_and(|gap| gap.reaches(times.opened_before));
+    if !is_unread && !call.shared.published.is_short_of_space() {
+        return false;
+    }
+    let hints = query.hints();
+    let media = hints.equal.iter().filter(|(path, _)| *path == "media");
+    let mut names = media.flat_map(|(_, names)| names.iter());
+    names.any(|name| state.stream(name).is_some_and(makes_episodes))
 }
 
 /// Whether an episode that a restore has lost would still be kept now. `kept`: how long one is;

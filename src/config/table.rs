@@ -205,7 +205,8 @@ settings! {
         /// if they reported them. Queried are streamers of the kind `flussonic` with an `api_url`
         /// that do not report themselves, every `fetch_timeout` of the streamer (5 s unless it has
         /// one; an eighth of `streamer_dead_timeout` at most), with a signature made with their
-        /// `cluster_key`. Off: nothing is sent to a streamer that no request needs.
+        /// `cluster_key`. After a time in which they were not seen, their recordings become
+        /// automatic episodes. Off: nothing is sent to a streamer that no request needs.
         queries("streamer_queries"): bool = switch(), Default "false", AtOnce;
         /// How often each request of a query is repeated if the connection was refused or broken or
         /// the status is 5xx, after pauses that double from 0.1 s, while the time of the query

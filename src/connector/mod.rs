@@ -8,10 +8,12 @@
 //!
 //! Reading order: `history` decides when a streamer is queried and what failures mean, `room` how
 //! many queries run at the same time, `query` makes one query, this file runs them; `provision`
-//! decides what is written to streamers, and `provisioner` writes it. One task per core starts
+//! decides what is written to streamers, and `provisioner` writes it; `gap_filler` reads recordings
+//! of times that this server did not see. One task per core starts
 //! queries and ends those that are late; a query is a task while it runs; between queries a
 //! streamer costs an entry and its open connection.
 
+mod gap_filler;
 mod history;
 mod provision;
 mod provisioner;
@@ -31,6 +33,7 @@ use imbl::ordmap::DiffItem;
 use tracing::{debug, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::gap_filler::FillHistory;
 use self::history::{QueryChange, QueryHistory, QuerySettings};
 use self::provision::ProvisionHistory;
 use self::provisioner::ProvisionSettings;
@@ -88,6 +91,8 @@ pub struct Connector {
     auth_backends: RefCell<(Entities, Option<Rc<str>>)>,
     /// Configurations that are being compared.
     comparisons: Cell<usize>,
+    /// Streamers whose recordings are being read.
+    fills: Cell<usize>,
 }
 
 struct QueriedStreamer {
@@ -105,6 +110,7 @@ struct QueriedStreamer {
     provision: ProvisionHistory,
     /// Its configuration is being compared.
     is_compared: bool,
+    fill: FillHistory,
 }
 
 /// What a query was started with.
@@ -158,6 +164,7 @@ impl Connector {
             provision: RefCell::default(),
             auth_backends: RefCell::default(),
             comparisons: Cell::new(0),
+            fills: Cell::new(0),
         })
     }
 
@@ -240,6 +247,7 @@ impl Connector {
             is_answered: false,
             provision: ProvisionHistory::default(),
             is_compared: false,
+            fill: FillHistory::default(),
         };
         self.streamers.borrow_mut().insert(hostname.clone(), new);
         self.push_due(due_ms, hostname.clone());
@@ -334,7 +342,8 @@ impl Connector {
             return false;
         };
         let was_failing = known.history.is_failing();
-        let later_ms = if self.reports_itself(&hostname, now_ms, &settings) {
+        let reports_itself = self.reports_itself(&hostname, now_ms, &settings);
+        let later_ms = if reports_itself {
             if known.history.on_own_report() {
                 self.shared.workers.queries.silent.subtract(1);
             }
@@ -346,7 +355,11 @@ impl Connector {
         };
         if let Some(later_ms) = later_ms {
             known.due_ms = now_ms + later_ms;
-            self.push_due(known.due_ms, hostname);
+            self.push_due(known.due_ms, hostname.clone());
+            drop(streamers);
+            if reports_itself {
+                self.start_filling(&hostname, settings);
+            }
             return false;
         }
         let number = self.next_number();
@@ -397,8 +410,12 @@ impl Connector {
         self.shared.workers.queries.running.subtract(1);
         let is_answered = result.is_ok();
         self.finish(hostname.clone(), &started, connection, result);
+        if !is_answered {
+            return;
+        }
+        self.start_filling(&hostname, started.settings);
         let provision = self.provision.borrow().clone();
-        if let Some(settings) = provision.filter(|_| is_answered) {
+        if let Some(settings) = provision {
             self.start_provisioning(&hostname, &settings);
         }
     }

@@ -223,6 +223,15 @@ impl StreamerQuery<'_> {
         Ok(self.get(CONFIG_PATH, SHOWN_CONFIG_BYTES_MAX).await?.0)
     }
 
+    /// A page of the recordings of a stream.
+    pub async fn recordings(
+        &mut self,
+        path: &str,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, QueryError> {
+        Ok(self.get(path, bytes_max).await?.0)
+    }
+
     /// Writes members of the configuration of the streamer.
     pub async fn write_config(&mut self, body: &str) -> Result<(), QueryError> {
         let call = PeerCall {

@@ -2,3 +2,4 @@
 
 pub mod old_states;
 pub mod publications;
+mod report_gaps;

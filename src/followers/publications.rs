@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use memchr::memmem;
 
+use super::report_gaps::ReportGaps;
 use crate::feed::Commit;
 use crate::fleet::stats::FleetStats;
 use crate::state::State;
 use crate::state::command::Command;
-use crate::state::episode::{OpenPublication, PublicationReport, close_timeout_ms};
+use crate::state::entity::Kind;
+use crate::state::episode::{OpenPublication, PublicationReport, makes_episodes};
 use crate::state::name::StreamName;
-use crate::state::record::StreamRecord;
 use crate::writer::{Commands, Envelope};
 
 /// Pause between checks.
@@ -38,6 +38,16 @@ enum PublishState {
     Unknown,
 }
 
+/// What the reports of streamers show.
+#[derive(Clone, Copy)]
+pub struct ReportSettings<'f> {
+    pub fleet: &'f FleetStats,
+    /// Whether streamers are queried.
+    pub are_queried: &'f dyn Fn() -> bool,
+    /// Stamp of the last commit before the start, UTC ms: until then reports were seen.
+    pub seen_until_ms: u64,
+}
+
 /// The watched streams, and when each was last reported as being published to.
 #[derive(Default)]
 struct Publications {
@@ -50,7 +60,7 @@ impl Publications {
         let mut this = Self::default();
         for shard in 0..crate::state::SHARDS {
             for (name, stream) in state.shard(shard) {
-                if is_watched(stream) {
+                if makes_episodes(stream) {
                     this.watched.insert(name.clone());
                 }
             }
@@ -61,7 +71,7 @@ impl Publications {
     /// Updates the watched streams after a commit.
     fn on_commit(&mut self, commit: &Commit) {
         for name in commit.streams.iter().chain(&commit.deleted_streams) {
-            if commit.state.stream(name).is_some_and(is_watched) {
+            if commit.state.stream(name).is_some_and(makes_episodes) {
                 self.watched.insert(name.clone());
             } else if self.watched.remove(name) {
                 self.last_on_ms.remove(name);
@@ -114,28 +124,91 @@ impl Publications {
     }
 }
 
-fn is_watched(stream: &StreamRecord) -> bool {
-    close_timeout_ms(stream) > 0
-        && memmem::find(stream.config.as_bytes(), b"\"publish://").is_some()
+/// The follower between two checks.
+struct Follower<'f> {
+    publications: Publications,
+    gaps: ReportGaps,
+    /// The streams or the streamers changed since the last check.
+    is_changed: bool,
+    started: Instant,
+    /// Until the first check.
+    seen_until_ms: Option<u64>,
+    reports: ReportSettings<'f>,
+}
+
+impl Follower<'_> {
+    fn on_commit(&mut self, commit: &Commit) {
+        let hosts = [commit.streams.len(), commit.deleted_streams.len()];
+        self.is_changed |= hosts.iter().any(|count| *count > 0);
+        self.publications.on_commit(commit);
+    }
+
+    /// The commands that are due now.
+    fn check(&mut self, state: &State, now_ms: u64) -> Vec<Command> {
+        let ReportSettings {
+            fleet, are_queried, ..
+        } = self.reports;
+        let now = Instant::now();
+        let is_seen = |host: &str| fleet.listed(host, now).is_some();
+        if std::mem::take(&mut self.is_changed) {
+            let watched = self.publications.watched.iter();
+            let new_ms = self.seen_until_ms.take().unwrap_or(now_ms);
+            self.gaps.follow(state, watched, new_ms);
+        }
+        let mut commands = self.gaps.check(state, now_ms, are_queried(), is_seen);
+        if self.publications.is_empty() {
+            return commands;
+        }
+        // All streamers have reported once the dead timeout has passed since the start.
+        let all_reported = now.duration_since(self.started) > fleet.dead_after();
+        let view = fleet.view(now);
+        let has_gaps = !state.entities(Kind::ReportGap).by_key().is_empty();
+        let reports = self.publications.check(state, now_ms, |name, ingest| {
+            let published = view.stream(name, ingest, |facts| match facts.opened_at_ms() {
+                Some(at) if facts.alive() != Some(false) => PublishState::Since(at),
+                _ => PublishState::No,
+            });
+            // Its recordings will show when it ended.
+            let is_unread =
+                |host: &str| has_gaps && state.report_gap(host).is_some() && is_seen(host);
+            match published {
+                Some(PublishState::Since(at)) => PublishState::Since(at),
+                Some(_) | None if ingest.is_some_and(is_unread) => PublishState::Unknown,
+                Some(published) => published,
+                None if all_reported => PublishState::No,
+                None => PublishState::Unknown,
+            }
+        });
+        let reports = reports.into_iter();
+        commands
+            .extend(reports.map(|(stream, report)| Command::ReportPublication { stream, report }));
+        commands
+    }
 }
 
 /// The thread of the follower; returns when the writer ends.
 pub fn run(
     state: Arc<State>,
     commits: &Receiver<Arc<Commit>>,
-    fleet: &FleetStats,
+    reports: ReportSettings<'_>,
     commands: &Commands,
     now_ms: impl Fn() -> u64,
 ) {
-    let mut publications = Publications::of(&state);
-    let mut state = state;
-    // All streamers have reported once the dead timeout has passed since the start.
     let started = Instant::now();
+    let mut follower = Follower {
+        publications: Publications::of(&state),
+        gaps: ReportGaps::default(),
+        is_changed: true,
+        started,
+        seen_until_ms: Some(reports.seen_until_ms),
+        reports,
+    };
+    let mut state = state;
     let mut next = started + CHECK_PAUSE;
     loop {
         match commits.recv_deadline(next) {
             Ok(commit) => {
-                publications.on_commit(&commit);
+                follower.on_commit(&commit);
                 state = commit.state.clone();
                 if Instant::now() < next {
                     continue;
@@ -145,31 +218,8 @@ pub fn run(
             Err(RecvTimeoutError::Disconnected) => return,
         }
         next = Instant::now() + CHECK_PAUSE;
-        if publications.is_empty() {
-            continue;
-        }
-        let now = Instant::now();
-        let all_reported = now.duration_since(started) > fleet.dead_after();
-        let reports = {
-            let view = fleet.view(now);
-            publications.check(&state, now_ms(), |name, ingest| {
-                let published = view.stream(name, ingest, |facts| match facts.opened_at_ms() {
-                    Some(at) if facts.alive() != Some(false) => PublishState::Since(at),
-                    _ => PublishState::No,
-                });
-                match published {
-                    Some(published) => published,
-                    None if all_reported => PublishState::No,
-                    None => PublishState::Unknown,
-                }
-            })
-        };
-        for (stream, report) in reports {
-            let sent = commands.send(Envelope::unanswered(Command::ReportPublication {
-                stream,
-                report,
-            }));
-            if sent.is_err() {
+        for command in follower.check(&state, now_ms()) {
+            if commands.send(Envelope::unanswered(command)).is_err() {
                 // The writer is busy or its store is failing: the next check tries again.
                 break;
             }

@@ -62,6 +62,7 @@ use crate::state::State;
 use crate::state::command::Command;
 use crate::state::event::{EventLimits, NewEvent};
 use crate::state::node::RenderSettings;
+use crate::state::report_gap;
 use crate::state::retention::Retention;
 use crate::traces::{Collector, Traces};
 use crate::ui;
@@ -282,13 +283,10 @@ fn start(
     let plan = thread_plan(settings);
     reserve_processor(&plan);
     let inboxes: Inboxes = plan.io.iter().map(|_| Arc::new(Inbox::new())).collect();
-    let published = Arc::new(published(recovered, &store));
-    let events = EventLimits {
-        age_ms_max: settings.store.events_age_max.as_millis() as u64,
-        bytes_max: settings.store.events_bytes_max,
-    };
-    let machine =
-        StateMachine::new(recovered.state.clone(), store).with_events(events, &rt::sys::hostname());
+    let published = published(recovered, &store);
+    let machine = state_machine(settings, store, recovered)?;
+    published.state().store(machine.state().clone());
+    let published = Arc::new(published);
     let (writer, commands, stop_writer) = Writer::new(machine, published.clone(), inboxes.clone());
     let episodes = &settings.episodes;
     let buffer = BufferSettings::new(episodes.buffer_delay, episodes.buffer_limit);
@@ -319,7 +317,7 @@ fn start(
     follow_settings(&shared, &episodes_buffer, set_log_level);
     publish_documentation(&shared);
 
-    start_followers(&shared, followed)?;
+    start_followers(&shared, followed, recovered.state.stamp_ms())?;
     let writer = spawn("writer", move || {
         // All cores wait for a commit that waits for its processor.
         rt::sys::raise_priority();
@@ -341,6 +339,43 @@ fn start(
         episodes_buffer,
         egress,
     })
+}
+
+/// The state and its store, with the gaps of this start.
+fn state_machine(
+    settings: &Settings,
+    store: Store,
+    recovered: &Recovered,
+) -> Result<StateMachine<Store>, Failure> {
+    let events = EventLimits {
+        age_ms_max: settings.store.events_age_max.as_millis() as u64,
+        bytes_max: settings.store.events_bytes_max,
+    };
+    let machine = StateMachine::new(recovered.state.clone(), store);
+    let mut machine = machine.with_events(events, &rt::sys::hostname());
+    if settings.fleet.queries && recovered.safe_mode.is_none() {
+        open_report_gaps(&mut machine)?;
+    }
+    Ok(machine)
+}
+
+/// Opens the gaps of reports of this start before anything is served: the list of episodes may lack
+/// some until the recordings of that time were read.
+fn open_report_gaps(machine: &mut StateMachine<Store>) -> Result<(), Failure> {
+    let items = report_gap::at_start(machine.state());
+    if items.is_empty() {
+        return Ok(());
+    }
+    let command = Command::OpenReportGaps { items };
+    match machine.batch(vec![command], now_ms()) {
+        Ok(_) => Ok(()),
+        // While the disk is full no list of episodes is complete.
+        Err(error) if !machine.is_failed() => {
+            warn!(%error, "the gap in the reports of streamers is not stored yet");
+            Ok(())
+        }
+        Err(error) => Err(storage_failure(error)),
+    }
 }
 
 /// Starts the io cores and returns at the first signal.

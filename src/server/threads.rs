@@ -22,6 +22,7 @@ use crate::core::message::CoreMessage;
 use crate::exit::{Exit, Failure, cannot};
 use crate::feed::Commit;
 use crate::fleet::report::{Partition, StreamerStats};
+use crate::followers::publications::ReportSettings;
 use crate::followers::{old_states, publications};
 use crate::http::{ConnectionOptions, Connections, serve};
 use crate::layouter::intake::NodeStats;
@@ -72,6 +73,7 @@ impl Drop for EndsWithPanic {
 pub(super) fn start_followers(
     shared: &Arc<Shared>,
     [commits, old]: [Receiver<Arc<Commit>>; 2],
+    seen_until_ms: u64,
 ) -> Result<(), Failure> {
     spawn("old-states", move || old_states::run(&old))?;
     start_counts(shared)?;
@@ -79,7 +81,13 @@ pub(super) fn start_followers(
     spawn("publications", move || {
         // Loaded after the follower is registered: no commit is missed.
         let state = shared.published.state().load_full();
-        publications::run(state, &commits, &shared.fleet, &shared.commands, now_ms);
+        let are_queried = || shared.settings.running.config().settings.fleet.queries;
+        let reports = ReportSettings {
+            fleet: &shared.fleet,
+            are_queried: &are_queried,
+            seen_until_ms,
+        };
+        publications::run(state, &commits, reports, &shared.commands, now_ms);
     })
     .map(drop)
 }

@@ -33,9 +33,9 @@ fn changed_members(state: &State, changes: &Changes) -> ChangedMembers {
             changed.compare_streamers(old.map(|old| &**old), new);
         }
     }
-    // That an agent was deleted is a record of the server itself.
+    // Records of the server itself are not served.
     let entities = changes.entities.iter();
-    for change in entities.filter(|change| change.kind != Kind::DeletedAgent) {
+    for change in entities.filter(|change| change.kind.is_served()) {
         if let Some(new) = &change.new {
             changed.compare_entities(change.old.as_deref(), new);
         }

@@ -14,6 +14,7 @@ use super::invalid::invalid;
 use super::name::{Hostname, StreamName};
 use super::pause::PauseRequest;
 use super::record::Publication;
+use super::report_gap::GapFill;
 use super::retention::Retention;
 use super::tag::{EntityName, Precondition};
 use crate::access::rights::Grant;
@@ -109,6 +110,12 @@ pub enum Command {
         stream: StreamName,
         report: PublicationReport,
     },
+    /// Issued when streamers stopped to report, and at a start: the times since when, UTC ms.
+    OpenReportGaps {
+        items: Vec<(Hostname, u64)>,
+    },
+    /// Recordings of a gap were read.
+    FillReportGap(GapFill),
     /// Issued by the writer. Deletes entities past their retention and closes episodes whose
     /// publication ended, re-checked against the current state.
     ExpireEntities {
@@ -159,6 +166,8 @@ impl Command {
             | Self::ExpirePause { .. }
             | Self::SetAgentLayouts { .. }
             | Self::ReportPublication { .. }
+            | Self::OpenReportGaps { .. }
+            | Self::FillReportGap(_)
             | Self::ExpireEntities { .. }
             | Self::AppendEvents { .. } => None,
         }

@@ -163,7 +163,9 @@ pub fn facts(
         Kind::Person => Ok(Facts::Person {
             deleted_at: stamp(merged, "deleted_at"),
         }),
-        Kind::AuthBackend | Kind::Balancer | Kind::DeletedAgent => Ok(Facts::None),
+        Kind::AuthBackend | Kind::Balancer | Kind::DeletedAgent | Kind::ReportGap => {
+            Ok(Facts::None)
+        }
     }
 }
 

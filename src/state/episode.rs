@@ -9,11 +9,12 @@
 use std::ops::Bound::{Excluded, Included};
 
 use imbl::{OrdMap, OrdSet};
+use memchr::memmem;
 
 use super::changes::EntityChange;
 use super::entity::Kind;
 use super::name::StreamName;
-use super::record::{ArchivedFacts, ArchivedStream, EntityRecord};
+use super::record::{ArchivedFacts, ArchivedStream, EntityRecord, StreamRecord};
 use crate::json::scan;
 
 /// Age at which the stamp of an open automatic episode is renewed: such an episode lasts until its
@@ -71,6 +72,17 @@ impl EpisodeIndex {
         };
         let until = Included(position((u64::MAX, u64::MAX)));
         self.by_media.range((from, until)).map(|(_, record)| record)
+    }
+
+    /// The automatic episodes of a stream by begin.
+    pub fn automatic_of(&self, media: &str) -> impl DoubleEndedIterator<Item = &EntityRecord> {
+        let position = |edge| EpisodePosition {
+            media: StreamName::trusted(media),
+            opened_at: edge,
+            id: edge,
+        };
+        let all = position(0)..=position(u64::MAX);
+        self.automatic.range(all).map(|(_, record)| record)
     }
 
     /// The automatic episode of a stream that began last.
@@ -246,6 +258,12 @@ pub fn close_timeout_ms(stream: &ArchivedStream) -> u64 {
         .and_then(|seconds| seconds.parse::<u64>().ok())
         .unwrap_or(0)
         .saturating_mul(1000)
+}
+
+/// Whether automatic episodes are made of a stream: it can be published to and has a close timeout.
+pub fn makes_episodes(stream: &StreamRecord) -> bool {
+    close_timeout_ms(stream) > 0
+        && memmem::find(stream.config.as_bytes(), b"\"publish://").is_some()
 }
 
 /// The first id tried for an automatic episode: milliseconds and 22 bits of a hash of the stream,

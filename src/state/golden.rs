@@ -298,6 +298,8 @@ fn entities() -> Vec<Golden> {
     let backend = entity("main", Facts::None, r#"{"backends":[]}"#);
     let balancer = entity("lb", Facts::None, r#"{"url":"http://b"}"#);
     let token = entity("ui", Facts::Token { digest }, r#"{"key":"token-key"}"#);
+    let gap = r#"{"filled":"sports/hd/1","made":7,"since":1795000000000}"#;
+    let gap = entity("s1.example.com", Facts::None, gap);
     let placed = agent(layouts().into_iter().next());
     vec![
         golden!(EntityRecord, "agent.bin", placed),
@@ -319,6 +321,7 @@ fn entities() -> Vec<Golden> {
             "person_deleted.bin",
             person(Some(1_795_000_000_070))
         ),
+        golden!(EntityRecord, "report_gap.bin", gap),
     ]
 }
 

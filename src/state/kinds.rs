@@ -16,6 +16,8 @@ pub enum Kind {
     Person = 5,
     /// The rest of a deleted agent, so that it is reset when it connects. Not served.
     DeletedAgent = 6,
+    /// A time in which a streamer was not seen ([`super::report_gap`]). Not served.
+    ReportGap = 7,
 }
 
 /// How keys are compared.
@@ -49,7 +51,7 @@ pub struct KindRow {
 use self::KeyOrder::{Decimal, Text};
 
 #[rustfmt::skip]
-const ROWS: [KindRow; 7] = [
+const ROWS: [KindRow; 8] = [
     KindRow { kind: Kind::Agent, table: "agent", collection: "agents",
         scope: "agents", key: "id", order: Text, stamp: true, schema: schema::agent,
         not_found: error::AGENT_NOT_FOUND },
@@ -71,6 +73,9 @@ const ROWS: [KindRow; 7] = [
     KindRow { kind: Kind::DeletedAgent, table: "deleted_agent", collection: "",
         scope: "", key: "id", order: Text, stamp: false, schema: schema::agent,
         not_found: error::AGENT_NOT_FOUND },
+    KindRow { kind: Kind::ReportGap, table: "report_gap", collection: "",
+        scope: "", key: "hostname", order: Text, stamp: false, schema: schema::dvr,
+        not_found: error::STREAMER_NOT_FOUND },
 ];
 
 /// Every kind, in the order of the rows.
@@ -101,6 +106,11 @@ impl Kind {
 
     pub fn has_number_keys(self) -> bool {
         self.row().order == Decimal
+    }
+
+    /// Whether the API has it.
+    pub fn is_served(self) -> bool {
+        !self.row().collection.is_empty()
     }
 
     /// Whether the API shows the stamp of the last change.

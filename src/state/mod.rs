@@ -27,6 +27,7 @@ pub mod node;
 pub mod pause;
 pub mod pull;
 pub mod record;
+pub mod report_gap;
 pub mod retention;
 pub mod tag;
 pub mod trusted_time;

@@ -110,6 +110,8 @@ pub(super) fn weight(command: &Command) -> usize {
         Command::SaveStreamers { items } => items.len(),
         Command::SetAgentLayouts { items } => items.len(),
         Command::ExpireEntities { due, .. } => due.len(),
+        Command::OpenReportGaps { items } => items.len(),
+        Command::FillReportGap(fill) => fill.weight(),
         _ => 1,
     }
 }

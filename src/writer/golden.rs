@@ -20,11 +20,12 @@ use crate::state::name::{Hostname, StreamName};
 use crate::state::node::RenderSettings;
 use crate::state::pause::{PauseEnd, PauseRequest};
 use crate::state::record::{ArchivedFacts, PauseScope};
+use crate::state::report_gap::ReportGap;
 
 const STAMP_MS: u64 = 1_795_000_000_000;
 
-/// The newest golden store. The first had no table of the layouter.
-const NEWEST: u32 = 2;
+/// The newest golden store. The first had no table of the layouter, the second none of gaps.
+const NEWEST: u32 = 3;
 
 fn golden(version: u32) -> PathBuf {
     let file = format!("tests/golden/store_v{version}.redb");
@@ -88,6 +89,15 @@ fn commands(version: u32) -> Vec<Command> {
             wanted: Some(wanted),
             by: "anna".into(),
         });
+    }
+    if version >= 3 {
+        let hostname = Hostname::parse("s2").expect("a hostname");
+        let body = json::parse(br#"{"role":"streamer","cluster_key":"k","api_url":"http://s2"}"#)
+            .expect("JSON");
+        let patch = streamer_patch(body, &hostname, "").expect("a streamer");
+        let items = vec![(hostname.clone(), STAMP_MS)];
+        commands.push(Command::SaveStreamer { hostname, patch });
+        commands.push(Command::OpenReportGaps { items });
     }
     commands
 }
@@ -172,6 +182,8 @@ fn golden_store_loads(version: u32) {
         let found = state.entities(kind).by_key().keys();
         assert_eq!(found.map(ToString::to_string).collect::<Vec<_>>(), keys);
     }
+    let gap = (version >= 3).then(|| ReportGap::new(STAMP_MS));
+    assert_eq!(state.report_gap("s2"), gap);
     let episode = state.episodes().of("sports/hd/1", None).next();
     let facts = &episode.expect("the episode is indexed").facts;
     assert!(matches!(facts, ArchivedFacts::Episode { opened_at, .. } if *opened_at > 0));
@@ -180,12 +192,12 @@ fn golden_store_loads(version: u32) {
         .values()
         .flat_map(|chunk| chunk.events.iter().map(ArchivedString::as_str))
         .collect();
-    assert_eq!(events.len(), version as usize, "{events:?}");
+    assert_eq!(events.len(), version.min(2) as usize, "{events:?}");
     assert!(events[0].contains("\"event\":\"server_started\""));
     let pause = state
         .pause()
         .map(|pause| (pause.what.as_str(), &*pause.by, pause.until_ms()));
-    let until_ms = STAMP_MS + revision - 1 + 30 * 60_000;
+    let until_ms = STAMP_MS + commands(2).len() as u64 - 1 + 30 * 60_000;
     let written = ("all", "anna", Some(until_ms));
     assert_eq!(pause, (version >= 2).then_some(written));
 }

@@ -119,6 +119,8 @@ impl ChangeRights {
             | Command::EndHandovers { .. }
             | Command::ExpirePause { .. }
             | Command::ReportPublication { .. }
+            | Command::OpenReportGaps { .. }
+            | Command::FillReportGap(_)
             | Command::ExpireEntities { .. }
             | Command::AppendEvents { .. } => {}
         }

@@ -44,6 +44,7 @@ mod cluster;
 mod config;
 mod config_external;
 mod connector;
+mod connector_gaps;
 mod connector_hostile;
 mod connector_layouter;
 mod connector_provision;

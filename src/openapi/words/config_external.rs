@@ -109,7 +109,9 @@ pub const EXTERNAL_EPISODES_LIST: OperationDoc = OperationDoc {
     summary: "List the episodes that protect recordings",
     description: "Requested by a streamer before it erases expired recordings. A stream without \
          episodes in the response has no protected recordings. If the list may be incomplete, \
-         the response is 501, upon which a streamer erases nothing that an episode could protect.",
+         the response is 501, upon which a streamer erases nothing that an episode could protect: \
+         while the store fails, and for streams with automatic episodes while the disk is full and \
+         until the recordings of a time in which the streamer was not seen were read.",
     parameters: &[HOSTNAME],
     responses: &[
         json(

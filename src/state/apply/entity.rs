@@ -215,7 +215,7 @@ fn check_facts(
 }
 
 /// Gives a changed entity its stamps. One that `goes_on` gets new stamps without another change.
-fn finish(
+pub(super) fn finish(
     kind: Kind,
     key: Key,
     old: Option<&EntityRecord>,

@@ -1,5 +1,7 @@
 //! The automatic episodes that the server makes of publications.
 
+use std::collections::HashSet;
+
 use super::Changes;
 use super::entity::save_entity;
 use crate::error::ApiError;
@@ -57,28 +59,52 @@ fn open_automatic(
     opened_at: u64,
     changes: &mut Changes,
 ) -> Result<(), ApiError> {
+    let key = free_key(state, stream, opened_at, &HashSet::new());
+    let save = new_automatic(stream, key, opened_at, None);
+    save_entity(state, save, None, changes).map(|_| ())
+}
+
+/// A key for a new automatic episode, which neither the state nor this command has.
+pub(super) fn free_key(
+    state: &State,
+    stream: &StreamName,
+    opened_at: u64,
+    new_keys: &HashSet<Key>,
+) -> Key {
     let episodes = state.entities(Kind::Episode);
-    let mut key = Key::Number(episode::automatic_id(stream, opened_at));
-    while let (Some(_), Key::Number(taken)) = (episodes.get(&key), &key) {
-        key = Key::Number(taken + 1);
+    let mut id = episode::automatic_id(stream, opened_at);
+    loop {
+        let key = Key::Number(id);
+        if episodes.get(&key).is_none() && !new_keys.contains(&key) {
+            return key;
+        }
+        id += 1;
     }
+}
+
+/// An automatic episode of a publication that goes on, or has ended.
+pub(super) fn new_automatic(
+    stream: &StreamName,
+    key: Key,
+    opened_at: u64,
+    ended_at: Option<u64>,
+) -> EntitySave {
     let mut patch = Object::default();
     patch.insert("media", Value::String(Box::from(stream.as_str())));
     patch.insert(
         "opened_at",
         Value::Number(json::Number::Unsigned(opened_at)),
     );
-    let save = EntitySave {
+    EntitySave {
         kind: Kind::Episode,
         key,
         patch,
         on_create: Object::default(),
         episode: EpisodeProgress {
             continuation: Continuation::No,
-            publication: Some(Publication { ended_at: None }),
+            publication: Some(Publication { ended_at }),
         },
-    };
-    save_entity(state, save, None, changes).map(|_| ())
+    }
 }
 
 /// Saves the progress of an open automatic episode.
@@ -97,15 +123,24 @@ pub(super) fn save_automatic(
         );
         patch.insert("close_reason", Value::String(Box::from("timeout")));
     }
-    let save = EntitySave {
+    let save = continued(record, patch, Some(Publication { ended_at }));
+    save_entity(state, save, None, changes).map(|_| ())
+}
+
+/// A change of an automatic episode, which gets a new stamp. Without a publication, that stays.
+pub(super) fn continued(
+    record: &EntityRecord,
+    patch: Object,
+    publication: Option<Publication>,
+) -> EntitySave {
+    EntitySave {
         kind: Kind::Episode,
         key: Key::trusted(Kind::Episode, &record.key),
         patch,
         on_create: Object::default(),
         episode: EpisodeProgress {
             continuation: Continuation::Yes,
-            publication: Some(Publication { ended_at }),
+            publication,
         },
-    };
-    save_entity(state, save, None, changes).map(|_| ())
+    }
 }

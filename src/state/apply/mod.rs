@@ -12,6 +12,7 @@ mod layout;
 mod merge;
 mod node_views;
 mod pause;
+mod report_gap;
 mod selected;
 mod stream;
 mod streamer;
@@ -54,6 +55,8 @@ pub fn apply(state: &State, command: Command, stamp: Stamp) -> Result<Changes, A
         C::DeleteEntity { kind, key } => entity::delete(state, kind, key, to)?,
         C::ReportPublication { stream, report } =>
             episode::on_publication(state, &stream, report, to)?,
+        C::OpenReportGaps { items } => report_gap::open(state, items, to),
+        C::FillReportGap(fill) => report_gap::fill(state, fill, to),
         C::ExpireEntities { retention, due } => expiry::expire_all(state, due, &retention, to),
         C::AppendEvents { events } => { to.events = events; Done::Nothing }
     };

@@ -41,6 +41,11 @@ pub struct FakeStreamer {
     /// Stats by the name of their stream.
     pub streams: BTreeMap<String, Value>,
     pub pages: FakePages,
+    /// Recorded times by the name of their stream, seconds from 1970 and length. Streams without
+    /// are not found.
+    pub recordings: BTreeMap<String, Vec<(u64, u64)>>,
+    /// Replaces the answers about recordings.
+    pub ranges_body: Option<String>,
     /// Its configuration, of which a `PUT` replaces members; lost at a restart.
     pub config: Value,
     /// The status of answers to a `PUT` of its configuration, if it refuses that.
@@ -88,6 +93,8 @@ impl FakeStreamer {
             stats: json!({"cpu_usage": 7, "server_version": "24.11"}),
             streams: BTreeMap::new(),
             pages: FakePages::Complete,
+            recordings: BTreeMap::new(),
+            ranges_body: None,
             config: own_config(),
             refuses_config: None,
             changes_config: false,
@@ -109,6 +116,26 @@ impl FakeStreamer {
             "unknown_to_others": [1, 2],
         });
         self.streams.insert(name.to_owned(), stats);
+    }
+
+    /// A stream that was published to since `opened_at`, UTC ms; without it, one that may be.
+    pub fn publish(&mut self, name: &str, opened_at: Option<u64>) {
+        self.run(name, 1_000);
+        let stats = self.streams.get_mut(name).expect("it runs");
+        stats["alive"] = json!(opened_at.is_some());
+        stats["opened_at"] = json!(opened_at);
+    }
+
+    fn ranges(&self, stream: &str) -> FakeAnswer {
+        if let Some(body) = &self.ranges_body {
+            return FakeAnswer::text(200, body);
+        }
+        let Some(recordings) = self.recordings.get(stream) else {
+            return FakeAnswer::text(404, r#"{"error":"not_found"}"#);
+        };
+        let shown = |(from, duration): &(u64, u64)| json!({"from": from, "duration": duration});
+        let ranges: Vec<Value> = recordings.iter().map(shown).collect();
+        FakeAnswer::json(200, &json!({"ranges": ranges}))
     }
 
     fn may(&self, authorization: Option<&str>) -> bool {
@@ -198,6 +225,10 @@ impl FakeKind for FakeStreamer {
         if !self.may(request.authorization.as_deref()) {
             self.refused += 1;
             return FakeAnswer::text(401, r#"{"error":"authorization_failed"}"#);
+        }
+        let stream = request.path.strip_prefix("/streamer/api/v3/streams/");
+        if let Some(stream) = stream.and_then(|rest| rest.strip_suffix("/dvr/ranges")) {
+            return self.ranges(stream);
         }
         match request.path.as_str() {
             "/streamer/api/v3/config/stats" => match &self.body {
