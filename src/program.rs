@@ -8,11 +8,16 @@ use tracing_subscriber::{fmt, reload};
 
 use crate::cli::{self, Printable, Task};
 use crate::exit::{Exit, Failure};
+use crate::rt::sys::use_small_pages;
 use crate::{bridge, config, demo, dist, import, openapi, operator, server, stdout};
 
 /// Runs the program with the arguments and the environment of this process, and ends the process
 /// with the exit code that `weir --help` documents.
 pub fn run() -> ! {
+    // Before the command line is read, for which an allocator with huge pages keeps megabytes.
+    if env::args_os().nth(1).is_some_and(|verb| verb == "bridge") {
+        use_small_pages();
+    }
     cli::complete();
     let environment: Vec<_> = env::vars_os().collect();
     let exit = match cli::read(env::args_os(), &environment).and_then(execute) {

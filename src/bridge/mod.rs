@@ -54,7 +54,6 @@ use tracing::{info, warn};
 use crate::authorities;
 use crate::dist::{ServiceState, notify};
 use crate::exit::{Exit, Failure, cannot};
-use crate::rt::sys::use_small_pages;
 
 use central::Central;
 use front::{FRONT_THREADS, Front};
@@ -81,7 +80,6 @@ pub fn run(task: BridgeTask) -> Result<Exit, Failure> {
 
 /// Runs the bridges until a signal.
 fn serve(servers: Vec<BridgeOptions>) -> Result<Exit, Failure> {
-    use_small_pages();
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(cannot("handle signals"))?;
     let bridges = servers.into_iter().map(start);
     let bridges: Vec<RunningBridge> = bridges.collect::<Result<_, _>>()?;
