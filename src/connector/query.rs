@@ -109,7 +109,8 @@ struct PeerCall<'a> {
 }
 
 impl StreamerQuery<'_> {
-    /// `with_dvrs`: the storages too, if the streamer shows its configuration.
+    /// `with_dvrs`: the storages too, if the streamer shows its configuration; and its name is
+    /// resolved again.
     pub async fn run(&mut self, with_dvrs: bool) -> Result<QueryAnswer, QueryError> {
         let (body, has_key) = self.get(STATS_PATH, QUERY_STATS_BYTES_MAX).await?;
         let (received, received_ms) = (Instant::now(), rt::uptime_ms());
@@ -130,6 +131,11 @@ impl StreamerQuery<'_> {
         };
         if with_dvrs && let Ok(dvrs) = self.dvrs().await {
             reader.take_dvrs(dvrs);
+        }
+        if with_dvrs && let Some(request) = peer::request(self.streamer, "", now_seconds()) {
+            self.context
+                .follow_name(&request.target, &self.deadline)
+                .await;
         }
         Ok(QueryAnswer {
             report: reader.finish(),
@@ -297,7 +303,7 @@ impl StreamerQuery<'_> {
         bytes_max: usize,
     ) -> Result<(u16, Vec<u8>), QueryError> {
         let kept = self.connection.take();
-        let mut kept = kept.filter(|connection| connection.is_to(target));
+        let mut kept = kept.filter(|connection| connection.is_to(self.context, target));
         loop {
             let was_kept = kept.is_some();
             let mut connection = match kept.take() {

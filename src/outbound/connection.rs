@@ -56,6 +56,13 @@ impl CallContext {
         }
     }
 
+    /// Resolves the name of a target again when its addresses are not used any more. A connection
+    /// that leads to another address is replaced by the next request.
+    pub async fn follow_name(&self, target: &TargetUrl, deadline: &CallDeadline) {
+        // Without an answer the connection stays.
+        let _ = self.addresses(target, deadline).await;
+    }
+
     /// The addresses of a target that may be connected to.
     async fn addresses(
         &self,
@@ -102,6 +109,7 @@ pub struct PeerConnection {
     socket: Socket,
     tls: Option<Box<ClientConnection>>,
     peer: Box<str>,
+    address: SocketAddr,
 }
 
 impl PeerConnection {
@@ -112,7 +120,14 @@ impl PeerConnection {
         deadline: &CallDeadline,
     ) -> Result<Self, OutboundError> {
         let addresses = context.addresses(target, deadline).await?;
-        let socket = connect(&addresses, deadline).await?;
+        let connected = connect(&addresses, deadline).await;
+        if matches!(
+            connected,
+            Err(OutboundError::Unreachable | OutboundError::TimedOut)
+        ) {
+            context.dialer.forget(target);
+        }
+        let (socket, address) = connected?;
         let tls = if target.is_tls() {
             let host = target.host().trim_matches(['[', ']']).to_owned();
             let name = ServerName::try_from(host).map_err(|_| OutboundError::Unreachable)?;
@@ -122,12 +137,17 @@ impl PeerConnection {
             None
         };
         let peer = target.peer();
-        Ok(Self { socket, tls, peer })
+        Ok(Self {
+            socket,
+            tls,
+            peer,
+            address,
+        })
     }
 
-    /// Whether it leads to the server of a target.
-    pub fn is_to(&self, target: &TargetUrl) -> bool {
-        self.peer == target.peer()
+    /// Whether it leads to the server of a target, whose name may lead to another address by now.
+    pub fn is_to(&self, context: &CallContext, target: &TargetUrl) -> bool {
+        self.peer == target.peer() && !context.dialer.has_moved(target, self.address)
     }
 
     /// Sends a request and receives the reply to it. After an error, or a reply that does not keep
@@ -282,7 +302,7 @@ impl From<io::Error> for ConnectionError {
 async fn connect(
     addresses: &[SocketAddr],
     deadline: &CallDeadline,
-) -> Result<Socket, OutboundError> {
+) -> Result<(Socket, SocketAddr), OutboundError> {
     for (index, address) in addresses.iter().enumerate() {
         let socket = match rt::begin_connect(*address) {
             Ok(socket) => socket,
@@ -302,7 +322,7 @@ async fn connect(
             continue;
         }
         if sys::connect_result(number).is_ok() {
-            return Ok(socket);
+            return Ok((socket, *address));
         }
     }
     Err(OutboundError::Unreachable)

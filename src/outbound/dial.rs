@@ -4,7 +4,8 @@
 //! them at a time, for all calls that wait for it, and not at all when none does any more. An
 //! address is connected to only after the egress policy has allowed it, so that a second, different
 //! DNS answer gains nothing. Found addresses are kept for a while, failures for a moment, both
-//! unchecked: the policy is applied at each use.
+//! unchecked: the policy is applied at each use. Addresses that refuse connections are found again
+//! at once, so that a server which moved is reached where it is now.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,7 +27,8 @@ use crate::rt::Inbox;
 
 /// How long the addresses of a name are reused.
 const NAME_CACHE_TTL: Duration = Duration::from_secs(30);
-/// How long a name that could not be resolved is not tried again.
+/// How long a name that could not be resolved, or whose addresses could not be connected to, is not
+/// tried again.
 const FAILURE_CACHE_TTL: Duration = Duration::from_secs(1);
 /// Threads that resolve names; a name server that does not answer occupies one for seconds.
 const THREADS: usize = 8;
@@ -54,7 +56,7 @@ pub struct Dialer {
 
 #[derive(Default)]
 struct NameLookups {
-    /// Until when the result is used.
+    /// When it was found, and the result.
     resolved: HashMap<Name, (Instant, Found)>,
     /// The calls that wait for a name, as long as they do.
     waiting: HashMap<Name, Vec<Weak<LookupInbox>>>,
@@ -62,8 +64,16 @@ struct NameLookups {
 
 impl NameLookups {
     fn find(&self, name: &Name) -> Option<Found> {
-        let (until, found) = self.resolved.get(name)?;
-        (*until > Instant::now()).then(|| found.clone())
+        let (at, found) = self.resolved.get(name)?;
+        (at.elapsed() < lifetime(found)).then(|| found.clone())
+    }
+
+    /// Forgets the addresses of a name, unless they were found a moment ago.
+    fn forget(&mut self, name: &Name) {
+        let found = self.resolved.get(name);
+        if found.is_some_and(|(at, _)| at.elapsed() >= FAILURE_CACHE_TTL) {
+            self.resolved.remove(name);
+        }
     }
 
     /// Adds a call that waits. Returns whether it is the first one of its name.
@@ -98,19 +108,26 @@ impl NameLookups {
         for inbox in waiting.iter().filter_map(Weak::upgrade) {
             inbox.push(Some(found.clone()));
         }
-        let ttl = match found {
-            Ok(_) => NAME_CACHE_TTL,
-            // The lack is of this server.
-            Err(OutboundError::Busy) => return,
-            Err(_) => FAILURE_CACHE_TTL,
-        };
+        // The lack is of this server.
+        if matches!(found, Err(OutboundError::Busy)) {
+            return;
+        }
         let now = Instant::now();
         if self.resolved.len() >= RESOLVED_NAMES_MAX {
-            self.resolved.retain(|_, (until, _)| *until > now);
+            let is_valid = |at: &Instant, found: &Found| now - *at < lifetime(found);
+            self.resolved.retain(|_, (at, found)| is_valid(at, found));
         }
         if self.resolved.len() < RESOLVED_NAMES_MAX {
-            self.resolved.insert(name, (now + ttl, found.clone()));
+            self.resolved.insert(name, (now, found.clone()));
         }
+    }
+}
+
+/// How long a result is used.
+fn lifetime(found: &Found) -> Duration {
+    match found {
+        Ok(_) => NAME_CACHE_TTL,
+        Err(_) => FAILURE_CACHE_TTL,
     }
 }
 
@@ -168,6 +185,29 @@ impl Dialer {
         match literal_address(target.host()) {
             Some(address) => Some(Ok(vec![SocketAddr::new(address, target.port())])),
             None => self.names.lock().find(&name_of(target)),
+        }
+    }
+
+    /// None of the addresses of a target could be connected to: its name is resolved again when it
+    /// is needed, once a second at most.
+    pub(super) fn forget(&self, target: &TargetUrl) {
+        self.names.lock().forget(&name_of(target));
+    }
+
+    /// Whether the name of a target leads to other addresses than this one, as far as is known.
+    pub(super) fn has_moved(&self, target: &TargetUrl, address: SocketAddr) -> bool {
+        match self.known(target) {
+            Some(Ok(found)) => !found.is_empty() && !found.contains(&address),
+            Some(Err(_)) | None => false,
+        }
+    }
+
+    /// A dialer with another resolver.
+    #[cfg(test)]
+    pub(super) fn resolving(policy: Arc<EgressPolicy>, resolve: Resolve) -> Self {
+        Self {
+            resolve,
+            ..Self::new(policy).expect("a provider")
         }
     }
 
@@ -253,10 +293,7 @@ mod tests {
         // Goal: calls that wait for one name share its resolution, abandoned ones cost none, and a
         // failure is not repeated at once. Method: all threads are held by other names meanwhile.
         let policy = Arc::new(EgressPolicy::new(true, Subnets::default()));
-        let dialer = Dialer {
-            resolve,
-            ..Dialer::new(policy).expect("a provider")
-        };
+        let dialer = Dialer::resolving(policy, resolve);
         let target = |host: &str| TargetUrl::parse(&format!("http://{host}:81/")).expect("a URL");
         let look_up = |host: &str| {
             let inbox: Arc<LookupInbox> = Arc::default();

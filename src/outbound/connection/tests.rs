@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 
 use base64::Engine as _;
@@ -171,7 +172,7 @@ fn address_that_does_not_answer_hides_no_other() {
         });
         let deadline = deadlines.begin(uptime_ms() + 6_000);
         let peer = connect(&[silent, silent, live], &deadline).await;
-        let peer = peer.map(|socket| sys::connect_result(socket.as_raw_fd()).is_ok());
+        let peer = peer.map(|(socket, _)| sys::connect_result(socket.as_raw_fd()).is_ok());
         let deadline = deadlines.begin(uptime_ms() + 100);
         let none = connect(&[silent, silent], &deadline).await;
         (peer, none.map(drop))
@@ -195,4 +196,53 @@ fn header_values_with_line_ends_are_left_out() {
         "\r\nAccept: application/json\r\nauthorization: Basic dTpw\r\nx-good: 1\r\n\r\n",
     );
     assert_eq!(request, expected);
+}
+
+/// The last byte of the address that the name of [`moved_server_is_found_at_its_new_address`] leads
+/// to.
+static ADDRESS: AtomicU8 = AtomicU8::new(1);
+
+#[test]
+fn moved_server_is_found_at_its_new_address() {
+    // Goal: a name that leads to another address is followed: at once if the old one refuses
+    // connections, and when it is resolved again if the old one goes on. Method: a resolver of this
+    // test, and servers at the same port of two addresses.
+    let first = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = first.local_addr().expect("it is bound").port();
+    let second = TcpListener::bind(("127.0.0.2", port)).expect("a free port");
+    let policy = Arc::new(EgressPolicy::new(true, Subnets::default()));
+    let dialer = Dialer::resolving(policy, |_, port| {
+        let last = ADDRESS.load(Ordering::Acquire);
+        Ok(vec![SocketAddr::from(([127, 0, 0, last], port))])
+    });
+    let target = TargetUrl::parse(&format!("http://streamer.example:{port}/")).expect("a URL");
+    let moved = rt::run(&Options::default(), async move {
+        let context = CallContext::new(Arc::new(dialer));
+        let deadline = context.deadlines.begin(uptime_ms() + LONG_MS);
+        let open = || PeerConnection::open(&context, &target, &deadline);
+        let kept = open().await.expect("the first server accepts");
+        assert_eq!(kept.address.ip().to_string(), "127.0.0.1");
+        assert!(kept.is_to(&context, &target));
+        drop(first);
+        ADDRESS.store(2, Ordering::Release);
+        // What was found a moment ago is not found again at once.
+        let mut refused = 0;
+        let found = loop {
+            match open().await {
+                Ok(found) => break found,
+                Err(error) => assert_eq!(error, OutboundError::Unreachable),
+            }
+            refused += 1;
+            assert!(!deadline.is_over() && uptime_ms() > 0, "{refused} refused");
+            rt::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        assert_eq!(found.address.ip().to_string(), "127.0.0.2");
+        assert!(refused > 0, "the old address was known");
+        // The kept one would still lead to the old address, if that had gone on.
+        context.follow_name(&target, &deadline).await;
+        assert!(!kept.is_to(&context, &target));
+        assert!(found.is_to(&context, &target));
+        drop(second);
+    });
+    moved.expect("a runtime");
 }
