@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::connector::{fake, queries, save, server, until_queries, until_stats};
 use crate::faults::limit_files;
+use crate::metrics::Metrics;
 use weir_testkit::fake::{FakeFault, FakeServer, FakeStreamer};
 use weir_testkit::{Response, Signal, TestServer, wait_until};
 
@@ -65,6 +66,12 @@ fn until_read(server: &TestServer, host: &str) {
         || kept(server, host, "").status,
         |it| *it == 200,
     );
+}
+
+/// Streamers whose recordings are to be read, by the metrics.
+fn unread(server: &TestServer) -> u64 {
+    let answer = server.get("/cluster/stats?format=openmetrics").expect(200);
+    Metrics::read(&answer).value("weir_entities", &[("kind", "report_gap")]) as u64
 }
 
 /// A server with a dead timeout that loses no streamer by accident, unless `more` has another,
@@ -204,10 +211,12 @@ fn streamer_keeps_all_until_its_recordings_are_read() {
         let requested = || streamer.take_requests().iter().any(|it| it.path == RANGES);
         wait_until("recordings are requested", requested, |it| *it);
         kept(&server, "s1", "").expect(501);
+        assert_eq!(unread(&server), 1);
     }
     assert_eq!(episodes(&server), []);
     streamer.hold(None);
     until_read(&server, "s1");
+    assert_eq!(unread(&server), 0);
     let made = until_closed(&server, 1);
     assert_eq!(made[0].0, recorded[0].0);
 }
@@ -257,6 +266,36 @@ fn silent_streamer_that_answers_again_is_read() {
     assert!(recorded[0].0 > silent_ms);
     streamer.set_frozen(false);
     // A change has it queried at once, instead of after a pause.
+    server
+        .put("/streamers/s1", json!({"comment": "again"}))
+        .expect(200);
+    let made = until_closed(&server, 1);
+    assert_eq!(made[0].0, recorded[0].0);
+    until_read(&server, "s1");
+}
+
+#[test]
+fn streams_that_were_moved_away_meanwhile_are_read_too() {
+    // Goal: a streamer that was cut off went on recording, and its streams are elsewhere by now:
+    // its recordings become episodes, and until then it keeps them.
+    let (server, streamer) = seen("s1", &["--streamer-dead-timeout", "2s"]);
+    streamer.set_frozen(true);
+    wait_until(
+        "it is not seen",
+        || kept(&server, "s1", "").status,
+        |it| *it == 501,
+    );
+    let unseen_ms = now_ms();
+    let second = fake();
+    second.kind().publish("a", None);
+    save(&server, "s2", &second.url());
+    let layout = json!({"layout": {"ingest": "s2"}});
+    server.put("/streams/a", layout).expect(200);
+    until_read(&server, "s2");
+    until_after(unseen_ms + 2_000);
+    let recorded = record(&streamer, &[(1, 1)]);
+    kept(&server, "s1", "").expect(501);
+    streamer.set_frozen(false);
     server
         .put("/streamers/s1", json!({"comment": "again"}))
         .expect(200);
