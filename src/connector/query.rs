@@ -179,10 +179,15 @@ impl StreamerQuery<'_> {
             }
             let state = self.shared.published.state().load_full();
             let read = move || {
+                let before = unconfigured;
                 let is_configured = |name: &str| state.stream(name).is_some();
                 let page = StreamsPage::parse(&body, is_configured, &mut unconfigured)?;
                 reader.streams(page.streams).ok()?;
-                reader.separate_streams(is_configured);
+                if unconfigured == before {
+                    reader.all_configured();
+                } else {
+                    reader.separate_streams(is_configured);
+                }
                 Some((reader, page.next, unconfigured))
             };
             let read = self.read(bytes, read).await?;

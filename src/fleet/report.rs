@@ -454,8 +454,13 @@ impl StreamerReport {
 
     /// Separates the streams that are not configured.
     pub fn separate_streams(&mut self, is_configured: impl Fn(&str) -> bool) {
+        self.separate_from(0, is_configured);
+    }
+
+    /// Separates streams from an index on.
+    fn separate_from(&mut self, begin: usize, is_configured: impl Fn(&str) -> bool) {
         if let Some(streams) = &mut self.streams {
-            let unconfigured = streams.extract_if(.., |(name, _)| !is_configured(name));
+            let unconfigured = streams.extract_if(begin.., |(name, _)| !is_configured(name));
             self.unconfigured
                 .extend(unconfigured.map(|(name, mut stats)| {
                     if stats.text_bytes() > UNCONFIGURED_TEXT_BYTES_MAX {
@@ -621,6 +626,8 @@ pub struct ReportReader {
     seen: HashSet<Box<str>>,
     /// Items of all lists so far.
     items: usize,
+    /// The first of the streams that were read that were not looked up yet.
+    looked_up: usize,
 }
 
 impl ReportReader {
@@ -680,9 +687,15 @@ impl ReportReader {
         self.report.dropped.append(other.report.dropped);
     }
 
-    /// Separates the streams so far that are not configured.
+    /// Separates the streams of the last list that are not configured.
     pub fn separate_streams(&mut self, is_configured: impl Fn(&str) -> bool) {
-        self.report.separate_streams(is_configured);
+        self.report.separate_from(self.looked_up, is_configured);
+        self.all_configured();
+    }
+
+    /// The streams of the last list are known to be configured.
+    pub fn all_configured(&mut self) {
+        self.looked_up = self.report.streams.as_ref().map_or(0, Vec::len);
     }
 
     /// Takes over the storages that another reader has read.
@@ -771,6 +784,38 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
 mod tests {
     use super::*;
     use crate::json;
+
+    #[test]
+    fn streams_of_many_lists_are_looked_up_once_each() {
+        let lists = [
+            r#"[{"name":"a"},{"name":"x"}]"#,
+            r#"[{"name":"b"}]"#,
+            r#"[{"name":"y"}]"#,
+        ];
+        let looked_up = std::cell::RefCell::new(Vec::new());
+        let mut reader = ReportReader::default();
+        for list in lists {
+            let list = json::parse(list.as_bytes()).expect("JSON");
+            reader.streams(list).expect("few streams");
+            if looked_up.borrow().len() == 2 {
+                reader.all_configured();
+                looked_up.borrow_mut().push("b".to_owned());
+                continue;
+            }
+            reader.separate_streams(|name| {
+                looked_up.borrow_mut().push(name.to_owned());
+                matches!(name, "a" | "b")
+            });
+        }
+        assert_eq!(*looked_up.borrow(), ["a", "x", "b", "y"]);
+        let report = reader.finish();
+        let names = |all: &[(Box<str>, StreamStats)]| {
+            let names = all.iter().map(|(name, _)| name.to_string());
+            names.collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(names(report.streams.as_deref().expect("a list")), "a,b");
+        assert_eq!(names(&report.unconfigured), "x,y");
+    }
 
     #[test]
     fn known_codes_are_found_by_their_order() {
