@@ -26,6 +26,7 @@
 //!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
 //!   old states       a follower of commits: frees what no thread holds any more
 //!   cluster-counts   counts streams and streamers by health, while callers want the counts
+//!   sampling         samples numbers of the cluster and of streamers, every 10 s
 //!   publications     a follower of commits: when streams began and ended
 //!   traces           sends spans of requests to a collector, if there is one
 //!   settings         one thread per saved change of settings

@@ -163,6 +163,13 @@ pub const BULK_ROUNDS_MAX: usize = 10;
 /// Streams that the dry run of a bulk change names.
 pub const BULK_SAMPLE_MAX: usize = 10;
 
+/// Streamers whose numbers are kept by half minute, 2,400 bytes each. Above: by minute, half of
+/// that.
+pub const HISTORIES_BY_HALF_MINUTE_MAX: usize = 5_000;
+
+/// Streamers in one answer with numbers of the past. With 60 numbers each it has at most 165 KB.
+pub const HISTORIES_PAGE_MAX: u64 = 250;
+
 /// Pause of `accept` when descriptors are exhausted.
 pub const ACCEPT_PAUSE_MS: u64 = 10;
 

@@ -122,6 +122,11 @@ impl SummaryCapacity {
         }
     }
 
+    /// How many more streams without demands fit.
+    pub fn streams_more(&self) -> Option<u64> {
+        self.plain.as_ref()?.get("streams_more")?.as_u64()
+    }
+
     fn value(&self, shows: &dyn Fn(&str) -> bool) -> Value {
         let member = |name: &str| self.plain.as_ref()?.get(name).cloned();
         let losses = self.losses.iter().filter(|loss| shows(&loss.hostname));

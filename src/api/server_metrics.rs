@@ -146,6 +146,8 @@ fn write_reports(shared: &Shared, out: &mut Exposition) {
     let mut streams = out.family("weir_unconfigured_streams", Gauge, "", help);
     streams.sample(&[("state", "kept")], unconfigured.names().len() as u64);
     streams.sample(&[("state", "left_out")], unconfigured.left_out());
+    let help = "Memory for numbers of the past.";
+    out.one("weir_history_bytes", Gauge, "bytes", help, &[], shared.workers.histories.bytes());
 }
 
 fn write_queries(shared: &Shared, out: &mut Exposition) {

@@ -26,6 +26,7 @@ use crate::core::stats_watch::StatsWatches;
 use crate::feed::nodes::NodeTable;
 use crate::feed::paged_snapshots::PagedSnapshots;
 use crate::feed::rendered::Rendered;
+use crate::fleet::history::Histories;
 use crate::fleet::queries::QueryCounts;
 use crate::fleet::stats::{FleetStats, View};
 use crate::layouter::metrics::LayouterMetrics;
@@ -105,6 +106,7 @@ pub struct WorkerThreads {
     pub traces: Traces,
     pub queries: QueryCounts,
     pub cluster_counts: CountsWorker,
+    pub histories: Histories,
 }
 
 /// The thread that counts the cluster, and its last counts.
@@ -252,6 +254,7 @@ pub(crate) mod tests {
                 traces: Traces::default(),
                 queries: QueryCounts::default(),
                 cluster_counts: CountsWorker::default(),
+                histories: Histories::new(Instant::now(), super::super::now_ms()),
             },
             agents: AgentsShared::new().expect("there is randomness"),
             watches: StatsWatches::new(1),

@@ -1,6 +1,7 @@
 //! What one batch of the writer changed.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::state::State;
 use crate::state::entity::{KINDS, Key};
@@ -9,6 +10,8 @@ use crate::state::name::{Hostname, StreamName};
 /// The message of the writer to all cores and the layouter: once per batch, after the fsync.
 pub struct Commit {
     pub revision: u64,
+    /// When the batch was on disk; it was published later.
+    pub at: Instant,
     /// The state after the batch.
     pub state: Arc<State>,
     /// Streams that were created or changed, sorted.
@@ -17,6 +20,8 @@ pub struct Commit {
     pub deleted_streams: Vec<StreamName>,
     /// Streamers that were created, changed or deleted, sorted.
     pub streamers: Vec<Hostname>,
+    /// Streamers that were deleted, sorted. The same batch may have created them again.
+    pub deleted_streamers: Vec<Hostname>,
     /// Nodes whose answer changed, sorted.
     pub hostnames: Vec<Hostname>,
     /// Agents whose streams were created, changed or deleted, sorted.
@@ -32,10 +37,12 @@ impl Commit {
     pub fn of(state: Arc<State>) -> Self {
         Self {
             revision: state.revision(),
+            at: Instant::now(),
             state,
             streams: Vec::new(),
             deleted_streams: Vec::new(),
             streamers: Vec::new(),
+            deleted_streamers: Vec::new(),
             hostnames: Vec::new(),
             agents: Vec::new(),
             entities: std::array::from_fn(|_| Vec::new()),
@@ -59,10 +66,14 @@ impl Commit {
         let all = || commits.iter().map(|commit| &**commit);
         Commit {
             revision: last.revision,
+            at: last.at,
             state: last.state.clone(),
             streams: union(all().flat_map(|commit| commit.streams.iter().cloned())),
             deleted_streams: union(all().flat_map(|commit| commit.deleted_streams.iter().cloned())),
             streamers: union(all().flat_map(|commit| commit.streamers.iter().cloned())),
+            deleted_streamers: union(
+                all().flat_map(|commit| commit.deleted_streamers.iter().cloned()),
+            ),
             hostnames: union(all().flat_map(|commit| commit.hostnames.iter().cloned())),
             agents: union(all().flat_map(|commit| commit.agents.iter().cloned())),
             entities: std::array::from_fn(|kind| {

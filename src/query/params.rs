@@ -285,6 +285,19 @@ impl Integer {
         }
     }
 
+    /// Within these bounds, both included.
+    #[must_use]
+    pub const fn between(mut self, minimum: u64, maximum: u64) -> Self {
+        self.spec.kind = ValueKind::Integer {
+            minimum,
+            maximum: Some(maximum),
+            default: None,
+        };
+        self.minimum = minimum;
+        self.maximum = maximum;
+        self
+    }
+
     /// A time in milliseconds since 1970, within bounds that exclude one in seconds.
     pub const fn moment(name: &'static str, description: &'static str) -> Self {
         Self {
@@ -519,6 +532,7 @@ mod tests {
         &WAIT,
         &SINCE,
         &BEFORE,
+        &FEW,
         &NAME,
         &UPPER,
     ];
@@ -535,6 +549,7 @@ mod tests {
     const WAIT: Seconds = Seconds::new("wait", "Seconds to wait.");
     const SINCE: Integer = Integer::new("since", "Revision to start from.");
     const BEFORE: Integer = Integer::moment("before", "Upper bound of the time.");
+    const FEW: Integer = Integer::new("few", "How many.").between(1, 9);
     const NAME: Text = Text::new("name", "Name of the stream.").required();
     const UPPER: Text = Text::new("upper", "Upper case.").format(is_upper, "must be in upper case");
     const LENIENT: Flag = Flag::new("lenient", false, "Whether it is so.").lenient();
@@ -642,6 +657,12 @@ mod tests {
                 "input_out_of_range",
                 "Parameter `before` must be milliseconds since 1970: 0, or 1000000000000 to \
                  10000000000000",
+            ),
+            (
+                refused(QueryString("few=10").integer(&FEW)),
+                "few",
+                "input_out_of_range",
+                "Parameter `few` must be between 1 and 9",
             ),
             (
                 refused(QueryString("other=1").text(&NAME)),

@@ -49,6 +49,7 @@ use crate::exit::{Exit, Failure, cannot};
 use crate::feed::nodes::NodeTable;
 use crate::feed::paged_snapshots::PagedSnapshots;
 use crate::feed::rendered::Rendered;
+use crate::fleet::history::Histories;
 use crate::fleet::queries::QueryCounts;
 use crate::fleet::stats::FleetStats;
 use crate::layouter::thread::{self as layouter, LayouterHandle, LayouterMessage};
@@ -298,7 +299,7 @@ fn start(
     let mut writer = writer
         .with_episodes_buffer(episodes_buffer.clone())
         .with_expiry(retention);
-    let (followed, layouter_commits) = ([writer.follow(), writer.follow()], writer.follow());
+    let (followed, layouter_commits) = ([(); 3].map(|()| writer.follow()), writer.follow());
 
     let (layouter, layouter_messages) = layouter::channel();
     let egress = Arc::new(EgressPolicy::new(
@@ -549,6 +550,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
             traces: Traces::default(),
             queries: QueryCounts::default(),
             cluster_counts: CountsWorker::default(),
+            histories: Histories::new(Instant::now(), now_ms()),
         },
         agents: AgentsShared::new().map_err(cannot("read random numbers"))?,
         watches: StatsWatches::new(parts.inboxes.len()),

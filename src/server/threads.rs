@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::now_ms;
 use crate::api::counting;
+use crate::api::sampling;
 use crate::api::shared::Shared;
 use crate::config::Settings;
 use crate::connector::Connector;
@@ -69,14 +70,15 @@ impl Drop for EndsWithPanic {
     }
 }
 
-/// Starts the threads that follow commits, and the one that counts the cluster.
+/// Starts the threads that follow commits, and those that count and sample the cluster.
 pub(super) fn start_followers(
     shared: &Arc<Shared>,
-    [commits, old]: [Receiver<Arc<Commit>>; 2],
+    [commits, old, sampled]: [Receiver<Arc<Commit>>; 3],
     seen_until_ms: u64,
 ) -> Result<(), Failure> {
     spawn("old-states", move || old_states::run(&old))?;
     start_counts(shared)?;
+    start_sampling(shared, sampled)?;
     let shared = shared.clone();
     spawn("publications", move || {
         // Loaded after the follower is registered: no commit is missed.
@@ -98,6 +100,16 @@ fn start_counts(shared: &Arc<Shared>) -> Result<(), Failure> {
     spawn("cluster-counts", move || {
         rt::sys::lower_priority();
         counting::run(&shared);
+    })
+    .map(drop)
+}
+
+/// Starts the thread that samples the numbers of the past.
+fn start_sampling(shared: &Arc<Shared>, commits: Receiver<Arc<Commit>>) -> Result<(), Failure> {
+    let shared = shared.clone();
+    spawn("sampling", move || {
+        rt::sys::lower_priority();
+        sampling::run(&shared, &commits);
     })
     .map(drop)
 }

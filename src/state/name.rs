@@ -24,6 +24,9 @@ pub const RESERVED_KEYS: [&str; 4] = [
     "preview_layout_change",
 ];
 
+/// Names of operations where the hostname of a streamer could be. No streamer has such a hostname.
+pub const RESERVED_HOSTNAMES: [&str; 1] = ["histories"];
+
 /// Names of operations behind the name of a stream, where a longer name could end. The same holds.
 pub const RESERVED_TAILS: [&str; 4] = [
     "layout",
@@ -102,7 +105,8 @@ impl Hostname {
         {
             return Err("must consist of letters, digits and . - _ :");
         }
-        if matches!(text, "." | "..") || RESERVED_KEYS.contains(&text) || text == "layout" {
+        let mut reserved = RESERVED_KEYS.iter().chain(&RESERVED_HOSTNAMES);
+        if matches!(text, "." | ".." | "layout") || reserved.any(|it| *it == text) {
             return Err("is reserved: it names an operation");
         }
         Ok(Self(Arc::from(text)))

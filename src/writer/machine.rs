@@ -301,6 +301,7 @@ struct Touched {
     streams: Vec<StreamName>,
     deleted_streams: Vec<StreamName>,
     streamers: Vec<Hostname>,
+    deleted_streamers: Vec<Hostname>,
     hostnames: Vec<Hostname>,
     agents: Vec<Box<str>>,
     entities: [Vec<Key>; KINDS.len()],
@@ -322,6 +323,9 @@ impl Touched {
         let streamers = changes.streamers.iter();
         self.streamers
             .extend(streamers.map(|change| change.hostname.clone()));
+        let deleted = changes.streamers.iter().filter(|it| it.new.is_none());
+        self.deleted_streamers
+            .extend(deleted.map(|change| change.hostname.clone()));
         let visible = changes.nodes.iter().filter(|change| change.visible);
         self.hostnames
             .extend(visible.map(|change| change.hostname.clone()));
@@ -340,6 +344,7 @@ impl Touched {
             streams: sorted(self.streams),
             deleted_streams: sorted(self.deleted_streams),
             streamers: sorted(self.streamers),
+            deleted_streamers: sorted(self.deleted_streamers),
             hostnames: sorted(self.hostnames),
             agents: sorted(self.agents),
             entities: self.entities.map(sorted),

@@ -51,7 +51,8 @@ fn rule(method: &str, template: &str) -> Rule {
     let collection = segments[0].to_owned();
     let keyed = segments.iter().any(|segment| segment.starts_with('{'));
     let of_streamer = template.starts_with("/streamers/{hostname}/");
-    let is_config = of_streamer && method == "GET";
+    let is_history = segments.last() == Some(&"history");
+    let is_config = of_streamer && method == "GET" && !is_history;
     let is_report = of_streamer && segments.last() == Some(&"stats");
     let action = match method {
         "GET" if is_config || segments.last() == Some(&"logs") || collection == "auth" => {

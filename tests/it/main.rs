@@ -83,6 +83,7 @@ mod faults;
 mod guessing;
 mod handover;
 mod held;
+mod history;
 mod import;
 mod joining;
 mod kill;

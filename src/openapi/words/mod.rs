@@ -15,6 +15,7 @@ pub mod config_external;
 pub mod dvr;
 pub mod episode;
 pub mod event;
+pub mod history;
 pub mod monitoring;
 pub mod person;
 pub mod session;
