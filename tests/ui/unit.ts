@@ -8,6 +8,7 @@ import { folded } from './src/folding';
 import * as f from './src/format';
 import { exact, parse, streamPath, url } from './src/json';
 import { recentMoves } from './src/layouter_moves';
+import { pathOf } from './src/line_path';
 import { LogPosition } from './src/log_position';
 import type { EventRecord, Maintenance, Session } from './src/model';
 import { oneAtATime } from './src/one_at_a_time';
@@ -44,6 +45,25 @@ test('a route survives its hash', () => {
   assert.deepEqual(route, { screen: 'streams', rest: [name], query: { q: 'a=b&c' } });
   assert.deepEqual(readRoute(''), { screen: '', rest: [], query: {} });
   assert.deepEqual(readRoute('#/streams/%E0%A4%A').rest, ['%E0%A4%A']);
+});
+
+test('a line shows half an hour and has gaps where nothing is known', () => {
+  const minute = 60_000;
+  const at = (n: number) => 1_795_888_320_000 + n * minute;
+  const numbers = [9, 90, 0, null, 60, null, null, 30];
+  const table = {
+    fields: ['at', 'other', 'cpu'],
+    points: numbers.map((n, row) => [at(row === 0 ? 0 : row + 24), 5, n]),
+  };
+  // The first row is older than half an hour before the last one; 60 alone is a dot.
+  const path = pathOf(table, 'cpu');
+  assert.equal(path, 'M80.0 1.0h0L83.3 23.0M90.0 8.3h0M100.0 15.7h0');
+  assert.equal(pathOf(table, 'cpu', 45), 'M80.0 1.0h0L83.3 23.0M90.0 1.0h0M100.0 8.3h0');
+  const flat = { fields: ['at', 'cpu'], points: [[at(0), 0]] };
+  assert.equal(pathOf(flat, 'cpu'), 'M100.0 23.0h0', 'nothing is no number to divide by');
+  assert.equal(pathOf(flat, 'at'), '');
+  assert.equal(pathOf(flat, 'memory'), '');
+  assert.equal(pathOf({ fields: ['at', 'cpu'], points: [] }, 'cpu'), '');
 });
 
 test('numbers are written in the unit that fits', () => {

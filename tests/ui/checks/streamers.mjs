@@ -23,6 +23,30 @@ import {
 } from '../pages.mjs';
 
 export const CHECKS = {
+  async 'lines show the last half hour of what was reported'(browser) {
+    const host = 'edge-1.example.com';
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/overview' });
+    const drawn = (field) =>
+      page.waitForSelector(`main .line[data-field="${field}"] path[d^="M"]`, WAIT);
+    for (const field of ['input_kbit', 'output_kbit', 'clients']) await drawn(field);
+    const sent = [];
+    page.on('request', (request) => sent.push(new URL(request.url())));
+    await go(page, '#/streamers');
+    await drawn(host);
+    const [first] = sent.filter(({ pathname }) => pathname.endsWith('/streamers/histories'));
+    const names = first.searchParams.get('hostname').split(',');
+    assert.ok(names.includes(host) && names.length <= 150, String(names));
+    assert.deepEqual(await barriers(page), []);
+    // One that does not report has no line, and is not refused.
+    const silent = 'main .line[data-field="edge-6.example.com"]';
+    await page.waitForSelector(silent, WAIT);
+    assert.equal(await page.$(`${silent} path`), null);
+    await go(page, `#/streamers/${host}`);
+    for (const field of ['cpu', 'memory', 'input_kbit', 'output_kbit']) await drawn(field);
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
   async 'a streamer is cordoned with a reason, marked, and put back'(browser) {
     const host = 'cordon-1.example.com';
     const path = `/streamers/${host}`;

@@ -190,6 +190,7 @@ export const eventsAfter = (last: number | string, signal: AbortSignal) =>
 /** What the overview shows, read by these paths. */
 export const OVERVIEW = {
   summary: '/cluster/summary',
+  history: '/cluster/history',
   unplaced: url('/streams', {
     'layout.ingest_is': 'null',
     disabled_ne: 'true',

@@ -75,6 +75,12 @@ export interface ClusterSummary {
   attention_kinds: Partial<Record<AttentionKind, number>>;
 }
 
+/** Numbers of the past: a row for each step, first its time. Null: not known. */
+export interface HistoryTable {
+  fields: string[];
+  points: (number | null)[][];
+}
+
 export type Bottleneck = 'channels' | 'bandwidth' | 'storage' | 'nodes';
 
 export interface CapacityClass {

@@ -2,6 +2,7 @@
 import { OVERVIEW } from '../api';
 import { folded } from '../folding';
 import * as f from '../format';
+import { Line } from '../line';
 import {
   HEALTHS,
   type AttentionKind,
@@ -11,6 +12,7 @@ import {
   type ClusterSummary,
   type Counts,
   type EventRecord,
+  type HistoryTable,
   type Page,
 } from '../model';
 import { Bar, Failure, Labels, Mark, Panel, shortHost, Stack, Tile, type MarkOf } from '../parts';
@@ -44,7 +46,12 @@ const placedOf = ({ streams }: ClusterSummary) =>
 
 const isOff = ({ layouter }: ClusterSummary) => layouter?.enabled === false;
 
-function Tiles({ summary }: { summary: ClusterSummary }) {
+interface TilesProps {
+  summary: ClusterSummary;
+  history: HistoryTable | null;
+}
+
+function Tiles({ summary, history }: TilesProps) {
   const { capacity: room, streams, streamers, traffic } = summary;
   const placed = placedOf(summary);
   const first = room?.bottleneck && `${t('cap.first')}: ${t(`bottleneck.${room.bottleneck}`)}`;
@@ -58,9 +65,17 @@ function Tiles({ summary }: { summary: ClusterSummary }) {
         note={first}
       >
         {room && <Bar part={placed} of={placed + room.streams_more} warn={0.9} />}
+        {room && <Line of={history} field="streams_more" />}
       </Tile>
-      <Tile title={t('tile.ingest')} value={f.rate(traffic.input_kbit)} />
-      <Tile title={t('tile.delivery')} value={f.rate(traffic.output_kbit)} />
+      <Tile title={t('tile.ingest')} value={f.rate(traffic.input_kbit)}>
+        <Line of={history} field="input_kbit" />
+      </Tile>
+      <Tile title={t('tile.delivery')} value={f.rate(traffic.output_kbit)}>
+        <Line of={history} field="output_kbit" />
+      </Tile>
+      <Tile title={t('col.viewers')} value={f.count(traffic.clients)}>
+        <Line of={history} field="clients" />
+      </Tile>
     </div>
   );
 }
@@ -253,6 +268,7 @@ function CapacityPanel({ capacity }: { capacity: CapacitySummary }) {
 
 export function Overview() {
   const query = useQuery<ClusterSummary>(OVERVIEW.summary, { every: 5000 });
+  const history = useQuery<HistoryTable>(OVERVIEW.history, { every: 15_000 });
   const recent = useQuery<Page<'events', EventRecord>>(OVERVIEW.events, { wake: () => true });
   const summary = query.data;
   if (!summary) {
@@ -267,7 +283,7 @@ export function Overview() {
     <>
       <Headline summary={summary} />
       <Failure error={query.error} again={query.again} />
-      <Tiles summary={summary} />
+      <Tiles summary={summary} history={history.data} />
       <div class="columns even">
         <NeedsPanel summary={summary} />
         <Panel title={t('recent.title')} aside={<a href={href('events')}>{t('recent.all')}</a>}>

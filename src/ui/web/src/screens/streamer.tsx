@@ -5,7 +5,15 @@ import { newestEvents } from '../api';
 import { folded } from '../folding';
 import * as f from '../format';
 import { streamerPath } from '../json';
-import type { EventRecord, Page, StreamEntity, StreamerEntity, StreamerReport } from '../model';
+import { Line } from '../line';
+import type {
+  EventRecord,
+  HistoryTable,
+  Page,
+  StreamEntity,
+  StreamerEntity,
+  StreamerReport,
+} from '../model';
 import { usePages } from '../pages';
 import { Bar, Copy, Failure, JsonText, Labels, Mark, Panel, Time } from '../parts';
 import { useQuery } from '../query';
@@ -27,19 +35,27 @@ interface MeterProps {
   of?: number;
   warn?: number;
   bad?: number;
+  children?: ComponentChildren;
 }
 
-function Meter({ title, value, part = 0, of, warn, bad }: MeterProps) {
+function Meter({ title, value, part = 0, of, warn, bad, children }: MeterProps) {
   return (
     <div class="tile">
       <h2>{title}</h2>
       <p class="big">{value}</p>
       {of !== undefined && <Bar part={part} of={of} warn={warn} bad={bad} />}
+      {children}
     </div>
   );
 }
 
-function Meters({ streamer, assigned }: { streamer: StreamerEntity; assigned: number | null }) {
+interface MetersProps {
+  streamer: StreamerEntity;
+  assigned: number | null;
+  history: HistoryTable | null;
+}
+
+function Meters({ streamer, assigned, history }: MetersProps) {
   const report: StreamerReport = streamer.stats ?? {};
   const limit = streamer.channel_limit ?? CHANNELS_USUAL;
   const disk = fullest(report.partitions);
@@ -64,15 +80,23 @@ function Meters({ streamer, assigned }: { streamer: StreamerEntity; assigned: nu
         value={f.percent(report.cpu_usage)}
         part={report.cpu_usage}
         of={100}
-      />
+      >
+        <Line of={history} field="cpu" top={100} />
+      </Meter>
       <Meter
         title={t('col.mem')}
         value={f.percent(report.memory_usage)}
         part={report.memory_usage}
         of={100}
-      />
-      <Meter title={t('col.in')} value={f.rate(report.input_kbit)} />
-      <Meter title={t('col.out')} value={f.rate(report.output_kbit)} />
+      >
+        <Line of={history} field="memory" top={100} />
+      </Meter>
+      <Meter title={t('col.in')} value={f.rate(report.input_kbit)}>
+        <Line of={history} field="input_kbit" />
+      </Meter>
+      <Meter title={t('col.out')} value={f.rate(report.output_kbit)}>
+        <Line of={history} field="output_kbit" />
+      </Meter>
       <Meter title={t('col.disk')} value={f.percent(disk)} part={disk} of={100} />
     </div>
   );
@@ -135,6 +159,7 @@ export function Streamer({ route, me }: ScreenProps) {
     wake: about,
     keep: (answer) => withoutSecrets(answer) as StreamerEntity,
   });
+  const history = useQuery<HistoryTable>(`${streamerPath(hostname)}/history`, { every: 15_000 });
   const log = useQuery<Page<'events', EventRecord>>(newestEvents(12, { entity_id: hostname }), {
     wake: about,
   });
@@ -171,7 +196,7 @@ export function Streamer({ route, me }: ScreenProps) {
       <Failure error={failed} />
       <Failure error={entity.error ?? pages.error} again={entity.again} />
       <Maintenance of={streamer} />
-      <Meters streamer={streamer} assigned={pages.total} />
+      <Meters streamer={streamer} assigned={pages.total} history={history.data} />
       <div class="columns wide-left">
         <Panel title={t('streams.title')} aside={filter} kind="with-table">
           <Table

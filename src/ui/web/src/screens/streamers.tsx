@@ -1,8 +1,13 @@
 // All streamers: a table to sort, or a grid that shows the whole at once.
-import { useMemo } from 'preact/hooks';
+import { createContext } from 'preact';
+import { useContext, useMemo, useState } from 'preact/hooks';
 import * as f from '../format';
+import { url } from '../json';
+import { Line } from '../line';
+import type { HistoryTable } from '../model';
 import { rowsOf } from '../pages';
 import { Bar, Choice, Failure, Labels, Mark, StreamerLink, Tabs } from '../parts';
+import { useQuery } from '../query';
 import { go, href, type ScreenProps } from '../router';
 import { filtered, isIn, stageOf, type StateFilter, type StreamerRow } from '../streamer_rows';
 import { useStreamers } from '../streamers';
@@ -37,6 +42,35 @@ function Standing({ row }: { row: StreamerRow }) {
   );
 }
 
+/** The CPU of the streamers in view. */
+const CpuHistory = createContext<HistoryTable | null>(null);
+/** Streamers whose lines are read together, so that scrolling causes few requests. */
+const LINES_READ = 50;
+
+function Cpu({ row }: { row: StreamerRow }) {
+  const history = useContext(CpuHistory);
+  return (
+    <span class="gauge">
+      <span class="with-line">
+        <Line of={history} field={row.hostname} top={100} />
+        {f.percent(row.cpu)}
+      </span>
+      <Bar part={row.cpu ?? 0} of={100} />
+    </span>
+  );
+}
+
+/** The CPU of those of the shown streamers that are in view, from the first to before the last. */
+function useCpu(shown: StreamerRow[], [first, last]: [number, number]): HistoryTable | null {
+  const part = shown.slice(
+    Math.floor(first / LINES_READ) * LINES_READ,
+    Math.ceil(last / LINES_READ) * LINES_READ,
+  );
+  const hostname = part.map((row) => row.hostname).join(',');
+  const path = url('/streamers/histories', { points: 30, step: 60, hostname });
+  return useQuery<HistoryTable>(hostname ? path : null, { every: 15_000 }).data;
+}
+
 const quiet = 'num hide-m';
 
 const COLUMNS: Column<StreamerRow>[] = [
@@ -66,12 +100,7 @@ const COLUMNS: Column<StreamerRow>[] = [
     sort: 'cpu',
     down: true,
     class: 'num',
-    cell: (row) => (
-      <span class="gauge">
-        {f.percent(row.cpu)}
-        <Bar part={row.cpu ?? 0} of={100} />
-      </span>
-    ),
+    cell: (row) => <Cpu row={row} />,
   },
   {
     id: 'mem',
@@ -247,28 +276,34 @@ export function Streamers({ route: { query } }: ScreenProps) {
     go(href('streamers', [], { ...query, ...change }), { replace: true });
   const shown = useMemo(() => filtered(rows, query), [rows, query]);
   const key = `${query.q}|${query.sort}|${query.state}|${query.health}`;
+  const [inView, setInView] = useState<[number, number]>([0, 0]);
+  const isGrid = query.view === 'grid';
+  const cpu = useCpu(shown, isGrid ? [0, 0] : inView);
   const by = (query.by && query.by in METRICS ? query.by : 'assigned') as Metric;
   return (
     <>
       <TopBar rows={rows} shown={shown.length} query={query} set={set} />
       <Failure error={error} again={again} />
-      {query.view === 'grid' ? (
+      {isGrid ? (
         <Cells rows={shown} group={query.group ?? ''} by={by} />
       ) : (
-        <Table
-          kind="streamers"
-          label={t('streamers.title')}
-          columns={COLUMNS}
-          source={rowsOf(shown, key)}
-          keyOf={(row) => row.hostname}
-          onOpen={(row) => go(href('streamers', [row.hostname]))}
-          sort={query.sort ?? ''}
-          onSort={(sort) => set({ sort })}
-          isBusy={!isReady}
-          empty={rows.length ? t('streamers.empty') : <FirstStreamer />}
-          height={40}
-          narrowHeight={64}
-        />
+        <CpuHistory.Provider value={cpu}>
+          <Table
+            kind="streamers"
+            label={t('streamers.title')}
+            columns={COLUMNS}
+            source={rowsOf(shown, key)}
+            keyOf={(row) => row.hostname}
+            onOpen={(row) => go(href('streamers', [row.hostname]))}
+            sort={query.sort ?? ''}
+            onSort={(sort) => set({ sort })}
+            isBusy={!isReady}
+            empty={rows.length ? t('streamers.empty') : <FirstStreamer />}
+            height={40}
+            narrowHeight={64}
+            onVisible={(from, to) => setInView([from, to])}
+          />
+        </CpuHistory.Provider>
       )}
     </>
   );
