@@ -27,6 +27,10 @@ use crate::state::{SHARDS, State};
 /// version that is served.
 pub const BUILD: u32 = 241_100_292;
 
+/// Streams from which on a list of rare ones, or of streamers by their streams, looks at the last
+/// count instead of at all streams: that takes a core 10 ms or more.
+pub const STREAMS_COUNTED_MIN: usize = 20_000;
+
 /// Counts of the errors that streams have on their nodes: by known code, then of all other codes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct ErrorCounts([u64; ERROR_CODES.len() + 1]);

@@ -19,6 +19,7 @@ use super::shared_result::Computed;
 use crate::core::message::{CoreMessage, Reply};
 use crate::core::metrics::PollCounts;
 use crate::error::ApiError;
+use crate::feed::nodes::CountedStreams;
 use crate::fleet::health::{Counts, HEALTHS, Health, STATE_CODES};
 use crate::json::{self, Number, Object, Value};
 use crate::metrics::{DurationCounts, percentile};
@@ -121,6 +122,14 @@ impl Summarizer {
         let (fleet, presence) = (shared.fleet.view(began), &shared.agents.presence);
         let mut scan = ClusterScan::new(&state, fleet, presence, super::now_ms());
         while !scan.step(&state, shared.fleet.view(Instant::now()), SCANNED_IN_A_ROW) {}
+        for node in &scan.nodes {
+            if let Some(runtime) = shared.nodes.find(&node.hostname) {
+                runtime.set_counted(CountedStreams {
+                    at: began,
+                    by_health: node.streams.by_health(),
+                });
+            }
+        }
         let value = ClusterCounts::new(scan);
         render(&value);
         let cost = thread_time().saturating_sub(used);

@@ -12,12 +12,14 @@ use std::fmt::Write as _;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::cluster_scan::STREAMS_COUNTED_MIN;
 use super::tagged::BodySource;
 use super::{Call, Collection, ListRequest, Outcome, layout, streamer_check};
 use crate::error::ApiError;
 use crate::feed::nodes::{AssignedLoad, Draining, Provisioning, Standing};
-use crate::fleet::health::{Health, StreamerHealth, StreamerInputs, state_code};
+use crate::fleet::health::{Counts, Health, StreamerHealth, StreamerInputs, health_of, state_code};
 use crate::fleet::report::StreamerStats;
 use crate::fleet::stats::{StreamerFacts, View};
 use crate::json::{Number, Object, Value, scan, write_string};
@@ -33,11 +35,11 @@ use crate::state::record::{ArchivedCordon, Role, StreamerRecord};
 use crate::state::tag::{EntityName, Versioned as _, take_item_conditions};
 
 /// Renders one streamer. `masked` hides secrets.
-pub fn render(
-    streamer: &StreamerRecord,
+pub fn render<'a>(
+    streamer: &'a StreamerRecord,
     masked: bool,
-    fleet: Option<View<'_>>,
-    state: &State,
+    fleet: Option<View<'a>>,
+    state: &'a State,
     out: &mut Vec<u8>,
 ) -> BodySource {
     let document = StreamerDoc::new(streamer, masked, fleet, state);
@@ -54,9 +56,13 @@ const NOT_SEEN_YET: Standing = Standing {
     hold_until_ms: None,
 };
 
+/// Counts of streams that are older are not shown.
+const COUNTED_AGE_MAX: Duration = Duration::from_mins(1);
+
 /// A streamer as the API shows it.
 pub struct StreamerDoc<'a> {
     streamer: &'a StreamerRecord,
+    fleet: Option<View<'a>>,
     config: Cow<'a, str>,
     masked: bool,
     facts: Option<Arc<StreamerFacts>>,
@@ -75,7 +81,7 @@ impl<'a> StreamerDoc<'a> {
     pub fn new(
         streamer: &'a StreamerRecord,
         masked: bool,
-        fleet: Option<View<'_>>,
+        fleet: Option<View<'a>>,
         state: &'a State,
     ) -> Self {
         let (facts, stats) = fleet
@@ -89,6 +95,7 @@ impl<'a> StreamerDoc<'a> {
         };
         Self {
             streamer,
+            fleet,
             config,
             masked,
             facts,
@@ -147,6 +154,38 @@ impl<'a> StreamerDoc<'a> {
             ]);
         }
         object_text(members)
+    }
+
+    /// The streams that it ingests, by health, as canonical JSON. In a large cluster they are those
+    /// of the last count.
+    fn streams(&self) -> Option<String> {
+        let fleet = self.fleet?;
+        let counts = if self.cluster.streams_count() < STREAMS_COUNTED_MIN {
+            self.count_streams(fleet)
+        } else {
+            let counted = fleet.counted(&self.streamer.hostname, COUNTED_AGE_MAX)?;
+            Counts::of_all(counted.by_health)
+        };
+        let mut text = "{".to_owned();
+        counts.write(None, &mut text);
+        text.push('}');
+        Some(text)
+    }
+
+    fn count_streams(&self, fleet: View<'_>) -> Counts {
+        let hostname = self.streamer.hostname.as_str();
+        let mut counts = Counts::default();
+        let node = self.cluster.node(hostname);
+        let held = node.iter().flat_map(|node| &node.streams);
+        let ingested = held.filter(|(_, role)| **role == Role::Ingest);
+        for stream in ingested.filter_map(|(name, _)| self.cluster.stream(name)) {
+            // One that it only keeps after a move is counted where it is laid out.
+            if stream.ingest() == Some(hostname) {
+                let is_online = |_: &str| self.stats.is_some();
+                counts.add(health_of(stream, fleet, is_online, |_| ()).0);
+            }
+        }
+        counts
     }
 
     /// The health of the streamer, for which reports are needed.
@@ -275,6 +314,7 @@ impl Document for StreamerDoc<'_> {
             "load" => Some(Raw::Json(Cow::Owned(self.load()))),
             "provisioning" => Some(Raw::Json(Cow::Owned(self.provisioning()?))),
             "state" => Some(Raw::Json(Cow::Owned(self.state()?))),
+            "streams" => Some(Raw::Json(Cow::Owned(self.streams()?))),
             "dvrs" => Some(Raw::Json(Cow::Borrowed(self.dvrs()?))),
             _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
         }
@@ -306,6 +346,10 @@ impl Document for StreamerDoc<'_> {
         }
         out.extend_from_slice(b",\"stats\":");
         out.extend_from_slice(self.stats().unwrap_or("null").as_bytes());
+        if let Some(streams) = self.streams() {
+            out.extend_from_slice(b",\"streams\":");
+            out.extend_from_slice(streams.as_bytes());
+        }
         out.extend_from_slice(b",\"updated_at\":");
         out.extend_from_slice(
             itoa::Buffer::new()
@@ -395,8 +439,18 @@ pub static KIND: ListKind = ListKind {
     schema: || Some(schema::streamer()),
 };
 
+/// Has streams counted for later requests, if their counts are not those of this one.
+fn keep_counted(call: &Call<'_>) {
+    if call.state.streams_count() >= STREAMS_COUNTED_MIN {
+        call.shared.workers.cluster_counts.peek(Instant::now());
+    }
+}
+
 pub fn list(call: &Call<'_>) -> Result<Outcome, ApiError> {
     let query = call.query(&KIND)?;
+    if query.reads("streams") {
+        keep_counted(call);
+    }
     Ok(Outcome::List(ListRequest::new(
         Collection::Streamers,
         query,
@@ -408,6 +462,7 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
         .state
         .streamer(&call.hostname()?)
         .ok_or_else(streamer_not_found)?;
+    keep_counted(call);
     let mut body = Vec::new();
     let source = render(
         streamer,

@@ -9,6 +9,7 @@ use super::scans::SliceSize;
 use super::{ANSWER_WAIT_MAX, Admitted, Core, uncached};
 use crate::api::agent::{AgentContext, AgentSource};
 use crate::api::call::{Collection, CompletePage, ListRequest, LocalState};
+use crate::api::cluster_scan::STREAMS_COUNTED_MIN;
 use crate::api::entity::EntitySource;
 use crate::api::event::Events;
 use crate::api::external_episodes::ExternalEpisodes;
@@ -63,9 +64,6 @@ impl Poll {
 pub(super) const LIST_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for a list before other requests run: most are finished by then.
 const AT_ONCE_MAX: Duration = Duration::from_millis(1);
-/// Streams from which on a list of rare ones looks at the last count instead of scanning all: that
-/// takes a core 10 ms or more.
-const STREAMS_COUNTED_MIN: usize = 20_000;
 /// A page from this size on is sent in pieces.
 const PIECES_BYTES_MIN: usize = 256 * 1024;
 /// Bytes of a piece. The next one is rendered when the client has taken it.

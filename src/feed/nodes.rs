@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -32,6 +33,8 @@ pub struct NodeRuntime {
     draining: Mutex<Option<Draining>>,
     /// What is assigned to it; set by the layouter's thread.
     assigned: Mutex<Option<AssignedLoad>>,
+    /// The streams that it ingests, as they were counted last.
+    counted: Mutex<Option<CountedStreams>>,
     /// Whether its configuration was written to it; set by the connector.
     provisioning: Mutex<Option<Provisioning>>,
     /// The rendered configuration of its newest generation.
@@ -74,6 +77,14 @@ impl NodeRuntime {
         *self.assigned.lock() = assigned;
     }
 
+    pub fn counted(&self) -> Option<CountedStreams> {
+        *self.counted.lock()
+    }
+
+    pub fn set_counted(&self, counted: CountedStreams) {
+        *self.counted.lock() = Some(counted);
+    }
+
     pub fn provisioning(&self) -> Option<Provisioning> {
         *self.provisioning.lock()
     }
@@ -92,6 +103,14 @@ pub struct AssignedLoad {
     pub disk_mb: u64,
     /// The share of the limit that it is nearest to; above 100 if it is above the limit.
     pub percent: u64,
+}
+
+/// The streams that a node ingests, by their health.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CountedStreams {
+    /// When the count began.
+    pub at: Instant,
+    pub by_health: [u64; 5],
 }
 
 /// Whether a streamer has the configuration that was written to it. Times are UTC ms.

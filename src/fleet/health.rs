@@ -130,6 +130,17 @@ impl Counts {
         self.total += 1;
     }
 
+    /// Counts in the order of their values.
+    pub fn of_all(by_health: [u64; 5]) -> Self {
+        let total = by_health.iter().sum();
+        Self { by_health, total }
+    }
+
+    /// In the order of the values.
+    pub fn by_health(&self) -> [u64; 5] {
+        self.by_health
+    }
+
     pub fn of(&self, health: Health) -> u64 {
         self.by_health[health as usize]
     }

@@ -24,7 +24,9 @@ use super::report::{
     StreamerStats,
 };
 use super::unconfigured::{NodeNames, UnconfiguredNames, UnconfiguredStreams};
-use crate::feed::nodes::{AssignedLoad, Draining, NodeTable, Provisioning, Standing};
+use crate::feed::nodes::{
+    AssignedLoad, CountedStreams, Draining, NodeTable, Provisioning, Standing,
+};
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
 use crate::state::name::{Hostname, shard_of};
@@ -603,6 +605,12 @@ impl View<'_> {
     /// What the layouter assigned to a streamer; `None` while it is disabled.
     pub fn assigned(&self, hostname: &str) -> Option<AssignedLoad> {
         self.stats.nodes.as_ref()?.find(hostname)?.assigned()
+    }
+
+    /// The streams that a streamer ingests, if they were counted within `age`.
+    pub fn counted(&self, hostname: &str, age: Duration) -> Option<CountedStreams> {
+        let counted = self.stats.nodes.as_ref()?.find(hostname)?.counted()?;
+        (self.now.saturating_duration_since(counted.at) <= age).then_some(counted)
     }
 
     /// Whether a streamer has the configuration that was written to it; `None` if none was.

@@ -202,6 +202,16 @@ impl Query {
             || positioned && self.sort.iter().any(|key| is_of(&key.path))
     }
 
+    /// Whether a top-level field is needed: to choose documents, to sort them or to render them.
+    pub fn reads(&self, field: &str) -> bool {
+        let is_of = |path: &FieldPath| path.parts().first().is_some_and(|first| **first == *field);
+        let selects = match &self.select {
+            Some(select) => select.iter().any(|it| *it.name == *field),
+            None => true,
+        };
+        selects || self.depends_on(field) || self.sort.iter().any(|key| is_of(&key.path))
+    }
+
     /// Appends the document with the fields that the request selects.
     pub fn render<D: Document>(&self, document: &D, out: &mut Vec<u8>) {
         let Some(select) = &self.select else {

@@ -15,6 +15,7 @@ mod mmdb;
 mod node;
 mod node_load;
 mod node_media;
+mod node_streams;
 mod pinned;
 mod placement;
 mod python;

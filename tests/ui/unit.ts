@@ -189,7 +189,7 @@ test('secrets of a configuration are not kept', () => {
 
 test('a cordoned streamer is found beside its state', () => {
   const entity = (hostname: string, maintenance?: Maintenance) =>
-    rowOf({ hostname, state: { name: 'up', maintenance } }, new Map());
+    rowOf({ hostname, state: { name: 'up', maintenance } });
   const rows = [entity('a'), entity('b', { mode: 'cordon', reason: 'disks', since: 1 })];
   const named = (state: string) => filtered(rows, { state }).map((row) => row.hostname);
   assert.deepEqual(named('cordoned'), ['b']);

@@ -20,20 +20,6 @@ export interface Session {
   features: string[];
 }
 
-export interface StreamerHealth {
-  hostname: string;
-  status: Health;
-  stream_metrics: Partial<Counts>;
-}
-
-export interface ClusterStats {
-  collected_at: number;
-  stream_metrics_total: Counts;
-  streamer_metrics_total: Counts;
-  streamer_bitrate_metrics_total: { input_kbit?: number; output_kbit?: number };
-  streamer_metrics: StreamerHealth[];
-}
-
 export type AttentionKind =
   | 'store'
   | 'unplaced'
@@ -162,6 +148,10 @@ export interface StreamerEntity {
   channel_limit?: number;
   total_bandwidth?: number;
   cluster_key?: string;
+  health?: Health;
+  load?: { ingests?: number };
+  /** By health; absent in a large cluster until they were counted. */
+  streams?: Partial<Counts>;
   state?: {
     name: StateName;
     cause?: string;

@@ -1,5 +1,5 @@
 // Streamers with the counts of their streams, as rows.
-import type { Health, Maintenance, StateName, StreamerEntity, StreamerHealth } from './model';
+import type { Health, Maintenance, StateName, StreamerEntity } from './model';
 
 /** The limit of a streamer without one of its own. */
 export const CHANNELS_USUAL = 6000;
@@ -13,7 +13,8 @@ export interface StreamerRow {
   assigned: number;
   limit: number;
   bandwidth?: number;
-  errors: number;
+  /** Unknown in a large cluster until streams were counted. */
+  errors?: number;
   cpu?: number;
   mem?: number;
   in?: number;
@@ -31,19 +32,19 @@ export function fullest(partitions: { usage?: number }[] | undefined): number | 
   return partitions?.length ? Math.max(...partitions.map((it) => it.usage ?? 0)) : undefined;
 }
 
-export function rowOf(entity: StreamerEntity, health: Map<string, StreamerHealth>) {
+export function rowOf(entity: StreamerEntity): StreamerRow {
+  const { load, streams } = entity;
   const stats = entity.stats ?? {};
-  const counts = health.get(entity.hostname);
   const row: StreamerRow = {
     hostname: entity.hostname,
     labels: entity.labels ?? {},
     state: entity.state?.name ?? 'unknown',
     maintenance: entity.state?.maintenance,
-    health: counts?.status ?? 'outage',
-    assigned: counts?.stream_metrics.total ?? 0,
+    health: entity.health ?? 'outage',
+    assigned: load?.ingests ?? 0,
     limit: entity.channel_limit ?? CHANNELS_USUAL,
     bandwidth: entity.total_bandwidth,
-    errors: counts?.stream_metrics.outage ?? 0,
+    errors: streams?.outage,
     cpu: stats.cpu_usage,
     mem: stats.memory_usage,
     in: stats.input_kbit,

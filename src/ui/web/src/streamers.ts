@@ -1,7 +1,7 @@
 // Streamers as the table and the grid show them, read from the API.
 import { useMemo } from 'preact/hooks';
 import { url } from './json';
-import type { ClusterStats, Page, StreamerEntity } from './model';
+import type { Page, StreamerEntity } from './model';
 import { useQuery } from './query';
 import { rowOf } from './streamer_rows';
 
@@ -11,7 +11,10 @@ const FIELDS = [
   'labels',
   'channel_limit',
   'total_bandwidth',
+  'health',
+  'load.ingests',
   'state',
+  'streams.outage',
   'stats.cpu_usage',
   'stats.memory_usage',
   'stats.input_kbit',
@@ -30,11 +33,6 @@ export function useStreamers() {
     wake: (events) =>
       events.some((it) => it.entity_type === 'streamer' || it.event === 'layouter_streamer_state'),
   });
-  const stats = useQuery<ClusterStats>('/cluster/stats', { every: 10_000 });
-  const rows = useMemo(() => {
-    const health = new Map(stats.data?.streamer_metrics.map((it) => [it.hostname, it]));
-    return (list.data?.streamers ?? []).map((entity) => rowOf(entity, health));
-  }, [list.data, stats.data]);
-  const isReady = list.data !== null;
-  return { rows, isReady, error: list.error ?? stats.error, again: list.again };
+  const rows = useMemo(() => (list.data?.streamers ?? []).map(rowOf), [list.data]);
+  return { rows, isReady: list.data !== null, error: list.error, again: list.again };
 }

@@ -144,9 +144,16 @@ function Report({ report }: { report: StreamerReport }) {
   );
 }
 
-/** The configuration without reports. */
+/** The configuration without what this server adds to it. */
 function shownConfig(streamer: StreamerEntity): Record<string, unknown> {
-  const { stats: _stats, state: _state, ...config } = streamer;
+  const {
+    health: _health,
+    load: _load,
+    state: _state,
+    stats: _stats,
+    streams: _streams,
+    ...config
+  } = streamer;
   return config;
 }
 

@@ -42,7 +42,7 @@ export const METRICS: Record<Metric, CellMetric> = {
   },
   errors: {
     word: 'status.outage',
-    share: (row) => row.errors / ERRORS_SHOWN,
+    share: (row) => (row.errors ?? 0) / ERRORS_SHOWN,
     text: (row) => f.count(row.errors),
   },
 };
@@ -63,7 +63,7 @@ function Cell({ row, by }: { row: StreamerRow; by: Metric }) {
       : []),
     `${t('col.assigned')} ${f.count(row.assigned)} / ${f.count(row.limit)}`,
     `${t('col.cpu')} ${f.percent(row.cpu)}, ${t('col.disk')} ${f.percent(row.disk)}`,
-    t('streamers.in_outage', { n: row.errors }),
+    ...(row.errors === undefined ? [] : [t('streamers.in_outage', { n: row.errors })]),
   ];
   const isUp = row.state === 'up';
   return (

@@ -152,7 +152,7 @@ const COLUMNS: Column<StreamerRow>[] = [
           {f.count(row.errors)}
         </a>
       ) : (
-        <span class="muted">0</span>
+        <span class="muted">{f.count(row.errors)}</span>
       ),
   },
   {
