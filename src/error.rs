@@ -101,7 +101,7 @@ error_codes! {
     UNKNOWN_PARAMETER = 400 "unknown_parameter" "Unknown query parameter `{name}`"
         | "Unknown query parameter `{name}`; did you mean `{nearest}`?"
         | "Parameter `{name}` must be `{field}` or `{field}_ne`"
-        | "Parameter `{name}` does not apply: a bulk change is made to all streams that match";
+        | "Parameter `{name}` does not apply: all streams that match are taken";
     // Authorization.
     TOO_MANY_FAILURES = 429 "too_many_failures"
         "Too many wrong credentials from this address; repeat the request later" 1;

@@ -63,13 +63,12 @@ pub fn change(call: &Call<'_>) -> Result<Outcome, ApiError> {
 }
 
 /// The filters, which show no more than a list of streams does.
-fn selecting_query(call: &Call<'_>) -> Result<Query, ApiError> {
+pub fn selecting_query(call: &Call<'_>) -> Result<Query, ApiError> {
     const OF_PAGES: [&str; 5] = ["limit", "sort", "cursor", "select", "$reversed"];
     for (name, _) in pairs(call.request.query).flatten() {
         if OF_PAGES.contains(&&*name) {
-            let title = format!(
-                "Parameter `{name}` does not apply: a bulk change is made to all streams that match"
-            );
+            let title =
+                format!("Parameter `{name}` does not apply: all streams that match are taken");
             return Err(error::UNKNOWN_PARAMETER.titled(title).at_parameter(name));
         }
     }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::facet_counts::FacetScan;
 use super::matching::BulkRequest;
 use super::operation::Operation;
 use super::shared::{ApiSettings, Shared};
@@ -358,6 +359,8 @@ pub enum Outcome {
     Pending(Box<dyn Pending>),
     /// A change of all streams that match filters.
     Bulk(Box<BulkRequest>),
+    /// Counts of the streams that match filters, by the values of fields.
+    Facets(Box<FacetScan>),
     /// A body of any length.
     Body(Box<PacedBody>),
     /// The connection becomes the control connection of an agent.

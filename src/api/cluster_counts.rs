@@ -18,6 +18,8 @@ pub enum CountsForm {
     Metrics,
     /// The body of `GET /cluster/summary`.
     Summary,
+    /// Counts of streams by the values of fields.
+    Facets,
 }
 
 /// A request that waits for the counts.
@@ -52,6 +54,7 @@ impl ClusterCounts {
             CountsForm::Json(coding) => self.json.get().is_some_and(|it| it.is_coded(coding)),
             CountsForm::Metrics => self.metrics.get().is_some(),
             CountsForm::Summary => self.summary.get().is_some(),
+            CountsForm::Facets => self.scan.facets.is_some(),
         }
     }
 
@@ -75,6 +78,8 @@ impl ClusterCounts {
                     text
                 });
             }
+            // They are counted by the scan itself.
+            CountsForm::Facets => {}
             CountsForm::Summary => {
                 self.summary.get_or_init(summarize);
             }

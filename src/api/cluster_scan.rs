@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 
+use super::facet_counts::FacetCounts;
 use super::rare_streams::RareStreams;
 use crate::agents::registry::Registry;
 use crate::feed::nodes::Standing;
@@ -87,6 +88,8 @@ pub struct ClusterScan {
     /// Enabled streams that are on no streamer.
     pub unplaced: u64,
     pub rare: RareStreams,
+    /// Counted if a caller wants them.
+    pub facets: Option<FacetCounts>,
     agents: Counts,
     errors: ErrorCounts,
     shard: usize,
@@ -126,6 +129,7 @@ impl ClusterScan {
             streams: Counts::default(),
             unplaced: 0,
             rare: RareStreams::new(state),
+            facets: None,
             agents: Counts::default(),
             errors: ErrorCounts::default(),
             shard: 0,
@@ -150,6 +154,13 @@ impl ClusterScan {
         scan
     }
 
+    /// Also counts streams by the values of fields.
+    #[must_use]
+    pub fn with_facets(self, wanted: bool) -> Self {
+        let facets = wanted.then(FacetCounts::default);
+        Self { facets, ..self }
+    }
+
     /// Counts at most `budget` more streams. Returns true at the end.
     pub fn step(&mut self, state: &State, fleet: View<'_>, budget: usize) -> bool {
         let mut left = budget.max(1);
@@ -171,6 +182,9 @@ impl ClusterScan {
                 }
                 self.streams.add(health);
                 self.rare.note(name, health, ingest.is_some());
+                if let Some(facets) = &mut self.facets {
+                    facets.add(stream);
+                }
                 self.unplaced += u64::from(ingest.is_none() && health != Health::Disabled);
                 if let Some(node) = node {
                     self.nodes[node].streams.add(health);

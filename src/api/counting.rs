@@ -38,6 +38,10 @@ const CORES_WAIT_MAX: Duration = Duration::from_millis(100);
 const FIRST_CAPACITY_WAIT_MAX: Duration = Duration::from_secs(1);
 const CAPACITY_WAIT_MAX: Duration = Duration::from_millis(100);
 
+/// How long facets are counted after they were wanted: otherwise callers of facets and others would
+/// each need counts of their own, one after the other.
+const FACETS_COUNTED_FOR: Duration = Duration::from_mins(1);
+
 /// Rates are averages of about this time.
 const RATE_OVER: Duration = Duration::from_secs(10);
 /// Least time between two samples of the counters behind rates.
@@ -84,6 +88,8 @@ struct Summarizer {
     polls: Vec<PollCounts>,
     /// The oldest first.
     samples: VecDeque<CounterSample>,
+    /// When a caller last wanted facets.
+    facets_wanted: Option<Instant>,
 }
 
 impl Summarizer {
@@ -96,6 +102,7 @@ impl Summarizer {
         Self {
             polls: vec![PollCounts::default(); shared.cores.len()],
             samples: VecDeque::from([start]),
+            facets_wanted: None,
             shared,
         }
     }
@@ -106,6 +113,7 @@ impl Summarizer {
         forms: &[CountsForm],
         last: Option<Arc<Computed<ClusterCounts>>>,
     ) -> Arc<Computed<ClusterCounts>> {
+        let wants_facets = self.wants_facets(forms);
         let shared = self.shared.clone();
         let state = shared.published.state().load_full();
         let mut render = |counts: &ClusterCounts| {
@@ -114,13 +122,16 @@ impl Summarizer {
                 counts.render(*form, &shared.identity.server_id, summarize);
             }
         };
-        if let Some(last) = last {
+        let has_facets = |it: &Arc<Computed<ClusterCounts>>| it.value.has(CountsForm::Facets);
+        let is_enough = !forms.contains(&CountsForm::Facets);
+        if let Some(last) = last.filter(|last| is_enough || has_facets(last)) {
             render(&last.value);
             return last;
         }
         let (began, used) = (Instant::now(), thread_time());
         let (fleet, presence) = (shared.fleet.view(began), &shared.agents.presence);
-        let mut scan = ClusterScan::new(&state, fleet, presence, super::now_ms());
+        let mut scan =
+            ClusterScan::new(&state, fleet, presence, super::now_ms()).with_facets(wants_facets);
         while !scan.step(&state, shared.fleet.view(Instant::now()), SCANNED_IN_A_ROW) {}
         for node in &scan.nodes {
             if let Some(runtime) = shared.nodes.find(&node.hostname) {
@@ -136,6 +147,16 @@ impl Summarizer {
         let counted = Arc::new(Computed { value, began, cost });
         shared.workers.cluster_counts.counts.store(counted.clone());
         counted
+    }
+
+    /// Whether a count must have facets.
+    fn wants_facets(&mut self, forms: &[CountsForm]) -> bool {
+        let now = Instant::now();
+        if forms.contains(&CountsForm::Facets) {
+            self.facets_wanted = Some(now);
+        }
+        let wanted = self.facets_wanted;
+        wanted.is_some_and(|wanted| now.duration_since(wanted) < FACETS_COUNTED_FOR)
     }
 
     fn summarize(&mut self, scan: &ClusterScan, state: &State) -> ClusterSummary {

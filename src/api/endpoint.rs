@@ -9,9 +9,9 @@ use super::operation::{
 use super::router::{Found, PathParameter, Route, Router};
 use super::{
     agent, auth_backend, backup, balancer, browser_session, bulk, capacity, cluster, config,
-    config_external, control, dvr, dvr_presence, episode, event, external_episodes, history,
-    layout, layouter, monitoring, person, session_auth, srt_port, stats, stats_format, stream,
-    streamer, streamer_check, summary, token,
+    config_external, control, dvr, dvr_presence, episode, event, external_episodes, facets,
+    history, layout, layouter, monitoring, person, session_auth, srt_port, stats, stats_format,
+    stream, streamer, streamer_check, summary, token,
 };
 use crate::access::auth::{Access, Needs, TokenNeed};
 use crate::access::rights::Action::{self, Execute, List, Read, Write};
@@ -249,6 +249,9 @@ pub const OPERATIONS: &[Endpoint] = &[
     post(("/cluster/preview", NO_KEY, ""),
         "cluster_preview", right("cluster", Execute), layout::preview_cluster,
         &words::cluster::CLUSTER_PREVIEW).batch(),
+    get(("/facets", NO_KEY, ""),
+        "facets_get", right("streams", List), facets::get, &words::stream::FACETS_GET)
+            .filtered(facets::PARAMETERS),
     get(("/cluster/summary", NO_KEY, ""),
         "cluster_summary_get", right("cluster", Read), summary::get,
         &words::cluster::CLUSTER_SUMMARY_GET),

@@ -31,6 +31,8 @@ pub mod episode;
 pub mod etag;
 pub mod event;
 pub mod external_episodes;
+pub mod facet_counts;
+mod facets;
 mod history;
 pub mod layout;
 pub mod layouter;

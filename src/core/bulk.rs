@@ -21,13 +21,13 @@ use super::{ANSWER_WAIT_MAX, Admitted, Core, uncached};
 use crate::api::call::{Context, LocalState};
 use crate::api::matching::{BulkProgress, BulkRequest, MatchingStreams, PROGRESS_TYPE};
 use crate::api::stream::may_keep;
-use crate::api::stream_doc::Streams;
+use crate::api::stream_doc::{StreamDoc, Streams};
 use crate::api::strict;
 use crate::error::{self, ApiError};
 use crate::http::{Answer, ChunkedAnswer, Reserved, Response, Ticket};
 use crate::layouter::whatif::worker::WhatIfQuery;
 use crate::limits::{BULK_BATCH_STREAMS_MAX, BULK_ROUNDS_MAX};
-use crate::query::{MatchScan, Source as _};
+use crate::query::{MatchScan, Query, Source as _};
 use crate::rt::{self, Inbox};
 use crate::state::apply::{Stamp, apply};
 use crate::state::changes::Done;
@@ -52,6 +52,30 @@ pub(super) enum BulkReply {
 
 /// Replies to one bulk change.
 pub(super) type BulkReplies = Inbox<BulkReply>;
+
+/// Collects the streams that a scan finds.
+pub(super) trait StreamSink {
+    fn add(&mut self, document: &StreamDoc<'_>);
+
+    /// The memory that it takes.
+    fn held_bytes(&self) -> usize;
+}
+
+/// The streams of a bulk change that are being selected.
+struct SelectedStreams<'r> {
+    found: MatchingStreams,
+    request: &'r BulkRequest,
+}
+
+impl StreamSink for SelectedStreams<'_> {
+    fn add(&mut self, document: &StreamDoc<'_>) {
+        self.found.add(document, self.request);
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.found.held_bytes()
+    }
+}
 
 /// A bulk change under way.
 struct BulkRun {
@@ -110,28 +134,44 @@ impl Core {
         reserved: &mut Reserved,
     ) -> Result<Option<MatchingStreams>, ApiError> {
         let request = &*run.request;
-        let mut scan = MatchScan::new(&request.query);
-        let mut selection = MatchingStreams::new(request.held_max());
+        let mut selection = SelectedStreams {
+            found: MatchingStreams::new(request.held_max()),
+            request,
+        };
+        let query = (&request.query, run.ticket);
+        let is_whole = self
+            .scan_streams(query, state, reserved, &mut selection)
+            .await?;
+        Ok(is_whole.then_some(selection.found))
+    }
+
+    /// Scans a state for the streams that match. Returns false if the client is gone.
+    pub(super) async fn scan_streams(
+        &self,
+        (query, ticket): (&Query, Ticket),
+        state: &LocalState,
+        reserved: &mut Reserved,
+        sink: &mut dyn StreamSink,
+    ) -> Result<bool, ApiError> {
+        let mut scan = MatchScan::new(query);
         let mut size = SliceSize::default();
         let began = Instant::now();
         loop {
             let turn = self.lists.turns.next().await;
-            if !self.connections.is_waiting(run.ticket) {
-                return Ok(None);
+            if !self.connections.is_waiting(ticket) {
+                return Ok(false);
             }
             let is_done = size.step(|documents| {
                 let fleet = self.shared.fleet.view(Instant::now());
                 let streams = Streams::new(state, Some(self.shared.around(state, fleet)));
-                scan.step(&streams, documents, &mut |document| {
-                    selection.add(&document, request);
-                })
+                scan.step(&streams, documents, &mut |document| sink.add(&document))
             });
             drop(turn);
-            if !self.connections.holds(reserved, selection.held_bytes()) {
+            if !self.connections.holds(reserved, sink.held_bytes()) {
                 return Err(error::BUFFERS_FULL.error());
             }
             if is_done {
-                return Ok(Some(selection));
+                return Ok(true);
             }
             if began.elapsed() > LIST_TIME_MAX {
                 return Err(error::TOO_EXPENSIVE.error());

@@ -8,6 +8,7 @@
 mod agents;
 mod bodies;
 mod bulk;
+mod facets;
 mod held;
 mod lists;
 pub mod message;
@@ -257,6 +258,11 @@ impl Core {
             }
             Outcome::Bulk(request) => {
                 let answer = this.bulk(request, ticket);
+                self.hold(call, &answer, true);
+                Ok(answer)
+            }
+            Outcome::Facets(request) => {
+                let answer = this.facets(request, ticket);
                 self.hold(call, &answer, true);
                 Ok(answer)
             }

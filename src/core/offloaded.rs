@@ -83,6 +83,7 @@ impl OffloadedCall {
                 Outcome::List(_)
                 | Outcome::Park { .. }
                 | Outcome::Bulk(_)
+                | Outcome::Facets(_)
                 | Outcome::Body(_)
                 | Outcome::Upgrade { .. }
                 | Outcome::Offload => {

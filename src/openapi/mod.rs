@@ -852,6 +852,7 @@ mod tests {
                 "episode_save",
                 "episodes_list",
                 "external_episodes_list",
+                "facets_get",
                 "layouter_change",
                 "layouter_get",
                 "liveness_probe",

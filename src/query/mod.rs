@@ -181,6 +181,11 @@ impl Query {
         hints
     }
 
+    /// Whether every document matches.
+    pub fn selects_all(&self) -> bool {
+        self.filters.is_empty() && self.search.is_none() && self.restriction.is_none()
+    }
+
     /// Whether a document belongs on this or a later page: decides whether a change wakes a parked
     /// poll.
     pub fn matches<D: Document>(&self, document: &D) -> bool {

@@ -48,7 +48,11 @@ enum Rule {
 
 fn rule(method: &str, template: &str) -> Rule {
     let segments: Vec<&str> = template.split('/').skip(1).collect();
-    let collection = segments[0].to_owned();
+    let collection = match segments[0] {
+        // Numbers of what the list of streams shows.
+        "facets" => "streams".to_owned(),
+        other => other.to_owned(),
+    };
     let keyed = segments.iter().any(|segment| segment.starts_with('{'));
     let of_streamer = template.starts_with("/streamers/{hostname}/");
     let is_history = segments.last() == Some(&"history");

@@ -80,6 +80,7 @@ mod bad_json;
 mod canaries;
 mod clients;
 mod conformance;
+mod facets;
 mod faults;
 mod guessing;
 mod handover;

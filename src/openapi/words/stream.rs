@@ -44,6 +44,34 @@ pub const STREAMS_LIST: OperationDoc = OperationDoc {
     ..OPERATION
 };
 
+pub const FACETS_GET: OperationDoc = OperationDoc {
+    tag: "stream",
+    summary: "Count streams by the values of fields",
+    description: "The most frequent values of each field with the number of their streams: as many \
+         as `GET /streams` counts with the value as a filter. Streams without a value are not \
+         counted; `other` has those with values that are not shown. `labels` stands for each \
+         label, for at most 50 of them, those that most streams have.\n\n\
+         Without filters the numbers are of the count that all callers share, as old as those of \
+         `GET /cluster/stats`. With filters, and for a token that sees a part of the streams, they \
+         are current: a scan counts the streams that match and that the token may list. One that \
+         takes more than 5 s is refused. `sort`, `limit`, `cursor` and `select` do not apply. At \
+         most 50,000 different values and 1,000 labels are counted apart; streams with further \
+         values are in `other`.",
+    responses: &[
+        json(
+            200,
+            "The counts.",
+            Shape::One("facets"),
+            r#"{"at":1727274724000,"facets":[{"field":"labels.customer","other":12,"values":[{"count":17523,"value":"acme"},{"count":911,"value":"borealis"}]}]}"#,
+        ),
+        BAD_QUERY,
+        UNAUTHORIZED,
+        UNAVAILABLE,
+    ],
+    extension: true,
+    ..OPERATION
+};
+
 pub const STREAMS_BATCH_UPDATE: OperationDoc = OperationDoc {
     tag: "stream",
     summary: "Save several streams at once",

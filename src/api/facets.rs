@@ -1,0 +1,131 @@
+//! `GET /facets`: how many streams have which value of a field.
+//!
+//! For all streams the numbers are those of the shared count; for a part of them, by filters or by
+//! the permissions of a token, a scan counts (`core::facets`).
+
+use std::any::Any;
+use std::time::Duration;
+
+use super::ANSWER_WAIT_MAX;
+use super::bulk::selecting_query;
+use super::call::{Call, Context, Outcome, Pending, Step};
+use super::cluster::{counts_of, request_counts};
+use super::cluster_counts::{ClusterCounts, CountsForm};
+use super::facet_counts::{FacetField, FacetScan, WantedFacets};
+use super::shared::ApiSettings;
+use super::stream_doc::SEARCH;
+use crate::core::message::Reply;
+use crate::error::{self, ApiError};
+use crate::http::Response;
+use crate::query::params::{Choice, Integer, Parameter, ParameterValues as _, Text};
+
+const OF: Choice = Choice::new("of", &["streams"], "What is counted.")
+    .required()
+    .example(r#""streams""#);
+
+const FIELDS: Text = Text::list(
+    "fields",
+    "Fields whose values are counted, joined by commas, at most 20: `labels` (each label), \
+     `labels.KEY` (one label), `template`, `namespace`, `layout.ingest`.",
+)
+.required()
+.example(r#"["labels","layout.ingest"]"#);
+
+const VALUES: Integer = Integer::new(
+    "values",
+    "Values of each field at most, the most frequent ones, by default 30.",
+)
+.between(1, 100)
+.example("30");
+
+pub const PARAMETERS: &[&dyn Parameter] = &[&OF, &FIELDS, &VALUES, &SEARCH];
+
+const VALUES_USUAL: u64 = 30;
+const FIELDS_MAX: usize = 20;
+
+pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
+    call.choice(&OF)?;
+    let wanted = WantedFacets {
+        fields: fields(call)?,
+        values: call.integer(&VALUES)?.unwrap_or(VALUES_USUAL) as usize,
+    };
+    let query = selecting_query(call)?;
+    if query.selects_all() {
+        return Ok(Outcome::Pending(Box::new(FacetsRequest { wanted })));
+    }
+    Ok(Outcome::Facets(Box::new(FacetScan { query, wanted })))
+}
+
+fn fields(call: &Call<'_>) -> Result<Vec<FacetField>, ApiError> {
+    let text = call.text(&FIELDS)?.unwrap_or_default();
+    let names: Vec<&str> = text.split(',').collect();
+    if names.len() > FIELDS_MAX {
+        let allowed = format!("takes at most {FIELDS_MAX} fields");
+        return Err(error::INPUT_OUT_OF_RANGE.about_parameter(FIELDS.name(), &allowed));
+    }
+    let mut fields = Vec::new();
+    for name in names {
+        let field = FacetField::parse(name).ok_or_else(|| {
+            let known = "labels, labels.KEY, template, namespace, layout.ingest";
+            let allowed = format!("must be one of: {known}");
+            error::UNKNOWN_ENUM_OPTION.about_parameter(FIELDS.name(), &allowed)
+        })?;
+        if !fields.contains(&field) {
+            fields.push(field);
+        }
+    }
+    Ok(fields)
+}
+
+/// A request about all streams, which waits for the counts of the cluster.
+struct FacetsRequest {
+    wanted: WantedFacets,
+}
+
+impl FacetsRequest {
+    fn answer(&self, counts: &ClusterCounts) -> Step {
+        let scan = &counts.scan;
+        match &scan.facets {
+            Some(facets) => {
+                let body = facets.body(&self.wanted, scan.collected_at_ms);
+                Step::Done(Response::json(200, body))
+            }
+            None => Step::Wait,
+        }
+    }
+
+    fn on_counts(&self, finished: Box<dyn Any + Send>) -> Step {
+        match counts_of(finished) {
+            Some(counted) => self.answer(&counted.value),
+            None => Step::Wait,
+        }
+    }
+}
+
+impl Pending for FacetsRequest {
+    fn wait(&self, _: &ApiSettings) -> Duration {
+        ANSWER_WAIT_MAX
+    }
+
+    fn start(&mut self, context: &Context<'_>) -> Step {
+        match request_counts(CountsForm::Facets, context) {
+            Some(counted) => self.answer(&counted.value),
+            None => Step::Wait,
+        }
+    }
+
+    fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
+        match reply {
+            Reply::Finished(finished) => self.on_counts(finished),
+            reply => Step::of_body(reply),
+        }
+    }
+
+    fn depends_on_visibility(&self) -> bool {
+        true
+    }
+
+    fn on_timeout(&mut self, _: &Context<'_>) -> Response {
+        error::TIMED_OUT.error().into()
+    }
+}
