@@ -22,13 +22,14 @@ const SOURCES: &[&str] = &[
     "icon.svg",
 ];
 const NODE_MAJOR_MIN: u32 = 20;
-/// The files of the interface and their media types.
+/// The files of the interface and their media types; beside them, scripts with texts of languages.
 const FILES: &[(&str, &str)] = &[
     ("index.html", "text/html; charset=utf-8"),
-    ("app.js", "text/javascript; charset=utf-8"),
+    ("app.js", SCRIPT),
     ("app.css", "text/css; charset=utf-8"),
     ("icon.svg", "image/svg+xml"),
 ];
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 fn main() {
     println!("cargo::rerun-if-env-changed=WEIR_UI");
@@ -151,6 +152,19 @@ fn run(command: &mut Command, directory: &Path) -> Result<(), String> {
     Err(format!("{shown} failed ({}): {first}", output.status))
 }
 
+/// The names of the built scripts with texts, one per language that is not part of the program.
+fn languages(built: &Path) -> io::Result<Vec<String>> {
+    let names = fs::read_dir(built)?.map(|entry| entry.map(|it| it.file_name()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    let mut names: Vec<_> = names
+        .into_iter()
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with("lang-") && name.ends_with(".js"))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
 /// The declarations that include the files of a directory.
 fn embedded(built: &Path) -> Result<String, String> {
     let hash = fs::read_to_string(built.join("hash")).map_err(|error| error.to_string())?;
@@ -160,7 +174,9 @@ fn embedded(built: &Path) -> Result<String, String> {
     }
     let mut text = format!("pub const HASH: &str = {hash:?};\npub const MISSING: &str = \"\";\n");
     text.push_str("pub static FILES: &[EmbeddedFile] = &[\n");
-    for (name, media_type) in FILES {
+    let languages = languages(built).map_err(|error| error.to_string())?;
+    let languages = languages.iter().map(|name| (name.as_str(), SCRIPT));
+    for (name, media_type) in FILES.iter().copied().chain(languages) {
         let included = |suffix: &str| {
             let path = built.join(format!("{name}{suffix}"));
             let path = path.to_str().filter(|_| path.exists())?;

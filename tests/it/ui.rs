@@ -245,7 +245,7 @@ fn copy_folder(from: &Path, to: &Path) {
 fn sources() -> tempfile::TempDir {
     let scratch = tempfile::tempdir_in(packages()).expect("a scratch directory can be made");
     copy_folder(&Path::new(WEB).join("src"), &scratch.path().join("src"));
-    for (folder, name) in [(WEB, "tsconfig.json"), (SOURCES, "unit.ts")] {
+    for (folder, name) in [(WEB, "tsconfig.json"), (SOURCES, "unit.ts"), (SOURCES, "language_faults.ts")] {
         let from = Path::new(folder).join(name);
         fs::copy(from, scratch.path().join(name)).expect("it can be copied");
     }

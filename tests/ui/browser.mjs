@@ -15,6 +15,7 @@ import { CHECKS as streamers } from './checks/streamers.mjs';
 import { CHECKS as entities } from './checks/entities.mjs';
 import { CHECKS as settings } from './checks/settings.mjs';
 import { CHECKS as page } from './checks/page.mjs';
+import { CHECKS as languages } from './checks/languages.mjs';
 import { CHECKS as screens } from './checks/screens.mjs';
 
 /** In this order: the last ones before the screens restart the server. */
@@ -29,6 +30,7 @@ const CHECKS = [
   entities,
   settings,
   page,
+  languages,
   screens,
 ].flatMap(Object.entries);
 

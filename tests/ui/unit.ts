@@ -17,7 +17,18 @@ import { hashOf, readRoute } from './src/router';
 import { withoutSecrets } from './src/secrets';
 import { changeOf, settingsOf, typedValue } from './src/settings';
 import { filtered, fullest, leftOf, rowOf, stageOf, type StreamerRow } from './src/streamer_rows';
-import { code, t, TEXTS } from './src/text';
+import {
+  chosenLocale,
+  LANGUAGES,
+  textOf,
+  type Forms,
+  type LanguageFile,
+  type Texts,
+} from './src/language';
+import { en } from './src/languages/en';
+import pseudo from './src/languages/en-XA';
+import { code, locale, t } from './src/text';
+import { faultsOf } from './language_faults';
 import { checkedQuestion, draftOf, isComplete, largestFirst, questionOf } from './src/whatif';
 
 test('integers of 64 bits are kept as text', () => {
@@ -397,12 +408,104 @@ test('texts have plurals, places and fallbacks', () => {
   assert.equal(code('reason', 'reason_of_later'), 'reason of later');
 });
 
+const rulesOf = (of: string) => ({
+  select: new Intl.PluralRules(of),
+  number: new Intl.NumberFormat(of),
+});
+
+test('plurals have as many forms as the language', () => {
+  const forms: Forms = { one: '{n} файл', few: '{n} файла', many: '{n} файлов', other: '{n} файла' };
+  const inRussian = (n: number) => textOf(forms, { n }, rulesOf('ru'));
+  const words = (all: number[]) => all.map((n) => inRussian(n).split(' ').at(-1));
+  assert.deepEqual(words([1, 21, 101]), ['файл', 'файл', 'файл']);
+  assert.deepEqual(words([2, 3, 24]), ['файла', 'файла', 'файла']);
+  assert.deepEqual(words([0, 5, 11, 112, 1e6]), Array(5).fill('файлов'));
+  assert.equal(inRussian(1.5), '1,5 файла');
+  assert.equal(inRussian(1_234_567), '1\u00a0234\u00a0567 файлов');
+  const none: Forms = { ...forms, '=0': 'нет файлов' };
+  assert.equal(textOf(none, { n: 0 }, rulesOf('ru')), 'нет файлов');
+  assert.equal(textOf({ other: '{n} つ' }, { n: 3 }, rulesOf('ja')), '3 つ');
+});
+
+test('a browser gets the language that its user chose or prefers', () => {
+  const languages = ['en', 'pt', 'pt-BR'].map((of) => ({ locale: of, name: of }));
+  const all = [...languages, { locale: 'en-XA', name: 'x', isForTests: true }];
+  const chosen = (preferred: string[], asked: string | null = null, kept: string | null = null) =>
+    chosenLocale(all, { asked, kept, preferred });
+  assert.equal(chosen([]), 'en');
+  assert.equal(chosen(['xx', 'pt-BR', 'en']), 'pt-BR');
+  assert.equal(chosen(['pt-PT', 'en']), 'pt');
+  assert.equal(chosen(['en-XA']), 'en', 'not by preference');
+  assert.equal(chosen(['pt'], null, 'en'), 'en', 'the choice is before the preference');
+  assert.equal(chosen(['pt'], 'en-XA', 'pt'), 'en-XA', 'the address is before the choice');
+  assert.equal(chosen(['pt'], '../x', 'constructor'), 'pt', 'no other file is loaded');
+});
+
+/** The languages beside English: a file for each row of the table, and none without one. */
+const FILES: Record<string, LanguageFile> = { 'en-XA': pseudo };
+
+test('every language has every text, with the same places and its own plurals', () => {
+  const beside = LANGUAGES.map((it) => it.locale).filter((it) => it !== 'en');
+  assert.deepEqual(beside, Object.keys(FILES), 'import it here');
+  const files = readdirSync(join(process.env.SOURCES ?? '', 'languages'));
+  assert.deepEqual(files.sort(), ['en.ts', ...beside.map((it) => `${it}.ts`)].sort());
+  assert.deepEqual(faultsOf({ locale: 'en', texts: en }, en), []);
+  for (const [name, file] of Object.entries(FILES)) {
+    const language = file(en);
+    assert.equal(language.locale, name);
+    assert.deepEqual(faultsOf(language, en), [], name);
+  }
+});
+
+test('faults of a language are found', () => {
+  const english = {
+    a: 'A',
+    b: '{n} of {total}',
+    c: { one: '{n} c', other: '{n} cs' },
+  } as unknown as Texts;
+  const faults = (texts: unknown, of = 'ru') =>
+    faultsOf({ locale: of, texts: texts as Texts }, english);
+  const whole = { one: '{n} 1', few: '{n} 2', many: '{n} 5', other: '{n} x' };
+  const given = { a: 'А', b: '{total}: {n}', c: whole };
+  assert.deepEqual(faults(given), []);
+  assert.deepEqual(faults({ ...given, c: { ...whole, one: 'один', '=0': 'нет' } }), []);
+  assert.deepEqual(faults({ ...given, a: '' }), ['a, other: empty']);
+  assert.deepEqual(faults({ ...given, a: '{x}' }), ['a, other: {x} is not filled']);
+  assert.deepEqual(faults({ ...given, b: '{n}' }), ['b, other: {total} is missing']);
+  assert.deepEqual(faults({ a: 'А', b: given.b, d: 'Д', c: whole }), ['d: unknown']);
+  assert.deepEqual(faults({ b: given.b, c: whole }), ['a: missing']);
+  const { few: _few, ...short } = whole;
+  assert.deepEqual(faults({ ...given, c: short }), ['c: no form few']);
+  assert.deepEqual(faults(given, 'en'), [
+    'c: the language has no form few',
+    'c: the language has no form many',
+  ]);
+});
+
+test('the pseudo-language is longer, in brackets, and keeps the places', () => {
+  assert.equal(locale, 'en', 'Node.js has no language of its own');
+  const { texts } = pseudo(en);
+  for (const [key, given] of Object.entries(en) as [keyof typeof en, string | Forms][]) {
+    const pairs =
+      typeof given === 'string'
+        ? [[given, texts[key]]]
+        : Object.entries(given).map(([form, text]) => [
+            text,
+            (texts[key] as Record<string, string>)[form],
+          ]);
+    for (const [text, made] of pairs as [string, string][]) {
+      assert.match(made, /^⟦.*⟧$/s, key);
+      assert.ok(made.length - 2 >= text.length * 1.4, `${key}: ${made}`);
+    }
+  }
+});
+
 function sources(folder: string): string {
   const entries = readdirSync(folder, { withFileTypes: true });
   const texts = entries.map((entry) => {
     const path = join(folder, entry.name);
     if (entry.isDirectory()) return sources(path);
-    return entry.name === 'text.ts' ? '' : readFileSync(path, 'utf8');
+    return entry.name === 'en.ts' ? '' : readFileSync(path, 'utf8');
   });
   return texts.join('\n');
 }
@@ -427,8 +530,8 @@ test('every text is used', () => {
     'pause_means.',
     'need.',
   ];
-  const byCode = ['reason.', 'cause.', 'setting.', 'role.', 'budget.'];
-  const unused = Object.keys(TEXTS).filter((key) => {
+  const byCode = ['reason.', 'cause.', 'setting.', 'role.', 'budget.', 'kind.', 'mode.'];
+  const unused = Object.keys(en).filter((key) => {
     const isBuilt = built.some((prefix) => key.startsWith(prefix) && all.includes(`\`${prefix}$`));
     const isCode = byCode.some((prefix) => key.startsWith(prefix));
     return !isBuilt && !isCode && !all.includes(`'${key}'`);

@@ -1,10 +1,11 @@
 // Builds the interface into a directory: one script, one style sheet, the icon and the page that
-// loads them, each also compressed. `hash` names all of them together.
+// loads them, each also compressed, and one script per language beside English, which is loaded
+// only where it is chosen. `hash` names all of them together.
 //
 //   node build.mjs DIRECTORY
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
@@ -13,9 +14,16 @@ const [to] = process.argv.slice(2);
 if (!to) throw new Error('usage: node build.mjs DIRECTORY');
 const here = fileURLToPath(new URL('.', import.meta.url));
 
+const locales = (await readdir(join(here, 'src/languages')))
+  .map((name) => name.replace(/\.ts$/, ''))
+  .filter((locale) => locale !== 'en')
+  .sort();
+const languages = Object.fromEntries(
+  locales.map((locale) => [`lang-${locale}`, `src/languages/${locale}.ts`]),
+);
 const bundled = await build({
   absWorkingDir: here,
-  entryPoints: { app: 'src/main.tsx' },
+  entryPoints: { app: 'src/main.tsx', ...languages },
   bundle: true,
   minify: true,
   format: 'esm',
@@ -35,7 +43,7 @@ const style = await build({
   write: false,
 });
 const files = new Map([
-  ['app.js', Buffer.from(bundled.outputFiles[0].contents)],
+  ...bundled.outputFiles.map(({ path, contents }) => [basename(path), Buffer.from(contents)]),
   ['app.css', Buffer.from(style.outputFiles[0].contents)],
   ['icon.svg', await readFile(join(here, 'icon.svg'))],
 ]);

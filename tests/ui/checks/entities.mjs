@@ -41,7 +41,7 @@ export const CHECKS = {
     await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
 
     await go(page, `#${path.replace('api_tokens', 'tokens')}`);
-    await page.waitForSelector('dialog textarea', WAIT);
+    await page.waitForSelector('dialog[open] textarea', WAIT);
     assert.match(await page.$eval('dialog textarea', (it) => it.value), /"permissions"/);
     await typePatch(page, '{"permissions": [{"scopes": ["streams/*"], "list": true}]}');
     await page.click('dialog footer button.primary');
@@ -52,7 +52,7 @@ export const CHECKS = {
     // A deletion is typed, and is about the version that is shown.
     const askToDelete = async () => {
       await go(page, `#${path.replace('api_tokens', 'tokens')}`);
-      await page.waitForSelector('dialog textarea', WAIT);
+      await page.waitForSelector('dialog[open] textarea', WAIT);
       await page.click('dialog footer button:nth-of-type(2)');
       await page.waitForSelector('dialog footer .danger:disabled', WAIT);
     };
@@ -87,7 +87,7 @@ export const CHECKS = {
     const { page, context } = await loggedIn(browser, { hash: '#/agents' });
     await waitText(page, '.t-agents .tbody .name', 'camera-7');
     await page.click('.t-agents .tbody a.name[href*="camera-7"]');
-    await page.waitForSelector('dialog fieldset button', WAIT);
+    await page.waitForSelector('dialog[open] fieldset button', WAIT);
     const sent = [];
     page.on('request', (request) => {
       if (request.method() === 'POST') sent.push(new URL(request.url()).pathname);
@@ -151,7 +151,7 @@ export const CHECKS = {
     await waitText(page, 'dialog .failure', '/mode');
     await typePatch(page, '{"mode": "clients"}');
     await page.click('dialog footer button.primary');
-    await waitText(page, '.t-balancers .tbody .tr', 'clients');
+    await waitText(page, '.t-balancers .tbody .tr', 'viewers');
     await context.close();
 
     const permissions = [{ scopes: ['*'], list: true, read: true }];

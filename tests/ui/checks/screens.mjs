@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { barriers, call, ELEMENTS_MAX, go, loggedIn, SIZES, tooWide, WAIT } from '../pages.mjs';
 
 /** Their addresses, and what they show when their data is there. */
-const SCREENS = {
+export const SCREENS = {
   overview: ['#/overview', '.tile'],
   streamers: ['#/streamers', '.tbody .name'],
   grid: ['#/streamers?view=grid&group=site', '.cell'],
@@ -25,8 +25,8 @@ const SCREENS = {
   settings: ['#/settings', '.settings li'],
 };
 
-/** All screens in one appearance and size: accessible, within the window, without a report. */
-async function checkScreens(browser, theme, size) {
+/** An entity of each kind, for the screens about them. */
+export async function saveEntities() {
   await call('PUT', '/agents/of-screens', {});
   await call('PUT', '/api_tokens/of-screens', {
     permissions: [{ scopes: ['streams/a%2F*'], list: true }],
@@ -35,6 +35,11 @@ async function checkScreens(browser, theme, size) {
   await call('PUT', '/load-balancers/of-screens', {});
   const cordon = { mode: 'cordon', reason: 'x'.repeat(300) };
   await call('PUT', '/streamers/edge-2.example.com/maintenance', cordon);
+}
+
+/** All screens in one appearance and size: accessible, within the window, without a report. */
+async function checkScreens(browser, theme, size) {
+  await saveEntities();
   const { page, context, reports } = await loggedIn(browser, { theme, size });
   for (const [name, [hash, selector]] of Object.entries(SCREENS)) {
     await go(page, hash);

@@ -244,7 +244,7 @@ export const CHECKS = {
     });
     await page.waitForSelector('.json', WAIT);
     await clickOn(page, 'Edit');
-    await page.waitForSelector('dialog textarea', WAIT);
+    await page.waitForSelector('dialog[open] textarea', WAIT);
     const given = await page.$eval('dialog textarea', (it) => it.value);
     assert.deepEqual(JSON.parse(given), { labels: { only: 'edited' }, channel_limit: 9 });
     const html = await page.evaluate(() => document.body.outerHTML);
@@ -367,7 +367,7 @@ export const CHECKS = {
       if (request.url().includes('preview')) asked.push(request.url());
     });
     await clickOn(second.page, 'Edit');
-    await second.page.waitForSelector('dialog textarea', WAIT);
+    await second.page.waitForSelector('dialog[open] textarea', WAIT);
     await typePatch(second.page, '{"labels": {"by": "writer"}}');
     await clickOn(second.page, 'Preview', 'dialog footer button');
     await waitText(second.page, 'dialog .lead', 'may not ask what would move');
@@ -384,7 +384,7 @@ export const CHECKS = {
     const third = await loggedIn(browser, { hash: `#${path}`, credential: other });
     await third.page.waitForSelector('.bar-top button:not(:disabled)', WAIT);
     await clickOn(third.page, 'Cordon');
-    await third.page.waitForSelector('dialog input[name=reason]', WAIT);
+    await third.page.waitForSelector('dialog[open] input[name=reason]', WAIT);
     await third.page.keyboard.press('Enter');
     await waitText(third.page, 'dialog .failure', 'permission');
     await waitText(third.page, 'dialog .failure', '403');

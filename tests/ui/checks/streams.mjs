@@ -50,7 +50,7 @@ export const CHECKS = {
       if (request.postData()?.includes('position')) sent.push(request.postData());
     });
     await page.click('.bar-top button.primary');
-    await page.waitForSelector('dialog textarea', WAIT);
+    await page.waitForSelector('dialog[open] textarea', WAIT);
     const patch = '{"position": 9007199254740993}';
     await typePatch(page, patch);
     await page.click('dialog footer button:nth-of-type(2)');
@@ -199,7 +199,7 @@ export const CHECKS = {
     await waitText(other, '.facts-line .title', 'before');
     await page.bringToFront();
     await page.click('.bar-top button.primary');
-    await page.waitForSelector('dialog textarea', WAIT);
+    await page.waitForSelector('dialog[open] textarea', WAIT);
     await typePatch(page, '{"title": 1}');
     await page.click('dialog footer button:nth-of-type(2)');
     await waitText(page, 'dialog .failure', '/title');

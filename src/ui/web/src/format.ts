@@ -1,10 +1,9 @@
 // Numbers and times as people read them, by Intl: another language is another locale.
 import { keep, kept } from './store';
-import { t } from './text';
+import { locale, t } from './text';
 
 type Maybe = number | null | undefined;
 
-const locale = 'en';
 const whole = new Intl.NumberFormat(locale);
 const one = new Intl.NumberFormat(locale, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const two = new Intl.NumberFormat(locale, { maximumFractionDigits: 2 });
@@ -17,23 +16,23 @@ const isAbsent = (n: Maybe): n is null | undefined => n === null || n === undefi
 export const count = (n: Maybe) => (isAbsent(n) ? ABSENT : whole.format(n));
 /** A difference, with its sign. */
 export const signed = (n: number) => difference.format(n);
-export const percent = (n: Maybe) => (isAbsent(n) ? ABSENT : `${whole.format(Math.round(n))} %`);
+export const percent = (n: Maybe) => (isAbsent(n) ? ABSENT : t('unit.percent', { n: Math.round(n) }));
 
 /** A bit rate from kbit/s, the unit of the API. */
 export function rate(kbit: Maybe): string {
   if (isAbsent(kbit)) return ABSENT;
-  if (kbit >= 1e9) return `${two.format(kbit / 1e9)} Tbit/s`;
-  if (kbit >= 1e8) return `${whole.format(Math.round(kbit / 1e6))} Gbit/s`;
-  if (kbit >= 1e6) return `${one.format(kbit / 1e6)} Gbit/s`;
-  if (kbit >= 1e3) return `${one.format(kbit / 1e3)} Mbit/s`;
-  return `${whole.format(kbit)} kbit/s`;
+  if (kbit >= 1e9) return t('unit.tbit', { n: two.format(kbit / 1e9) });
+  if (kbit >= 1e8) return t('unit.gbit', { n: Math.round(kbit / 1e6) });
+  if (kbit >= 1e6) return t('unit.gbit', { n: one.format(kbit / 1e6) });
+  if (kbit >= 1e3) return t('unit.mbit', { n: one.format(kbit / 1e3) });
+  return t('unit.kbit', { n: kbit });
 }
 
 /** A count in little room. */
 export function short(n: Maybe): string {
   if (isAbsent(n)) return ABSENT;
-  if (n >= 1e6) return `${one.format(n / 1e6)} M`;
-  if (n >= 1e4) return `${one.format(n / 1e3)} k`;
+  if (n >= 1e6) return t('unit.millions', { n: one.format(n / 1e6) });
+  if (n >= 1e4) return t('unit.thousands', { n: one.format(n / 1e3) });
   return whole.format(n);
 }
 
@@ -43,15 +42,17 @@ export function duration(seconds: Maybe): string {
   const days = Math.floor(seconds / 86400);
   const hours = Math.floor(seconds / 3600) % 24;
   const minutes = Math.floor(seconds / 60) % 60;
-  if (days) return `${days} d ${hours} h`;
-  if (hours) return `${hours} h ${minutes} min`;
-  const rest = Math.floor(seconds) % 60;
-  return minutes ? `${minutes} min ${rest} s` : `${rest} s`;
+  if (days) return t('duration.days', { days, hours });
+  if (hours) return t('duration.hours', { hours, minutes });
+  const rest = { minutes, seconds: Math.floor(seconds) % 60 };
+  return t(minutes ? 'duration.minutes' : 'duration.seconds', rest);
 }
 
 /** A duration from milliseconds; below a second in them. */
 export const milliseconds = (ms: number) =>
-  ms < 1000 || ms % 1000 ? `${whole.format(ms)} ms` : duration(ms / 1000);
+  ms < 1000 || ms % 1000 ? t('unit.ms', { n: ms }) : duration(ms / 1000);
+
+export const bytes = (n: number) => t('unit.bytes', { n: short(n) });
 
 export function ago(ms: number, now = Date.now()): string {
   const seconds = Math.round((ms - now) / 1000);

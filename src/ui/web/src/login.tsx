@@ -59,7 +59,7 @@ export function Login({ onDone }: { onDone: (session: Session) => void }) {
     <main class="login">
       <form onSubmit={send}>
         <img src="icon.svg" width="40" height="40" alt="" />
-        <h1>Weir</h1>
+        <h1 translate={false}>Weir</h1>
         <Tabs label={t('login.by')} of={ways} value={by} onPick={setBy} />
         <Fields by={by} />
         {error && (

@@ -22,7 +22,7 @@ import { Streamers } from './screens/streamers';
 import { Streams } from './screens/streams';
 import { WhatIf } from './screens/whatif';
 import { Search } from './search';
-import { t } from './text';
+import { locale, t } from './text';
 import { showTheme, theme } from './theme';
 
 const LISTS: Record<ScreenName, ComponentType<ScreenProps>> = {
@@ -147,6 +147,7 @@ function App() {
   );
 }
 
+document.documentElement.lang = locale;
 showTheme(theme());
 const root = document.getElementById('app');
 if (root) {

@@ -3,8 +3,8 @@ import { useState } from 'preact/hooks';
 import { requestLog } from './api';
 import * as f from './format';
 import type { Session } from './model';
-import { Dialog, Tabs } from './parts';
-import { t } from './text';
+import { Choice, Dialog, Tabs } from './parts';
+import { chooseLanguage, isLanguageChosen, locale, offered, t } from './text';
 import { chooseTheme, theme, type Theme } from './theme';
 
 const SHOWN_REQUESTS = 12;
@@ -18,9 +18,9 @@ function Requests() {
           {requestLog.slice(0, SHOWN_REQUESTS).map((request) => (
             <tr>
               <td>{request.status}</td>
-              <td class="num">{request.ms.toFixed(0)} ms</td>
-              <td class="num">{f.short(request.bytes)} B</td>
-              <td class="cut">
+              <td class="num">{t('unit.ms', { n: Math.round(request.ms) })}</td>
+              <td class="num">{f.bytes(request.bytes)}</td>
+              <td class="cut" translate={false}>
                 {request.method} {request.path}
               </td>
             </tr>
@@ -28,6 +28,25 @@ function Requests() {
         </tbody>
       </table>
     </>
+  );
+}
+
+/** The choice of a language, where there are several. */
+function LanguageField() {
+  if (offered.length < 2) return null;
+  const names = offered.map((it): [string, string] => [it.locale, it.name]);
+  return (
+    <p class="field">
+      <span>{t('menu.language')}</span>
+      <Choice
+        label={<span class="hidden">{t('menu.language')}</span>}
+        value={isLanguageChosen ? locale : ''}
+        none={t('menu.preferred')}
+        of={names}
+        areNames
+        onPick={(name) => chooseLanguage(name || null)}
+      />
+    </p>
   );
 }
 
@@ -54,10 +73,10 @@ export function Menu({ me, onLogout }: { me: Session; onLogout: () => void }) {
   return (
     <>
       <button class="quiet who" onClick={() => setOpen(true)} aria-haspopup="dialog">
-        <span class="avatar" aria-hidden="true">
+        <span class="avatar" aria-hidden="true" translate={false}>
           {me.user.slice(0, 1).toUpperCase()}
         </span>
-        <span class="who-name">{me.user}</span>
+        <span class="who-name" translate={false}>{me.user}</span>
         <span class="hidden">: {t('menu.open')}</span>
       </button>
       {isOpen && (
@@ -69,6 +88,7 @@ export function Menu({ me, onLogout }: { me: Session; onLogout: () => void }) {
             <span>{t('menu.appearance')}</span>
             <Tabs label={t('menu.appearance')} of={themes} value={chosen} onPick={pickTheme} />
           </div>
+          <LanguageField />
           <div class="field">
             <span>{t('menu.times')}</span>
             <Tabs label={t('menu.times')} of={zones} value={isUtc} onPick={pickZone} />
@@ -76,7 +96,7 @@ export function Menu({ me, onLogout }: { me: Session; onLogout: () => void }) {
           <p class="field">
             <span>{t('menu.user')}</span>
             <b>
-              {me.user} {!me.may.write && <span class="label">{t('menu.readonly')}</span>}
+              <span translate={false}>{me.user}</span> {!me.may.write && <span class="label">{t('menu.readonly')}</span>}
             </b>
           </p>
           <p class="field">

@@ -138,15 +138,16 @@ export function Failure({ error, again }: { error: Error | null; again?: () => v
     <div class="failure" role="alert">
       <Mark of="error" />
       <div>
-        <strong>{t('error.title')}</strong> {error.message}
+        <strong>{t('error.title')}</strong>{' '}
+        <span lang={api ? 'en' : undefined}>{error.message}</span>
         {api?.pointer && (
           <>
             {' '}
-            <code>{api.pointer}</code>
+            <code translate={false}>{api.pointer}</code>
           </>
         )}{' '}
         {api && (
-          <span class="muted">
+          <span class="muted" translate={false}>
             {api.status} {api.code}
           </span>
         )}
@@ -170,7 +171,7 @@ export function Warnings({ of }: { of: string[] }) {
     <>
       {of.map((warning) => (
         <p class="warning" role="alert">
-          <Mark of="degradated" /> {warning}
+          <Mark of="degradated" /> <span lang="en">{warning}</span>
         </p>
       ))}
     </>
@@ -203,7 +204,7 @@ export function Labels({ labels, most = 3 }: { labels?: Record<string, string>; 
   const all = Object.entries(labels ?? {});
   const rest = all.slice(most).map(([key, value]) => `${key}=${value}`);
   return (
-    <span class="labels">
+    <span class="labels" translate={false}>
       {all.slice(0, most).map(([key, value]) => (
         <span class={`label ${labelKind(key)}`} title={`${key}=${value}`}>
           <i>{key}</i>
@@ -219,6 +220,15 @@ export function Labels({ labels, most = 3 }: { labels?: Record<string, string>; 
   );
 }
 
+/** What somebody typed or a machine reports: it has no other language. */
+export function Given({ text }: { text?: string | null }) {
+  return (
+    <span title={text ?? ''} translate={false}>
+      {text}
+    </span>
+  );
+}
+
 /** The name of a stream: folders quiet, the last part loud. */
 export function Name({ name, link = true }: { name: string; link?: boolean }) {
   const cut = name.lastIndexOf('/') + 1;
@@ -230,13 +240,13 @@ export function Name({ name, link = true }: { name: string; link?: boolean }) {
   );
   if (!link) {
     return (
-      <span class="name" title={name}>
+      <span class="name" title={name} translate={false}>
         {body}
       </span>
     );
   }
   return (
-    <a class="name" href={href('streams', [name])} title={name}>
+    <a class="name" href={href('streams', [name])} title={name} translate={false}>
       {body}
     </a>
   );
@@ -249,7 +259,7 @@ export function StreamerLink({ hostname }: { hostname?: string | null }) {
   if (!hostname) return <span class="muted">–</span>;
   const leaf = shortHost(hostname);
   return (
-    <a class="name" href={href('streamers', [hostname])} title={hostname}>
+    <a class="name" href={href('streamers', [hostname])} title={hostname} translate={false}>
       <span class="leaf">{leaf}</span>
       <span class="folder">{hostname.slice(leaf.length)}</span>
     </a>
@@ -273,7 +283,7 @@ export function JsonText({ value, label }: { value: unknown; label: string }) {
   const parts = text.split(/("(?:[^"\\]|\\.)*"(?:\s*:)?)/);
   const kind = (part: string) => (part.trimEnd().endsWith(':') ? 'key' : 'str');
   return (
-    <pre class="json" tabindex={0} role="region" aria-label={label}>
+    <pre class="json" tabindex={0} role="region" aria-label={label} translate={false}>
       {parts.map((part) => (part.startsWith('"') ? <span class={kind(part)}>{part}</span> : part))}
     </pre>
   );
@@ -297,12 +307,14 @@ export function Copy({ text }: { text: string }) {
 
 interface DialogProps {
   title: string;
+  /** The title is the name of an entity. */
+  isName?: boolean;
   onClose: () => void;
   actions?: ComponentChildren;
   children: ComponentChildren;
 }
 
-export function Dialog({ title, onClose, actions, children }: DialogProps) {
+export function Dialog({ title, isName = false, onClose, actions, children }: DialogProps) {
   const box = useRef<HTMLDialogElement>(null);
   useEffect(() => box.current?.showModal(), []);
   const outside = (event: MouseEvent) => {
@@ -318,7 +330,7 @@ export function Dialog({ title, onClose, actions, children }: DialogProps) {
     <dialog ref={box} onClose={onClose} onClick={outside} aria-label={title}>
       <form method="dialog" onKeyDown={enter}>
         <header>
-          <h2>{title}</h2>
+          <h2 translate={!isName}>{title}</h2>
           <button class="quiet" aria-label={t('close')}>
             ✕
           </button>
@@ -374,23 +386,27 @@ export function Tabs<Value>({ of, value, onPick, label }: TabsProps<Value>) {
 }
 
 interface ChoiceProps {
-  label: string;
+  label: ComponentChildren;
   value?: string;
   /** Values and their words. */
   of: [string, string][];
   /** The word for no value. */
   none: string;
+  /** The words are names of what somebody saved. */
+  areNames?: boolean;
   onPick: (value: string) => void;
 }
 
-export function Choice({ label, value = '', of, none, onPick }: ChoiceProps) {
+export function Choice({ label, value = '', of, none, areNames = false, onPick }: ChoiceProps) {
   return (
     <label class={`select${value ? ' on' : ''}`}>
       {label}{' '}
       <select value={value} onChange={(event) => onPick(event.currentTarget.value)}>
         <option value="">{none}</option>
         {of.map(([key, word]) => (
-          <option value={key}>{word}</option>
+          <option value={key} translate={!areNames}>
+            {word}
+          </option>
         ))}
       </select>
     </label>

@@ -36,7 +36,7 @@ export function Rail({ at, me }: { at: ScreenName | 'more'; me: Session }) {
     <nav class="rail" aria-label={t('nav.main')}>
       <a class="brand" href={location.pathname + '#/'}>
         <img src="icon.svg" width="24" height="24" alt="" />
-        <b>Weir</b>
+        <b translate={false}>Weir</b>
       </a>
       {names.map((name) => (
         <a

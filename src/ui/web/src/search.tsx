@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import { ApiError, get } from './api';
 import { url } from './json';
 import type { Page, Session, StreamEntity, StreamerEntity } from './model';
-import { Name } from './parts';
+import { Given, Name } from './parts';
 import { permittedScreens, type ScreenName } from './permitted';
 import { go, href } from './router';
 import { t } from './text';
@@ -94,13 +94,13 @@ function Results({ found, text, at, onPick }: ResultsProps) {
     <ul id="found" role="listbox" aria-label={t('search.results')}>
       {found.streamers.map((streamer, n) => (
         <li {...option(n, to[n] ?? '')}>
-          <small>{t('search.streamer')}</small> {streamer.hostname}
+          <small>{t('search.streamer')}</small> <Given text={streamer.hostname} />
         </li>
       ))}
       {found.streams.map((stream, n) => (
         <li {...option(first + n, to[first + n] ?? '')}>
           <small>{t('search.stream')}</small> <Name name={stream.name} link={false} />{' '}
-          <span class="muted">{stream.title}</span>
+          <span class="muted" translate={false}>{stream.title}</span>
         </li>
       ))}
       {to[all] && <li {...option(all, to[all])}>{t('search.all', { n: found.total })}</li>}

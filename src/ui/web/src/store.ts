@@ -1,6 +1,6 @@
-// What this browser keeps: the appearance and the zone of times. Nothing else is stored.
+// What this browser keeps: the appearance, the language and the zone of times. Nothing else is stored.
 
-type Kept = 'weir.theme' | 'weir.utc';
+type Kept = 'weir.theme' | 'weir.utc' | 'weir.language';
 
 /** A kept value; `null` also where the browser keeps nothing. */
 export function kept(key: Kept): string | null {

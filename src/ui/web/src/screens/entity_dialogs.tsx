@@ -214,7 +214,7 @@ export function EditEntity({ kind, name, me, onClose, onSaved }: EditProps) {
     </>
   );
   return (
-    <Dialog title={name} onClose={onClose} actions={actions}>
+    <Dialog title={name} isName onClose={onClose} actions={actions}>
       {!mayWrite && <p class="muted">{kind.whyNot}</p>}
       {found && <PatchField text={text} onType={setText} isFixed={!mayWrite} />}
       <Failure error={error} />

@@ -3,7 +3,7 @@ import type { Session } from '../model';
 import { Mark, StreamerLink, Time } from '../parts';
 import { href, type ScreenProps } from '../router';
 import type { Column } from '../table';
-import { t, type TextKey } from '../text';
+import { code, t, type TextKey } from '../text';
 import { Entities } from './entities';
 import type { Entity, EntityKind } from './entity_kind';
 
@@ -40,7 +40,7 @@ const named = (screen: EntityKind['screen'], key: 'id' | 'name') =>
     'name',
     'entity.name',
     (row) => (
-      <a class="name" href={href(screen, [row[key] ?? ''])}>
+      <a class="name" href={href(screen, [row[key] ?? ''])} translate={false}>
         {row[key]}
       </a>
     ),
@@ -113,7 +113,7 @@ const TOKENS: EntityKind = {
   columns: [
     named('tokens', 'name'),
     column<{ permissions?: Permission[] }>('may', 'col.may', ({ permissions = [] }) => (
-      <span title={permissions.map(permissionText).join('\n')}>
+      <span title={permissions.map(permissionText).join('\n')} translate={false}>
         {permissions.map(permissionText).join('; ') || '–'}
       </span>
     )),
@@ -169,7 +169,7 @@ const BALANCERS: EntityKind = {
   select: 'name,mode,servers',
   columns: [
     named('balancers', 'name'),
-    column<{ mode?: string }>('mode', 'col.mode', (row) => row.mode ?? '–'),
+    column<{ mode?: string }>('mode', 'col.mode', (row) => (row.mode ? code('mode', row.mode) : '–')),
     column<Entity>('servers', 'col.servers', (row) => counted(row.servers), quiet),
   ],
   editable: ['mode', 'servers'],

@@ -22,9 +22,9 @@ function stateOf(word: string | undefined): StateName {
 
 function Entity({ type, id }: { type?: string; id?: string }) {
   if (!id) return null;
-  if (type !== 'stream' && type !== 'streamer') return <b>{id}</b>;
+  if (type !== 'stream' && type !== 'streamer') return <b translate={false}>{id}</b>;
   return (
-    <a href={href(type === 'stream' ? 'streams' : 'streamers', [id])} class="name">
+    <a href={href(type === 'stream' ? 'streams' : 'streamers', [id])} class="name" translate={false}>
       {id}
     </a>
   );
@@ -71,7 +71,7 @@ function CallLine({ event }: { event: FoldedEvent }) {
   const user = (event.user ?? t('event.server')).replace('api_token:', '');
   return (
     <Line of={(event.status ?? 200) >= 400 ? 'error' : 'none'}>
-      <b>{user}</b> {hasText(key) ? t(key, { n }) : event.operation_id}{' '}
+      <b translate={false}>{user}</b> {hasText(key) ? t(key, { n }) : event.operation_id}{' '}
       <Entity type={event.entity_type} id={event.entity_id} />
     </Line>
   );
@@ -91,7 +91,7 @@ export function Sentence({ event }: { event: FoldedEvent }) {
   }
   return (
     <Line of="none">
-      {event.event.replaceAll('_', ' ')} <Entity type={event.entity_type} id={event.entity_id} />
+      {code('kind', event.event)} <Entity type={event.entity_type} id={event.entity_id} />
     </Line>
   );
 }

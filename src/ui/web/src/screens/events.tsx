@@ -6,7 +6,7 @@ import * as f from '../format';
 import { url } from '../json';
 import { onEvents } from '../live';
 import type { EventRecord, Page } from '../model';
-import { Choice, Failure, JsonText } from '../parts';
+import { Choice, Failure, Given, JsonText, Name } from '../parts';
 import { go, href, type ScreenProps } from '../router';
 import { code, t } from '../text';
 import { Sentence } from './event_line';
@@ -18,6 +18,14 @@ const KINDS = [
   'layouter_cpu_pressure',
   'layouter_brake_on',
   'layouter_brake_off',
+  'layouter_paused',
+  'layouter_resumed',
+  'layouter_streamer_drained',
+  'layouter_drain_overdue',
+  'layouter_stream_held',
+  'layouter_stream_released',
+  'clock_doubted',
+  'clock_believed',
   'agent_connected',
   'agent_disconnected',
   'agent_connect_failed',
@@ -39,10 +47,8 @@ function Moves({ moves }: { moves: NonNullable<EventRecord['relayouts']> }) {
       <ul class="relayouts">
         {moves.slice(0, SHOWN_MOVES).map((move) => (
           <li>
-            <a class="name" href={href('streams', [move.name])}>
-              {move.name}
-            </a>{' '}
-            → {move.ingest ?? t('stream.at_nothing')}
+            <Name name={move.name} /> →{' '}
+            {move.ingest ? <Given text={move.ingest} /> : t('stream.at_nothing')}
           </li>
         ))}
       </ul>
@@ -91,7 +97,7 @@ function Line({ event, isOpen, onToggle }: LineProps) {
         <span class="line">
           <Sentence event={event} />
         </span>
-        <span class="muted hide-m">
+        <span class="muted hide-m" translate={false}>
           {event.ip} {event.user_agent?.split('/')[0]}
         </span>
       </div>
@@ -171,7 +177,7 @@ export function Events({ route: { query } }: ScreenProps) {
   const [open, setOpen] = useState<number | string | null>(null);
   const set = (change: EventFilter) =>
     go(href('events', [], { ...query, ...change }), { replace: true });
-  const kinds = KINDS.map((kind): [string, string] => [kind, kind.replaceAll('_', ' ')]);
+  const kinds = KINDS.map((kind): [string, string] => [kind, code('kind', kind)]);
   const word = log.isFollowed
     ? `❚❚ ${t('events.following')}`
     : `▶ ${log.held ? t('events.held', { n: log.held }) : t('events.follow')}`;

@@ -1,6 +1,7 @@
 // Streams that would move, a line each.
 import * as f from '../format';
 import type { PredictedLayout } from '../model';
+import { Given } from '../parts';
 import { code, t } from '../text';
 
 interface MovesProps {
@@ -16,7 +17,8 @@ export function Moves({ of, total, most }: MovesProps) {
     <>
       {shown.map((move) => (
         <p key={move.name} class="move">
-          <b>{move.name}</b> → {move.ingest ?? t('stream.at_nothing')}{' '}
+          <b translate={false}>{move.name}</b> →{' '}
+          {move.ingest ? <Given text={move.ingest} /> : t('stream.at_nothing')}{' '}
           <span class="muted">{code('reason', move.change_reason ?? 'none')}</span>
         </p>
       ))}

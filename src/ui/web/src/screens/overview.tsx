@@ -180,7 +180,7 @@ function Need({ line: { of, text, to, hosts, total, hostTo = toStreamer } }: { l
       {to ? <a href={to}>{text}</a> : <span>{text}</span>}
       <span class="some">
         {hosts.slice(0, SHOWN_HOSTS).map(({ hostname, n }) => (
-          <a class="chip" href={hostTo(hostname)}>
+          <a class="chip" href={hostTo(hostname)} translate={false}>
             {shortHost(hostname)} {n > 0 && <b>{f.short(n)}</b>}
           </a>
         ))}

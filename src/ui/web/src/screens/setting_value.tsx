@@ -24,11 +24,13 @@ function inWords(name: string, value: Json): string {
 
 export const isSwitchedOn = ({ values }: Settings, name: string) => isOn(values[name] ?? null);
 
-const sourceWord = ({ from, name }: SettingSource) =>
-  name ? `${t(`source.${from}`)} ${name}` : t(`source.${from}`);
-
 export function Source({ of }: { of: SettingSource | undefined }) {
-  return of ? <span class="muted">{sourceWord(of)}</span> : null;
+  if (!of) return null;
+  return (
+    <span class="muted">
+      {t(`source.${of.from}`)} {of.name && <span translate={false}>{of.name}</span>}
+    </span>
+  );
 }
 
 interface SettingValueProps {
@@ -42,7 +44,7 @@ export function SettingValue({ settings, name, isSecret = false }: SettingValueP
   const word = isSecret ? t('setting.secret') : inWords(name, settings.values[name] ?? null);
   return (
     <>
-      <b>{word}</b> <Source of={settings.sources[name]} />
+      <b translate={kindOf(name) !== 'text'}>{word}</b> <Source of={settings.sources[name]} />
     </>
   );
 }

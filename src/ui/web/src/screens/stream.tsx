@@ -123,7 +123,7 @@ function Title({ stream, mayWrite, onToggle, onEdit }: TitleProps) {
         <a class="back" href={href('streams')} aria-label={t('nav.back_streams')}>
           ‹
         </a>{' '}
-        <Mark of={runMark(stream)} /> <span class="name-big">{stream.name}</span>{' '}
+        <Mark of={runMark(stream)} /> <span class="name-big" translate={false}>{stream.name}</span>{' '}
         <small>{runWord(stream)}</small>
       </h1>
       <span class="grow" />
@@ -210,7 +210,7 @@ export function Stream({ route, me }: ScreenProps) {
         <EditStream stream={stream} me={me} onClose={() => setEditing(false)} onSaved={saved} />
       )}
       <div class="facts-line">
-        {stream.title && <span class="title">{stream.title}</span>}
+        {stream.title && <span class="title" translate={false}>{stream.title}</span>}
         <Labels labels={stream.labels} most={8} />
       </div>
       <div class="columns">

@@ -113,7 +113,7 @@ function Title({ streamer, children }: { streamer: StreamerEntity } & Children) 
         <a class="back" href={href('streamers')} aria-label={t('nav.back_streamers')}>
           ‹
         </a>{' '}
-        <Mark of={state} /> <span class="name-big">{streamer.hostname}</span>{' '}
+        <Mark of={state} /> <span class="name-big" translate={false}>{streamer.hostname}</span>{' '}
         <small>
           {t(`state.${state}`)}
           {cause && `: ${code('cause', cause)}`} · <Time at={streamer.state?.since} />

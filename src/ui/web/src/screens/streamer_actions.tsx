@@ -3,7 +3,7 @@ import { useState } from 'preact/hooks';
 import { beginMaintenance, endMaintenance, type Shown } from '../changes';
 import { streamerPath } from '../json';
 import type { Session, StreamerEntity } from '../model';
-import { Dialog, Failure, Mark, TextInput, Time } from '../parts';
+import { Given, Dialog, Failure, Mark, TextInput, Time } from '../parts';
 import { go, href } from '../router';
 import { leftOf, stageOf } from '../streamer_rows';
 import { useSteps } from '../steps';
@@ -24,7 +24,7 @@ export function Maintenance({ of }: { of: StreamerEntity }) {
       <Time at={maintenance.drained_at ?? maintenance.since} />
       {stage === 'draining' && left !== null && <> · {t('streamer.left', { n: left })}</>}
       {!!maintenance.no_place && <> · {t('streamer.stay', { n: maintenance.no_place })}</>}
-      {maintenance.reason && <> · {maintenance.reason}</>}
+      {maintenance.reason && <> · <Given text={maintenance.reason} /></>}
     </p>
   );
 }

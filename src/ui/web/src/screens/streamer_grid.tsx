@@ -1,7 +1,7 @@
 // All streamers as cells, grouped by a label, coloured by one number.
 import { useMemo } from 'preact/hooks';
 import * as f from '../format';
-import { Mark, shortHost } from '../parts';
+import { Given, Mark, shortHost } from '../parts';
 import { href } from '../router';
 import { stageOf, type StreamerRow } from '../streamer_rows';
 import { t, type TextKey } from '../text';
@@ -71,6 +71,7 @@ function Cell({ row, by }: { row: StreamerRow; by: Metric }) {
       class={`cell ${colour(row, by)}${row.maintenance ? ' cordoned' : ''}`}
       href={href('streamers', [row.hostname])}
       title={title.join('\n')}
+      translate={false}
     >
       <b>{shortHost(row.hostname)}</b>
       <i>{isUp ? METRICS[by].text(row) : t(`state.${row.state}`)}</i>
@@ -95,7 +96,7 @@ function Group({ name, rows, by }: { name: string; rows: StreamerRow[]; by: Metr
   return (
     <section class="cells">
       <h2>
-        {name || t('streamers.title')}{' '}
+        {name ? <Given text={name} /> : t('streamers.title')}{' '}
         <small>
           {f.count(rows.length)} · {totals}
         </small>

@@ -33,7 +33,7 @@ function Standing({ row }: { row: StreamerRow }) {
       {row.maintenance && (
         <>
           {' '}
-          <span class="label cordoned" title={row.maintenance.reason}>
+          <span class="label cordoned" title={row.maintenance.reason} translate={false}>
             <Mark of={stageOf(row.maintenance)} /> {t(`state.${stageOf(row.maintenance)}`)}
           </span>
         </>
@@ -239,6 +239,7 @@ function TopBar({ rows, shown, query, set }: BarProps) {
             label={t('streamers.group')}
             value={query.group}
             none={t('streamers.ungrouped')}
+            areNames
             of={keys.map((key): [string, string] => [key, key])}
             onPick={(group) => set({ group })}
           />

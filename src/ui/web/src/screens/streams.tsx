@@ -13,7 +13,7 @@ import { url } from '../json';
 import { onEvents } from '../live';
 import type { Page, StreamEntity } from '../model';
 import { usePages, type PagedRows } from '../pages';
-import { Choice, Failure, Labels, shortHost, StreamerLink, Time, Typed } from '../parts';
+import { Choice, Failure, Given, Labels, shortHost, StreamerLink, Time, Typed } from '../parts';
 import { go, href, type ScreenProps } from '../router';
 import { Table, useNarrow, type Column } from '../table';
 import { t } from '../text';
@@ -97,7 +97,7 @@ function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
       id: 'title',
       head: t('col.title'),
       class: 'hide-m',
-      cell: (stream) => <span title={stream.title}>{stream.title}</span>,
+      cell: (stream) => <Given text={stream.title} />,
     },
     {
       id: 'status',
@@ -113,7 +113,9 @@ function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
       sort: 'layout.ingest',
       cell: ({ layout }) =>
         isNarrow ? (
-          <span class="name muted">{layout?.ingest ? shortHost(layout.ingest) : '–'}</span>
+          <span class="name muted" translate={false}>
+            {layout?.ingest ? shortHost(layout.ingest) : '–'}
+          </span>
         ) : (
           <StreamerLink hostname={layout?.ingest} />
         ),

@@ -35,7 +35,7 @@ function Candidates({ nodes }: { nodes: ExplainNode[] }) {
                 <Mark of={node.current ? 'up' : 'none'} /> <StreamerLink hostname={node.hostname} />
               </td>
               <td class="num">{f.count(Math.floor((node.score ?? 0) / SCORE_PER_LABEL))}</td>
-              <td class="num">{loadOf(node)} %</td>
+              <td class="num">{f.percent(loadOf(node))}</td>
               <td>{node.current && <b>{t('why.here')}</b>}</td>
             </tr>
           ))}
@@ -74,7 +74,9 @@ export function Why({ explanation }: { explanation: Explanation }) {
   const groups = useMemo(() => grouped(nodes.filter((node) => !node.node_decision)), [explanation]);
   return (
     <>
-      <p class="lead">{explanation.summary}</p>
+      <p class="lead" lang="en">
+        {explanation.summary}
+      </p>
       {explanation.better && (
         <p>
           <StreamerLink hostname={explanation.better.hostname} />{' '}
@@ -89,7 +91,9 @@ export function Why({ explanation }: { explanation: Explanation }) {
           </summary>
           <p class="hosts">
             {list.slice(0, UNFOLDED_MAX).map((node) => (
-              <a href={href('streamers', [node.hostname])}>{shortHost(node.hostname)} </a>
+              <a href={href('streamers', [node.hostname])} translate={false}>
+                {shortHost(node.hostname)}{' '}
+              </a>
             ))}
           </p>
         </details>
