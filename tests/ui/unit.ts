@@ -87,6 +87,9 @@ test('numbers are written in the unit that fits', () => {
   assert.equal(f.count(100_003), '100,003');
   assert.equal(f.short(12_345), '12.3 k');
   assert.equal(f.percent(49.6), '50 %');
+  assert.equal(f.bytes(999), '999 B');
+  assert.equal(f.bytes(12_345), '12.3 kB');
+  assert.equal(f.bytes(4_000_000_000), '4.0 GB');
   assert.equal(f.duration(93_784), '1 d 2 h');
   assert.equal(f.duration(61), '1 min 1 s');
 });

@@ -120,6 +120,18 @@ export async function exchange<T>(
   throw new ApiError(response.status, errorsOf(text));
 }
 
+/** The body of an answer, as it arrives. A connection that ends too early is an error of the body. */
+export async function bodyOf(path: string): Promise<ReadableStream<Uint8Array>> {
+  const began = performance.now();
+  const response = await request('GET', path, {});
+  const isBody = response.ok && response.body !== null;
+  const text = isBody ? '' : await response.text();
+  log('GET', path, response.status, began, text.length);
+  if (isBody && response.body) return response.body;
+  if (response.status === 401) onUnauthorized();
+  throw new ApiError(response.status, errorsOf(text));
+}
+
 /** A `POST` whose answer is JSON in lines, each passed on as it arrives. Returns the last one. */
 export async function postLines<T>(
   path: string,

@@ -52,7 +52,13 @@ export function duration(seconds: Maybe): string {
 export const milliseconds = (ms: number) =>
   ms < 1000 || ms % 1000 ? t('unit.ms', { n: ms }) : duration(ms / 1000);
 
-export const bytes = (n: number) => t('unit.bytes', { n: short(n) });
+/** A number of bytes, in the unit that fits. */
+export function bytes(n: number): string {
+  if (n >= 1e9) return t('unit.gb', { n: one.format(n / 1e9) });
+  if (n >= 1e6) return t('unit.mb', { n: one.format(n / 1e6) });
+  if (n >= 1e3) return t('unit.kb', { n: one.format(n / 1e3) });
+  return t('unit.bytes', { n });
+}
 
 export function ago(ms: number, now = Date.now()): string {
   const seconds = Math.round((ms - now) / 1000);

@@ -1,5 +1,7 @@
 // The settings of the server that take effect at once: their values, their sources, their change.
 import { useState } from 'preact/hooks';
+import { download } from '../download';
+import * as f from '../format';
 import type { Json } from '../json';
 import type { Session } from '../model';
 import { Dialog, Failure, Mark, Panel, Warnings } from '../parts';
@@ -96,6 +98,38 @@ function Row({ settings, name, me, onChange }: RowProps) {
   );
 }
 
+/** A backup of all that is stored, as a file. */
+function Backup({ me }: { me: Session }) {
+  const [bytes, setBytes] = useState(0);
+  const [isDone, setDone] = useState(false);
+  const { error, isBusy, run } = useSteps();
+  const start = () =>
+    run(async () => {
+      setDone(false);
+      setBytes(0);
+      const day = new Date().toISOString().slice(0, 10);
+      setDone(await download('/backup', `weir-${day}.backup`, setBytes));
+    });
+  const size = f.bytes(bytes);
+  return (
+    <>
+      <div class="bar-top">
+        <button
+          disabled={isBusy || !me.may.admin}
+          title={me.may.admin ? undefined : t('error.administrators_only')}
+          onClick={start}
+        >
+          {t('backup.download')} …
+        </button>
+        {isBusy && <span class="muted">{t('backup.running', { size })}</span>}
+        {/* Its result alone is announced, not every piece. */}
+        <span role="status">{isDone && t('backup.done', { size })}</span>
+      </div>
+      <Failure error={error} />
+    </>
+  );
+}
+
 export function Settings({ me }: ScreenProps) {
   const query = useSettings();
   const [changed, setChanged] = useState<string | null>(null);
@@ -128,6 +162,7 @@ export function Settings({ me }: ScreenProps) {
         </p>
       )}
       <Failure error={query.error} again={query.again} />
+      <Backup me={me} />
       <Panel title={t('setting.at_once')}>
         <ul class="settings">
           {Object.keys(settings.sources).map((name) => (
