@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { queriesOf } from './src/changes';
 import { streamsQuery } from './src/filters';
 import { folded } from './src/folding';
 import * as f from './src/format';
@@ -124,6 +125,18 @@ test('filters of the address become parameters of the API', () => {
   });
   assert.equal(streamsQuery({ enabled: 'yes' }).disabled_ne, 'true');
   assert.equal(streamsQuery({ label: 'site' })['labels.site_is_not'], 'null');
+});
+
+test('picked streams are as few filters as addresses have room for', () => {
+  assert.deepEqual(queriesOf(['a', 'b/c']), [{ name: 'a,b/c' }]);
+  const names = Array.from({ length: 300 }, (_, n) => `tv/ä/${'x'.repeat(n)}`);
+  const queries = queriesOf(names);
+  assert.deepEqual(queries.flatMap(({ name }) => name?.split(',')), names);
+  const lengths = queries.map((query) => url('/streams/batch_by_filter', query).length);
+  assert.ok(lengths.every((length) => length < 8000), `${lengths}`);
+  assert.ok(lengths.slice(0, -1).every((length) => length > 5000), `${lengths}`);
+  const longest = 'ä'.repeat(256);
+  assert.equal(queriesOf([longest, longest, longest, longest, longest]).length, 2);
 });
 
 const event = (over: Partial<EventRecord>): EventRecord => ({

@@ -10,7 +10,7 @@ export const CHECKS = {
     const { page, context } = await loggedIn(browser, { hash, credential: reader });
     await waitText(page, 'main h1', 'cam/graz/gate-1');
     const states = await page.$$eval('.bar-top button', (all) => all.map((it) => it.disabled));
-    assert.deepEqual(states, [true, true]);
+    assert.deepEqual(states, [true, true, true]);
     const screens = await page.$$eval('.rail a span', (all) => all.map((it) => it.textContent));
     assert.deepEqual(screens, ['Streams'], 'others are not in the menu');
     // What it may not read is refused in words; the rest stays.

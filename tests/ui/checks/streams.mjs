@@ -5,9 +5,11 @@ import {
   API,
   base,
   call,
+  clickOn,
   go,
   key,
   loggedIn,
+  noDialog,
   statusOf,
   typePatch,
   WAIT,
@@ -187,6 +189,146 @@ export const CHECKS = {
     );
     await context.close();
     await call('DELETE', '/streams/every-other');
+  },
+
+  async 'a stream is placed by hand after a verdict, and kept there'(browser) {
+    const path = '/streams/by-hand';
+    await call('PUT', path, { labels: { 'required.site': 'fra' } });
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams/by-hand' });
+    await waitText(page, '.facts', 'edge-');
+    const { ingest } = (await call('GET', path)).layout;
+    const sent = [];
+    page.on('request', (request) => {
+      if (request.url().includes('/streams/layouts')) sent.push(request);
+    });
+    const begin = async () => {
+      await clickOn(page, 'Move');
+      await page.waitForSelector('dialog[open] input[name=ingest]', WAIT);
+    };
+    const button = 'dialog[open] footer button.primary';
+    const confirm = async (word) => {
+      await waitText(page, `${button}:not(:disabled)`, word);
+      await page.click(button);
+    };
+    const to = (host) =>
+      page.$eval(
+        'dialog input[name=ingest]',
+        (input, text) => {
+          input.value = text;
+          input.dispatchEvent(new Event('input', { bubbles: true }));
+        },
+        host,
+      );
+    await begin();
+    assert.equal(await page.$eval('dialog input[name=ingest]', (it) => it.value), ingest);
+    // Where it may not be: the verdict says why, and the server refuses the move.
+    await to('edge-4.example.com');
+    await confirm('Check');
+    await waitText(page, 'dialog .verdicts', '1 stream would be moved away again: does not have');
+    await confirm('Move: 1 stream');
+    await waitText(page, 'dialog .failure', '409 illegal_layout');
+    assert.equal((await call('GET', path)).layout.ingest, ingest);
+    // Where it is, and kept there. What is typed needs a verdict of its own.
+    await to(ingest);
+    await confirm('Check');
+    await waitText(page, 'dialog .verdicts', '1 stream stays there.');
+    await page.click('dialog input[name=pinned]');
+    await confirm('Check');
+    await waitText(page, 'dialog .verdicts', '1 stream stays there.');
+    // The verdict is of one version, and so is the move.
+    await call('PUT', path, { title: 'meanwhile' });
+    await confirm('Move: 1 stream');
+    await waitText(page, 'dialog .failure', 'Another change came first');
+    assert.equal((await call('GET', path)).layout.pinned ?? false, false);
+    await confirm('Check');
+    await confirm('Move: 1 stream');
+    await noDialog(page);
+    await waitText(page, '.facts', 'kept there by hand');
+    assert.equal((await call('GET', path)).layout.pinned, true);
+    for (const request of sent) {
+      const [item] = JSON.parse(request.postData()).layouts;
+      assert.match(item.if_match, /^"/, 'the version that was judged');
+    }
+    // It may be put elsewhere, and is not kept any more.
+    await begin();
+    assert.equal(await page.$eval('dialog input[name=pinned]', (it) => it.checked), true);
+    await page.click('dialog input[name=pinned]');
+    const other = ['edge-1', 'edge-2'].map((it) => `${it}.example.com`).find((it) => it !== ingest);
+    await to(other);
+    await confirm('Check');
+    await confirm('Move: 1 stream');
+    await noDialog(page);
+    const { layout } = await call('GET', path);
+    assert.deepEqual([layout.ingest, layout.pinned ?? false], [other, false]);
+    // Refused requests are reported by the browser itself.
+    assert.deepEqual(
+      reports.filter((report) => !/status of (409|412)/.test(report)),
+      [],
+    );
+    await context.close();
+    await call('DELETE', path);
+  },
+
+  async 'picked streams are moved and deleted'(browser) {
+    const all = ['a', 'b', 'c', '<i>d'].map((end) => `chosen/ä&${end}`);
+    await call('PUT', '/streams/batch', all.map((name) => ({ name, title: 'chosen' })));
+    const read = async (name) => call('GET', `/streams/${encodeURIComponent(name)}`);
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams?q=chosen/' });
+    const pick = async (names) => {
+      await page.waitForFunction(
+        () => document.querySelectorAll('.t-streams .tbody input[type=checkbox]').length > 0,
+        WAIT,
+      );
+      for (const [picked, name] of names.entries()) {
+        const box = `.t-streams .tbody input[aria-label="Select ${name}"]`;
+        await page.waitForSelector(box, WAIT);
+        await page.click(box);
+        await waitText(page, '.bulk', `${picked + 1} selected`);
+      }
+    };
+    const button = 'dialog[open] footer button:nth-of-type(2)';
+    const confirm = async (word) => {
+      await waitText(page, `${button}:not(:disabled)`, word);
+      await page.click(button);
+    };
+    const [first, second, third, fourth] = all;
+    await pick([first, second, fourth]);
+    await page.click('.bulk ::-p-text(Move)');
+    await page.waitForSelector('dialog[open] input[name=ingest]', WAIT);
+    await page.type('dialog input[name=ingest]', 'edge-3.example.com');
+    await page.click('dialog input[name=pinned]');
+    await confirm('Check');
+    await waitText(page, 'dialog .verdicts', '3 streams stay there.');
+    // One that is gone by then is named, and nothing is moved; the others can be.
+    await call('DELETE', `/streams/${encodeURIComponent(second)}`);
+    await confirm('Move: 3 streams');
+    await waitText(page, 'dialog .failure', 'was deleted meanwhile. Nothing was changed.');
+    assert.notEqual((await read(first)).layout?.pinned, true);
+    await confirm('Check');
+    await waitText(page, 'dialog .verdicts', '2 streams stay there.');
+    await confirm('Move: 2 streams');
+    await noDialog(page);
+    for (const name of [first, fourth]) {
+      const { ingest, pinned } = (await read(name)).layout;
+      assert.deepEqual([ingest, pinned], ['edge-3.example.com', true], name);
+    }
+    assert.notEqual((await read(third)).layout?.pinned, true, 'it was not picked');
+    assert.equal(await statusOf(second), 404, 'it is not made again');
+
+    await pick([first, fourth]);
+    await page.click('.bulk ::-p-text(Delete)');
+    await waitText(page, 'dialog .names', '<i>d');
+    await confirm('Delete: 2 streams');
+    await noDialog(page);
+    await waitText(page, '.bar-top h1 small', '1');
+    for (const name of [first, fourth]) assert.equal(await statusOf(name), 404, name);
+    assert.equal(await statusOf(third), 200);
+    assert.deepEqual(
+      reports.filter((report) => !/status of 400/.test(report)),
+      [],
+    );
+    await context.close();
+    await call('DELETE', `/streams/${encodeURIComponent(third)}`);
   },
 
   async 'an edit is previewed, saved, and shown to other tabs'(browser) {

@@ -20,6 +20,8 @@ export class ApiError extends Error {
   readonly code: string;
   /** The JSON pointer or the parameter that the error is about. */
   readonly pointer: string;
+  /** What each of the errors is about. */
+  readonly pointers: string[];
   /** The entities that a refused batch is about. */
   readonly names: string[];
 
@@ -28,7 +30,8 @@ export class ApiError extends Error {
     super(first.title ?? `HTTP ${status}`);
     this.status = status;
     this.code = first.code ?? 'unknown';
-    this.pointer = first.source?.pointer ?? first.source?.parameter ?? '';
+    this.pointers = errors?.map(({ source }) => source?.pointer ?? source?.parameter ?? '') ?? [];
+    this.pointer = this.pointers[0] ?? '';
     this.names = errors?.flatMap(({ meta }) => meta?.name ?? []) ?? [];
   }
 }

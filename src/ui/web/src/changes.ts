@@ -1,7 +1,7 @@
 // Changes of what is shown. A save makes an entity that does not exist, so each of these has a
 // condition: what was deleted meanwhile stays deleted.
 import { ApiError, exchange, post, postLines, put, remove } from './api';
-import { parse, url } from './json';
+import { parse, streamPath, url } from './json';
 import { t } from './text';
 
 /** Nothing was changed, because what was shown is no longer what is stored. */
@@ -22,15 +22,17 @@ const isConflict = (error: unknown): error is ApiError =>
 /** The tag of the stored version. */
 export const tagOf = async (path: string) => (await exchange<null>('HEAD', path)).etag;
 
-async function exists(path: string): Promise<boolean> {
+/** The same; `undefined` if there is no such entity. */
+async function tagIfAny(path: string): Promise<string | null | undefined> {
   try {
-    await tagOf(path);
-    return true;
+    return await tagOf(path);
   } catch (error) {
-    if (error instanceof ApiError && error.status === 404) return false;
+    if (error instanceof ApiError && error.status === 404) return undefined;
     throw error;
   }
 }
+
+const exists = async (path: string) => (await tagIfAny(path)) !== undefined;
 
 /** An entity that is shown. */
 export interface Shown {
@@ -110,10 +112,18 @@ export async function create<T>(path: string, name: string, text: string): Promi
   }
 }
 
+export type Patch = Record<string, unknown>;
+
+/** `key=value` as a patch of the labels. */
+export function labelPatch(text: string): Patch {
+  const [key = '', ...value] = text.split('=');
+  return { labels: { [key.trim()]: value.join('=') || null } };
+}
+
 /** Saves one merge patch of many streams, if all of them exist: all or none. */
 export async function changeStreams(
   names: string[],
-  patch: Record<string, unknown>,
+  patch: Patch,
 ): Promise<void> {
   try {
     await put('/streams/batch', {
@@ -124,9 +134,57 @@ export async function changeStreams(
   }
 }
 
+/** A stream that is placed by hand, in the version of the tag, if there is one. */
+export type MovedStream = Pick<Shown, 'name' | 'etag'>;
+
+/** Where streams are put, and whether they are kept there. */
+export interface Placement {
+  ingest: string;
+  pinned: boolean;
+}
+
+/** What the layouter would do with a stream there. */
+export interface LayoutVerdict {
+  name: string;
+  verdict: 'ok' | 'will_be_undone';
+  reasons?: string[];
+}
+
+/** The streams of a batch of layouts that do not exist any more. */
+function goneOf({ code, pointers }: ApiError, streams: MovedStream[]): string[] {
+  if (code !== 'stream_not_found') return [];
+  const indices = pointers.map((pointer) => Number(/^\/layouts\/(\d+)\//.exec(pointer)?.[1]));
+  return indices.flatMap((index) => streams[index]?.name ?? []);
+}
+
+/** Places streams, if all of them exist in that version: all or none. */
+async function place<T>(path: string, streams: MovedStream[], to: Placement): Promise<T> {
+  const layouts = streams.map(({ name, etag }) => ({ ...to, name, if_match: etag ?? '*' }));
+  try {
+    return await post<T>(path, { body: { layouts } });
+  } catch (error) {
+    const gone = error instanceof ApiError ? goneOf(error, streams) : [];
+    throw isConflict(error) || gone.length > 0 ? new ConflictError(gone) : error;
+  }
+}
+
+/** The stream in the version that is stored now. */
+export async function storedNow(name: string): Promise<MovedStream> {
+  const etag = await tagIfAny(streamPath(name));
+  if (etag === undefined) throw new ConflictError([name]);
+  return { name, etag };
+}
+
+/** What would become of streams there. Nothing is changed. */
+export const verdictsOf = async (streams: MovedStream[], to: Placement) =>
+  (await place<{ layouts: LayoutVerdict[] }>('/streams/layouts?dry_run=true', streams, to)).layouts;
+
+export const moveStreams = (streams: MovedStream[], to: Placement) =>
+  place<null>('/streams/layouts', streams, to);
+
 /** A change of all streams that match. */
 export type MatchingChange =
-  | { patch: Record<string, unknown> }
+  | { patch: Patch }
   | { move: { ingest: string; pinned: boolean } }
   | { delete: true };
 
@@ -150,13 +208,34 @@ export interface MatchingResult {
 }
 
 const BY_FILTER = '/streams/batch_by_filter';
+/** Characters of filters in an address: proxies allow about 8,000 for all of it. */
+const FILTER_LENGTH_MAX = 6000;
 
-export const countMatching = (query: Record<string, unknown>, change: MatchingChange) =>
+/** Filters of the list of streams. */
+export type Filters = Record<string, string | undefined>;
+
+/** Filters that match these streams and no other: as few as addresses have room for. */
+export function queriesOf(names: string[]): Filters[] {
+  const lists: string[][] = [];
+  let room = 0;
+  for (const name of names) {
+    const length = encodeURIComponent(`${name},`).length;
+    if (length > room || lists.length === 0) {
+      lists.push([]);
+      room = FILTER_LENGTH_MAX;
+    }
+    lists.at(-1)?.push(name);
+    room -= length;
+  }
+  return lists.map((list) => ({ name: list.join(',') }));
+}
+
+export const countMatching = (query: Filters, change: MatchingChange) =>
   post<MatchingCount>(url(BY_FILTER, query), { body: change });
 
 /** Changes the streams that were counted, or none if others match by now. */
-export async function changeMatching(
-  query: Record<string, unknown>,
+async function changeCounted(
+  query: Filters,
   change: MatchingChange,
   { count, revision }: MatchingCount,
   onProgress: (result: MatchingResult) => void,
@@ -165,8 +244,32 @@ export async function changeMatching(
   const body = { ...change, expect: { count, revision } };
   const last = await postLines<MatchingResult>(path, { body }, onProgress);
   if (last?.ended === 'complete') return;
-  const why = last?.errors?.[0]?.title ?? t('change.cut');
-  throw new Error(t('change.partly', { n: last?.done ?? 0, why }));
+  throw new Error(last?.errors?.[0]?.title ?? t('change.cut'));
+}
+
+/** Changes what several filters match, one after the other, as it was counted for each. */
+export async function changeMatching(
+  queries: Filters[],
+  change: MatchingChange,
+  counts: MatchingCount[],
+  onProgress: (done: number) => void,
+): Promise<void> {
+  let [before, done] = [0, 0];
+  for (const [index, query] of queries.entries()) {
+    const counted = counts[index];
+    if (!counted) return;
+    try {
+      await changeCounted(query, change, counted, (result) => {
+        done = before + result.done;
+        onProgress(done);
+      });
+    } catch (error) {
+      // Refused before anything was changed, the reason alone is the whole answer.
+      if (done === 0 && error instanceof ApiError) throw error;
+      throw new Error(t('change.partly', { n: done, why: (error as Error).message }));
+    }
+    before += counted.count;
+  }
 }
 
 /** Refuses what is no merge patch. The text itself is sent: it has all digits of its integers. */

@@ -171,6 +171,8 @@ export interface Layout {
   created_at?: number;
   failover_from?: string;
   originator?: string;
+  /** It is kept on its ingest node. */
+  pinned?: boolean;
 }
 
 export interface StreamEntity {

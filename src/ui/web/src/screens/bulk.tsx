@@ -1,24 +1,19 @@
 // Changes of picked streams: all or none, in one batch.
 import { useRef, useState } from 'preact/hooks';
-import { changeStreams, ConflictError } from '../changes';
+import { changeStreams, ConflictError, labelPatch, queriesOf, type Patch } from '../changes';
 import type { Session } from '../model';
 import { Dialog, Failure, Name } from '../parts';
 import { useSteps } from '../steps';
 import { t } from '../text';
+import { ConfirmMatching, DELETION } from './bulk_all';
+import { Move } from './move';
 
 const SHOWN_NAMES = 8;
 
-type Patch = Record<string, unknown>;
 interface BulkAction {
   word: string;
   /** `null`: the label that is typed. */
   patch: Patch | null;
-}
-
-/** `key=value` as a patch of the labels. */
-export function labelPatch(text: string): Patch {
-  const [key = '', ...value] = text.split('=');
-  return { labels: { [key.trim()]: value.join('=') || null } };
 }
 
 interface BulkProps {
@@ -89,8 +84,10 @@ export function Bulk({ names, me, total, onAll, onDone, onClear }: BulkProps) {
     { word: t('streams.enable'), patch: { disabled: null } },
     { word: t('streams.label'), patch: null },
   ];
+  const [dialog, setDialog] = useState<'move' | 'delete' | null>(null);
   const done = () => {
     setAction(null);
+    setDialog(null);
     onDone();
   };
   const why = me.may.write ? undefined : t('error.not_permitted');
@@ -102,6 +99,11 @@ export function Bulk({ names, me, total, onAll, onDone, onClear }: BulkProps) {
           {it.word}
         </button>
       ))}
+      {(['move', 'delete'] as const).map((it) => (
+        <button disabled={!me.may.write} title={why} onClick={() => setDialog(it)}>
+          {t(`streams.${it}`)}
+        </button>
+      ))}
       {total !== null && total > names.length && (
         <button class="quiet all" onClick={onAll}>
           {t('streams.all', { n: total })}
@@ -110,6 +112,18 @@ export function Bulk({ names, me, total, onAll, onDone, onClear }: BulkProps) {
       <button class="quiet" onClick={onClear}>
         {t('streams.clear')}
       </button>
+      {dialog === 'move' && (
+        <Move names={names} onClose={() => setDialog(null)} onMoved={done} />
+      )}
+      {dialog === 'delete' && (
+        <ConfirmMatching
+          title={t('bulk.title', { what: t('streams.delete'), n: names.length })}
+          queries={queriesOf(names)}
+          action={DELETION}
+          onDone={done}
+          onClose={() => setDialog(null)}
+        />
+      )}
       {action && (
         <Confirm names={names} action={action} onDone={done} onClose={() => setAction(null)} />
       )}

@@ -3,16 +3,16 @@ import { useEffect, useState } from 'preact/hooks';
 import {
   changeMatching,
   countMatching,
+  labelPatch,
+  type Filters,
   type MatchingChange,
   type MatchingCount,
-  type MatchingResult,
 } from '../changes';
 import * as f from '../format';
 import type { Session } from '../model';
 import { Dialog, Failure, Name, TextInput } from '../parts';
 import { useSteps } from '../steps';
 import { t } from '../text';
-import { labelPatch } from './bulk';
 
 type Word =
   | 'streams.disable'
@@ -29,6 +29,11 @@ interface MatchingAction {
   isDangerous?: boolean;
 }
 
+export const DELETION: MatchingAction = {
+  word: 'streams.delete',
+  change: () => ({ delete: true }),
+  isDangerous: true,
+};
 const ACTIONS: MatchingAction[] = [
   { word: 'streams.disable', change: () => ({ patch: { disabled: true } }) },
   { word: 'streams.enable', change: () => ({ patch: { disabled: null } }) },
@@ -42,23 +47,29 @@ const ACTIONS: MatchingAction[] = [
     change: (typed, isKept) => ({ move: { ingest: typed.trim(), pinned: isKept } }),
     field: 'bulk.host',
   },
-  { word: 'streams.delete', change: () => ({ delete: true }), isDangerous: true },
+  DELETION,
 ];
 
-type Query = Record<string, string | undefined>;
+const SHOWN_NAMES = 10;
+const sum = (of: MatchingCount[], member: (count: MatchingCount) => number) =>
+  of.reduce((n, count) => n + member(count), 0);
+const streamsOf = (found: MatchingCount[]) => sum(found, ({ count }) => count);
 
-/** What the server found. */
-function Found({ of }: { of: MatchingCount }) {
-  const more = of.count - of.sample.length;
-  const { moves } = of;
-  const unplaced = moves ? moves.unplaced - moves.unplaced_before : 0;
+/** What the server found, by each of the filters. */
+function Found({ of }: { of: MatchingCount[] }) {
+  const names = of.flatMap(({ sample }) => sample).slice(0, SHOWN_NAMES);
+  const more = streamsOf(of) - names.length;
+  const fixed = sum(of, ({ read_only }) => read_only ?? 0);
+  const moves = of.flatMap((count) => count.moves ?? []);
+  const caused = moves.reduce((n, it) => n + it.moves_caused, 0);
+  const unplaced = moves.reduce((n, it) => n + it.unplaced - it.unplaced_before, 0);
   return (
     <div class="consequences" role="status">
-      {of.read_only !== undefined && <p>{t('bulk.read_only', { n: of.read_only })}</p>}
-      {moves && <p>{t('bulk.moves', { n: moves.moves_caused })}</p>}
+      {fixed > 0 && <p>{t('bulk.read_only', { n: fixed })}</p>}
+      {moves.length > 0 && <p>{t('bulk.moves', { n: caused })}</p>}
       {unplaced > 0 && <p>{t('bulk.unplaced', { n: unplaced })}</p>}
       <ul class="names">
-        {of.sample.map((name) => (
+        {names.map((name) => (
           <li key={name}>
             <Name name={name} link={false} />
           </li>
@@ -70,40 +81,48 @@ function Found({ of }: { of: MatchingCount }) {
 }
 
 interface ConfirmProps {
-  query: Query;
+  title: string;
+  /** Each matches other streams. */
+  queries: Filters[];
   action: MatchingAction;
   onDone: () => void;
   onClose: () => void;
 }
 
-function ConfirmMatching({ query, action, onDone, onClose }: ConfirmProps) {
+export function ConfirmMatching({ title, queries, action, onDone, onClose }: ConfirmProps) {
   const [typed, setTyped] = useState('');
   const [isKept, setKept] = useState(false);
-  const [found, setFound] = useState<MatchingCount | null>(null);
-  const [progress, setProgress] = useState<MatchingResult | null>(null);
+  const [found, setFound] = useState<MatchingCount[] | null>(null);
+  const [progress, setProgress] = useState<number | null>(null);
   const { error, isBusy, run } = useSteps(() => {
     setFound(null);
     setProgress(null);
   });
   const change = () => action.change(typed, isKept);
-  const count = () => run(async () => setFound(await countMatching(query, change())));
+  const count = () =>
+    run(async () => {
+      const counts: MatchingCount[] = [];
+      for (const query of queries) counts.push(await countMatching(query, change()));
+      setFound(counts);
+    });
   // What is typed is counted when it is complete.
   useEffect(() => {
     if (!action.field) count();
   }, []);
-  const make = (expected: MatchingCount) =>
+  const make = (expected: MatchingCount[]) =>
     run(async () => {
-      await changeMatching(query, change(), expected, setProgress);
+      await changeMatching(queries, change(), expected, setProgress);
       onDone();
     });
-  const word = found ? t('bulk.title', { what: t(action.word), n: found.count }) : t('bulk.count');
+  const n = found ? streamsOf(found) : 0;
+  const word = found ? t('bulk.title', { what: t(action.word), n }) : t('bulk.count');
   const actions = (
     <>
       <button class="quiet">{t('cancel')}</button>
       <button
         class={found && action.isDangerous ? 'danger' : 'primary'}
         type="button"
-        disabled={isBusy || found?.count === 0}
+        disabled={isBusy || (found !== null && n === 0)}
         onClick={() => (found ? make(found) : count())}
       >
         {word}
@@ -111,11 +130,7 @@ function ConfirmMatching({ query, action, onDone, onClose }: ConfirmProps) {
     </>
   );
   return (
-    <Dialog
-      title={t('bulk.matching', { what: t(action.word) })}
-      onClose={onClose}
-      actions={actions}
-    >
+    <Dialog title={title} onClose={onClose} actions={actions}>
       {action.field && (
         <TextInput
           label={t(action.field)}
@@ -142,9 +157,9 @@ function ConfirmMatching({ query, action, onDone, onClose }: ConfirmProps) {
         </label>
       )}
       {found && <Found of={found} />}
-      {progress && (
+      {progress !== null && (
         <p role="status">
-          {t('bulk.progress', { n: f.count(progress.done), total: f.count(progress.count) })}
+          {t('bulk.progress', { n: f.count(progress), total: f.count(n) })}
         </p>
       )}
       <Failure error={error} />
@@ -153,7 +168,7 @@ function ConfirmMatching({ query, action, onDone, onClose }: ConfirmProps) {
 }
 
 interface BulkMatchingProps {
-  query: Query;
+  query: Filters;
   total: number | null;
   me: Session;
   onDone: () => void;
@@ -180,7 +195,15 @@ export function BulkMatching({ query, total, me, onDone, onClear }: BulkMatching
       <button class="quiet" onClick={onClear}>
         {t('streams.clear')}
       </button>
-      {action && <ConfirmMatching query={query} action={action} onDone={done} onClose={close} />}
+      {action && (
+        <ConfirmMatching
+          title={t('bulk.matching', { what: t(action.word) })}
+          queries={[query]}
+          action={action}
+          onDone={done}
+          onClose={close}
+        />
+      )}
     </span>
   );
 }

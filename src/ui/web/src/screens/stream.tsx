@@ -13,6 +13,7 @@ import { href, type ScreenProps } from '../router';
 import { code, t } from '../text';
 import { EditStream } from './edit';
 import { EventLines } from './event_line';
+import { Move } from './move';
 import { runMark, runWord } from './stream_status';
 import { Why } from './why';
 
@@ -31,7 +32,8 @@ function Where({ stream: { layout, stats } }: { stream: StreamEntity }) {
     <dl class="facts">
       <dt>{t('stream.ingest')}</dt>
       <dd>
-        <StreamerLink hostname={layout.ingest} />
+        <StreamerLink hostname={layout.ingest} />{' '}
+        {layout.pinned && <span class="muted">{t('stream.pinned')}</span>}
       </dd>
       {backups.length > 0 && <dt>{t('stream.backup')}</dt>}
       {backups.length > 0 && (
@@ -112,10 +114,11 @@ interface TitleProps {
   stream: StreamEntity;
   mayWrite: boolean;
   onToggle: () => void;
+  onMove: () => void;
   onEdit: () => void;
 }
 
-function Title({ stream, mayWrite, onToggle, onEdit }: TitleProps) {
+function Title({ stream, mayWrite, onToggle, onMove, onEdit }: TitleProps) {
   const why = mayWrite ? undefined : t('error.not_permitted');
   return (
     <div class="bar-top">
@@ -129,6 +132,9 @@ function Title({ stream, mayWrite, onToggle, onEdit }: TitleProps) {
       <span class="grow" />
       <button disabled={!mayWrite} title={why} onClick={onToggle}>
         {stream.disabled ? t('streams.enable') : t('streams.disable')}
+      </button>
+      <button disabled={!mayWrite} title={why} onClick={onMove}>
+        {t('streams.move')} …
       </button>
       <button class="primary" disabled={!mayWrite} title={why} onClick={onEdit}>
         {t('stream.edit')} …
@@ -170,7 +176,7 @@ type ExplainState = { error: Error | null; data: Explanation | null };
 export function Stream({ route, me }: ScreenProps) {
   const name = route.rest[0] ?? '';
   const { entity, explained, past, log } = useStream(name);
-  const [isEditing, setEditing] = useState(false);
+  const [dialog, setDialog] = useState<'edit' | 'move' | null>(null);
   const [failed, setFailed] = useState<Error | null>(null);
   const stream = entity.data;
   if (!stream) {
@@ -194,7 +200,7 @@ export function Stream({ route, me }: ScreenProps) {
     );
   };
   const saved = () => {
-    setEditing(false);
+    setDialog(null);
     refresh();
   };
   return (
@@ -203,11 +209,21 @@ export function Stream({ route, me }: ScreenProps) {
         stream={stream}
         mayWrite={me.may.write}
         onToggle={toggle}
-        onEdit={() => setEditing(true)}
+        onMove={() => setDialog('move')}
+        onEdit={() => setDialog('edit')}
       />
       <Failure error={failed ?? entity.error} again={refresh} />
-      {isEditing && (
-        <EditStream stream={stream} me={me} onClose={() => setEditing(false)} onSaved={saved} />
+      {dialog === 'edit' && (
+        <EditStream stream={stream} me={me} onClose={() => setDialog(null)} onSaved={saved} />
+      )}
+      {dialog === 'move' && (
+        <Move
+          names={[name]}
+          ingest={stream.layout?.ingest}
+          isPinned={stream.layout?.pinned}
+          onClose={() => setDialog(null)}
+          onMoved={saved}
+        />
       )}
       <div class="facts-line">
         {stream.title && <span class="title" translate={false}>{stream.title}</span>}
