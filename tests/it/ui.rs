@@ -245,7 +245,11 @@ fn copy_folder(from: &Path, to: &Path) {
 fn sources() -> tempfile::TempDir {
     let scratch = tempfile::tempdir_in(packages()).expect("a scratch directory can be made");
     copy_folder(&Path::new(WEB).join("src"), &scratch.path().join("src"));
-    for (folder, name) in [(WEB, "tsconfig.json"), (SOURCES, "unit.ts"), (SOURCES, "language_faults.ts")] {
+    for (folder, name) in [
+        (WEB, "tsconfig.json"),
+        (SOURCES, "unit.ts"),
+        (SOURCES, "language_faults.ts"),
+    ] {
         let from = Path::new(folder).join(name);
         fs::copy(from, scratch.path().join(name)).expect("it can be copied");
     }
@@ -372,6 +376,61 @@ fn server_with_fixture() -> (TestServer, String) {
     (server, format!("http://{address}/ui/"))
 }
 
+const LARGE_STREAMS: usize = 100_000;
+const LARGE_STREAMERS: usize = 200;
+
+/// A server with 100,000 streams on 200 streamers that report all of them. The layouter, which is
+/// off, would compete with the browser for the processors.
+fn large_server() -> TestServer {
+    let server = TestServer::with(&["--streamer-dead-timeout", "1h"]);
+    let host = |number: usize| format!("edge-{number:03}.example.com");
+    let name = |number: usize| format!("cam/city-{:02}/gate-{number:06}", number % 50);
+    let streamers = (0..LARGE_STREAMERS).map(|number| {
+        json!({
+            "hostname": host(number), "role": "streamer", "cluster_key": format!("k{number}"),
+            "channel_limit": 600, "labels": {"site": format!("site-{}", number % 8)},
+        })
+    });
+    let saved = server.put("/streamers/batch", streamers.collect());
+    saved.expect(204);
+    let numbers: Vec<usize> = (0..LARGE_STREAMS).collect();
+    for batch in numbers.chunks(10_000) {
+        let streams = batch.iter().map(|number| {
+            json!({
+                "name": name(*number), "title": format!("Gate {number}"),
+                "inputs": [{"url": "fake://x"}],
+                "labels": {"customer": format!("customer-{}", number % 20)},
+                "layout": {"ingest": host(number % LARGE_STREAMERS)},
+            })
+        });
+        server.put("/streams/batch", streams.collect()).expect(204);
+    }
+    for node in 0..LARGE_STREAMERS {
+        let mine = (node..LARGE_STREAMS).step_by(LARGE_STREAMERS);
+        let streams = mine.map(|number| {
+            let status = if number % 100 == 0 {
+                "error"
+            } else {
+                "running"
+            };
+            json!({
+                "name": name(number), "status": status, "alive": true, "bitrate": 3000,
+                "online_clients": number % 9,
+            })
+        });
+        let streams: Value = streams.collect();
+        let stats = json!({
+            "cpu_usage": 20 + node % 60, "memory_usage": 40, "input_kbit": 1_500_000,
+            "output_kbit": 4_000_000, "total_clients": 2000, "uptime": 100_000,
+            "server_version": "26.9", "partitions": [{"usage": 50}],
+        });
+        let path = format!("/streamers/{}/stats", host(node));
+        let report = json!({"stats": stats, "streams": streams});
+        server.put(&path, report).expect(204);
+    }
+    server
+}
+
 /// The checks of a running browser.
 struct Checks {
     child: Child,
@@ -380,7 +439,8 @@ struct Checks {
 }
 
 impl Checks {
-    fn start(scratch: &Path, page: &str) -> Self {
+    /// The checks of a set of `browser.mjs`; by default all of the small cluster.
+    fn start(scratch: &Path, page: &str, set: &[&str]) -> Self {
         let errors = scratch.join("stderr");
         let stderr = fs::File::create(&errors).expect("a file");
         let from = Path::new(SOURCES);
@@ -390,6 +450,7 @@ impl Checks {
         copy_folder(&from.join("checks"), &scratch.join("checks"));
         let mut child = Command::new("node")
             .args(["browser.mjs", page, weir_testkit::API_KEY])
+            .args(set)
             .env("CHROMIUM", chromium())
             .current_dir(scratch)
             .stdin(Stdio::piped())
@@ -440,7 +501,7 @@ fn interface_works_in_a_browser() {
     // Method: `tests/ui/browser.mjs`, which prints a line for each of `tests/ui/checks`.
     let (mut server, page) = server_with_fixture();
     let scratch = sources();
-    let mut checks = Checks::start(scratch.path(), &page);
+    let mut checks = Checks::start(scratch.path(), &page, &[]);
     let mut passed = Vec::new();
     while let Some(line) = checks.line() {
         if line == "RESTART" {
@@ -457,6 +518,24 @@ fn interface_works_in_a_browser() {
     );
     let count = passed.iter().filter(|line| line.starts_with("ok ")).count();
     assert!(count >= 40, "{passed:#?}");
+}
+
+#[test]
+fn interface_stays_small_on_a_large_cluster() {
+    // Goal: requests, bytes, elements and memory of the browser do not grow with the cluster.
+    // Method: `tests/ui/checks/large.mjs`, which counts them on 100,000 streams.
+    let server = large_server();
+    let scratch = sources();
+    let page = format!("http://{}/ui/", server.address());
+    let mut checks = Checks::start(scratch.path(), &page, &["large"]);
+    let mut passed = Vec::new();
+    while let Some(line) = checks.line() {
+        passed.push(line);
+    }
+    let last = passed.last().map(String::as_str);
+    assert_eq!(last, Some("done"), "{passed:#?}");
+    let count = passed.iter().filter(|line| line.starts_with("ok ")).count();
+    assert_eq!(count, 3, "{passed:#?}");
 }
 
 #[test]

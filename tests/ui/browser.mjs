@@ -1,6 +1,8 @@
 // The interface in a real browser, against a running server with a fixture.
 //
-//   node browser.mjs URL KEY
+//   node browser.mjs URL KEY [large]
+//
+// `large` is for a server with 100,000 streams: their budgets are checked instead.
 //
 // Prints one line per check and fails with the first one that does not hold. `RESTART` on stdout
 // requests a restart of the server from whoever started this, who answers with a line.
@@ -9,6 +11,7 @@ import { CHECKS as session } from './checks/session.mjs';
 import { CHECKS as lists } from './checks/lists.mjs';
 import { CHECKS as streams } from './checks/streams.mjs';
 import { CHECKS as permissions } from './checks/permissions.mjs';
+import { CHECKS as large } from './checks/large.mjs';
 import { CHECKS as layouter } from './checks/layouter.mjs';
 import { CHECKS as whatif } from './checks/whatif.mjs';
 import { CHECKS as streamers } from './checks/streamers.mjs';
@@ -19,7 +22,7 @@ import { CHECKS as languages } from './checks/languages.mjs';
 import { CHECKS as screens } from './checks/screens.mjs';
 
 /** In this order: the last ones before the screens restart the server. */
-const CHECKS = [
+const CHECKS_OF_SMALL = [
   session,
   lists,
   streams,
@@ -32,7 +35,8 @@ const CHECKS = [
   page,
   languages,
   screens,
-].flatMap(Object.entries);
+];
+const CHECKS = (process.argv[4] === 'large' ? [large] : CHECKS_OF_SMALL).flatMap(Object.entries);
 
 const browser = await puppeteer.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',

@@ -113,6 +113,36 @@ export async function loggedIn(browser, options) {
   return opened;
 }
 
+/** The first screen with an empty cache takes few requests and bytes. */
+export async function checkFirstScreen(browser) {
+  const { page, context } = await open(browser);
+  const session = await page.createCDPSession();
+  await logIn(page);
+  await page.waitForSelector('.tile', WAIT);
+  await session.send('Network.enable');
+  const sizes = new Map();
+  const urls = new Map();
+  session.on('Network.requestWillBeSent', ({ requestId, request }) =>
+    urls.set(requestId, request.url),
+  );
+  session.on('Network.loadingFinished', ({ requestId, encodedDataLength }) =>
+    sizes.set(requestId, encodedDataLength),
+  );
+  await session.send('Network.setCacheDisabled', { cacheDisabled: true });
+  await page.reload();
+  await page.waitForSelector('.tile', WAIT);
+  await waitText(page, '.live', 'Live');
+  const bytes = { api: 0, files: 0 };
+  for (const [id, size] of sizes) {
+    bytes[urls.get(id)?.includes('/api/v3') ? 'api' : 'files'] += size;
+  }
+  console.log(`  ${urls.size} requests, ${bytes.files} bytes of files, ${bytes.api} of the API`);
+  assert.ok(urls.size <= FIRST_SCREEN.requests, `${urls.size} requests`);
+  assert.ok(bytes.files > 0 && bytes.files <= FIRST_SCREEN.fileBytes, `${bytes.files} of files`);
+  assert.ok(bytes.api > 0 && bytes.api <= FIRST_SCREEN.apiBytes, `${bytes.api} of the API`);
+  await context.close();
+}
+
 /** What a promise gives, within the bound of all waits. */
 export async function within(promise, what) {
   let timer;

@@ -3,11 +3,10 @@ import assert from 'node:assert/strict';
 import {
   base,
   call,
-  FIRST_SCREEN,
+  checkFirstScreen,
   go,
   loggedIn,
   logIn,
-  open,
   proxyBelow,
   restartServer,
   textOf,
@@ -51,32 +50,7 @@ export const CHECKS = {
   },
 
   async 'the first screen takes few requests and bytes'(browser) {
-    const { page, context } = await open(browser);
-    const session = await page.createCDPSession();
-    await logIn(page);
-    await page.waitForSelector('.tile', WAIT);
-    await session.send('Network.enable');
-    const sizes = new Map();
-    const urls = new Map();
-    session.on('Network.requestWillBeSent', ({ requestId, request }) =>
-      urls.set(requestId, request.url),
-    );
-    session.on('Network.loadingFinished', ({ requestId, encodedDataLength }) =>
-      sizes.set(requestId, encodedDataLength),
-    );
-    await session.send('Network.setCacheDisabled', { cacheDisabled: true });
-    await page.reload();
-    await page.waitForSelector('.tile', WAIT);
-    await waitText(page, '.live', 'Live');
-    const bytes = { api: 0, files: 0 };
-    for (const [id, size] of sizes) {
-      bytes[urls.get(id)?.includes('/api/v3') ? 'api' : 'files'] += size;
-    }
-    console.log(`  ${urls.size} requests, ${bytes.files} bytes of files, ${bytes.api} of the API`);
-    assert.ok(urls.size <= FIRST_SCREEN.requests, `${urls.size} requests`);
-    assert.ok(bytes.files > 0 && bytes.files <= FIRST_SCREEN.fileBytes, `${bytes.files} of files`);
-    assert.ok(bytes.api > 0 && bytes.api <= FIRST_SCREEN.apiBytes, `${bytes.api} of the API`);
-    await context.close();
+    await checkFirstScreen(browser);
   },
 
   async 'one tab of a browser waits for all'(browser) {
