@@ -535,7 +535,7 @@ fn interface_stays_small_on_a_large_cluster() {
     let last = passed.last().map(String::as_str);
     assert_eq!(last, Some("done"), "{passed:#?}");
     let count = passed.iter().filter(|line| line.starts_with("ok ")).count();
-    assert_eq!(count, 3, "{passed:#?}");
+    assert_eq!(count, 4, "{passed:#?}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ import { filtered, fullest, leftOf, rowOf, stageOf, type StreamerRow } from './s
 import {
   chosenLocale,
   LANGUAGES,
+  piecesOf,
   textOf,
   type Forms,
   type LanguageFile,
@@ -441,6 +442,9 @@ test('plurals have as many forms as the language', () => {
   const none: Forms = { ...forms, '=0': 'нет файлов' };
   assert.equal(textOf(none, { n: 0 }, rulesOf('ru')), 'нет файлов');
   assert.equal(textOf({ other: '{n} つ' }, { n: 3 }, rulesOf('ja')), '3 つ');
+  const link = { to: 'a' };
+  const russian = piecesOf('{why}: {name}', { name: link, why: 200 }, rulesOf('ru'));
+  assert.deepEqual(russian.filter(Boolean), ['200', ': ', link], 'in the order of the language');
 });
 
 test('a browser gets the language that its user chose or prefers', () => {

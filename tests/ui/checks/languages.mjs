@@ -1,6 +1,6 @@
 // The interface in another language: the pseudo-language, which shows what is not translated.
 import assert from 'node:assert/strict';
-import { base, go, logIn, open, SIZES, tooWide, WAIT, waitText } from '../pages.mjs';
+import { base, call, go, logIn, open, SIZES, tooWide, WAIT, waitText } from '../pages.mjs';
 import { saveEntities, SCREENS } from './screens.mjs';
 
 const PSEUDO = '?lang=en-XA';
@@ -12,9 +12,10 @@ const PSEUDO = '?lang=en-XA';
  */
 const foreignWords = (page) =>
   page.evaluate(() => {
-    const outside = (text) => {
-      let depth = 0;
-      return [...text]
+    // The brackets of a sentence with links in it are in several texts.
+    let depth = 0;
+    const outside = (text) =>
+      [...text]
         .filter((letter) => {
           if (letter === '⟦') depth += 1;
           if (letter === '⟧') depth -= 1;
@@ -22,7 +23,6 @@ const foreignWords = (page) =>
         })
         .join('')
         .trim();
-    };
     const isKept = (element) =>
       element.closest('[translate=no],body [lang],time,code,script,style,noscript') !== null;
     const found = new Set();
@@ -34,6 +34,8 @@ const foreignWords = (page) =>
     };
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) check(walker.currentNode.data, walker.currentNode.parentElement, 'text');
+    if (depth !== 0) found.add(`${depth} brackets are open`);
+    depth = 0;
     for (const name of ['aria-label', 'title', 'placeholder', 'alt', 'data-unit']) {
       // The label of a dialog is its title, which is checked as text.
       for (const element of document.querySelectorAll(`[${name}]:not(dialog)`)) {
@@ -76,6 +78,14 @@ async function checkLanguage(browser, size) {
     await page.waitForSelector(`main ${selector}`, WAIT);
     faults.push(...(await faultsOf(page, name)));
   }
+  // The layouter screen once more, with a pause and its reason.
+  await call('PUT', '/layouter', { pause: { until: '1h', what: 'all', reason: 'why' } });
+  await go(page, '#/overview');
+  await page.waitForSelector('main .tile', WAIT);
+  await go(page, '#/layouter');
+  await page.waitForSelector('main .maintenance', WAIT);
+  faults.push(...(await faultsOf(page, 'paused')));
+  await call('PUT', '/layouter', { pause: null });
   if (faults.length) assert.fail(faults.join('\n'));
   assert.deepEqual(reports, []);
   await context.close();

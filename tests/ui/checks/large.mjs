@@ -2,12 +2,15 @@
 // memory are counted; nothing is timed.
 import assert from 'node:assert/strict';
 import {
+  call,
   checkFirstScreen,
+  clickOn,
   count,
   ELEMENTS_MAX,
   go,
   loggedIn,
   names,
+  noDialog,
   textOf,
   tooWide,
   WAIT,
@@ -86,6 +89,25 @@ export const CHECKS = {
       reports.filter((report) => !report.includes('status of 409')),
       [],
     );
+    await context.close();
+  },
+
+  async 'a stream is placed by hand while the layouter is off'(browser) {
+    const path = '/streams/cam%2Fcity-07%2Fgate-000007';
+    const { page, context } = await loggedIn(browser, { hash: `#${path}` });
+    await waitText(page, '.facts', 'edge-007');
+    await clickOn(page, 'Move');
+    await page.waitForSelector('dialog[open] input[name=ingest]', WAIT);
+    await page.$eval('dialog input[name=ingest]', (input) => input.select());
+    await page.type('dialog input[name=ingest]', 'edge-199.example.com');
+    const button = 'dialog[open] footer button.primary';
+    await page.click(button);
+    await waitText(page, 'dialog .verdicts', 'The layouter is off');
+    await page.waitForSelector(`${button}:not(:disabled)`, WAIT);
+    await page.click(button);
+    await noDialog(page);
+    await waitText(page, '.facts', 'edge-199');
+    assert.equal((await call('GET', path)).layout.ingest, 'edge-199.example.com');
     await context.close();
   },
 

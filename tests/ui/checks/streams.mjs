@@ -400,6 +400,15 @@ export const CHECKS = {
     await waitText(page, '.live', 'Live');
     await call('PUT', '/streams/from-elsewhere', { title: 'x' });
     await waitText(page, '.log .line', 'from-elsewhere');
+    // The server names the kinds that it knows; those of the layouter's steps are never written.
+    const headers = administrator;
+    const refused = await (await fetch(`${API}/events?event=none`, { headers })).json();
+    const known = refused.errors[0].title.split(': ')[1].split(', ');
+    const written = known.filter((it) => !/^layouter_(process_|fetching|entity)/.test(it));
+    const offered = await page.$$eval('.bar-top select option', (all) =>
+      all.map((it) => it.value).filter(Boolean),
+    );
+    assert.deepEqual(offered.sort(), written.sort());
     assert.deepEqual(reports, []);
     await context.close();
   },

@@ -78,19 +78,29 @@ export interface PluralRules {
   number: Intl.NumberFormat;
 }
 
-/** A text with its places filled. Numbers are formatted; `n` selects the plural. */
-export function textOf(
+/**
+ * The pieces of a text with its places filled, in the order of the language. Numbers are formatted;
+ * `n` selects the plural.
+ */
+export function piecesOf<Value>(
   of: string | Forms,
-  values: Record<string, string | number>,
+  values: Record<string, Value | number>,
   { select, number }: PluralRules,
-): string {
+): (Value | string)[] {
   let text = of;
   if (typeof text === 'object') {
     const n = Number(values.n ?? 0);
     text = (n === 0 ? text['=0'] : undefined) ?? text[select.select(n)] ?? text.other;
   }
-  return text.replace(/\{(\w+)\}/g, (_, name: string) => {
-    const value = values[name] ?? '';
+  return text.split(/(\{\w+\})/).map((part) => {
+    if (!part.startsWith('{')) return part;
+    const value = values[part.slice(1, -1)] ?? '';
     return typeof value === 'number' ? number.format(value) : value;
   });
 }
+
+export const textOf = (
+  of: string | Forms,
+  values: Record<string, string | number>,
+  rules: PluralRules,
+): string => piecesOf<string>(of, values, rules).join('');

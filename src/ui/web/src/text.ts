@@ -6,6 +6,7 @@ import {
   chosenLocale,
   LANGUAGES,
   loaded,
+  piecesOf,
   textOf,
   type PluralRules,
   type TextKey,
@@ -50,6 +51,10 @@ export const hasText = (key: string): key is TextKey => Object.hasOwn(texts, key
 /** The text of a key with its places filled. Numbers are formatted; `n` selects the plural. */
 export const t = (key: TextKey, values: Record<string, string | number> = {}): string =>
   textOf(texts[key], values, rules);
+
+/** The pieces of a text whose places have elements, for a sentence with links in it. */
+export const pieces = <Value>(key: TextKey, values: Record<string, Value | number>) =>
+  piecesOf<Value>(texts[key], values, rules);
 
 type CodePrefix = 'reason' | 'cause' | 'state' | 'setting' | 'role' | 'budget' | 'kind' | 'mode';
 

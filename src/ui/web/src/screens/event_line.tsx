@@ -2,9 +2,9 @@
 import type { ComponentChildren } from 'preact';
 import type { FoldedEvent } from '../folding';
 import type { StateName } from '../model';
-import { Mark, shortHost, Time, type MarkOf } from '../parts';
+import { Given, Mark, shortHost, Time, type MarkOf } from '../parts';
 import { href } from '../router';
-import { code, hasText, t } from '../text';
+import { code, hasText, locale, pieces, t } from '../text';
 
 const STATES: StateName[] = ['up', 'held', 'unknown', 'offline'];
 /** States of streamers by the names that the event log has for them. */
@@ -47,20 +47,25 @@ function reasons(why: Record<string, number> | undefined): string {
 
 function StateLine({ event }: { event: FoldedEvent }) {
   const state = stateOf(event.state);
-  const word = <b>{t(`state.${state}`).toLowerCase()}</b>;
+  const word = <b>{t(`state.${state}`).toLocaleLowerCase(locale)}</b>;
   if (event.runs > 1) {
     const hosts = event.hosts.slice(0, SHOWN_HOSTS).map(shortHost).join(', ');
+    const more = event.runs > SHOWN_HOSTS ? ' …' : '';
+    const streamers = (
+      <a href={href('streamers', [], { state })}>{t('event.streamers', { n: event.runs })}</a>
+    );
     return (
       <Line of={state}>
-        <a href={href('streamers', [], { state })}>{t('event.streamers', { n: event.runs })}</a>{' '}
-        {t('event.are')} {word}: {hosts} {event.runs > SHOWN_HOSTS ? '…' : ''}
+        {pieces('event.are', { streamers, state: word, names: <Given text={`${hosts}${more}`} /> })}
       </Line>
     );
   }
+  const name = <Entity type="streamer" id={event.entity_id} />;
   return (
     <Line of={state}>
-      <Entity type="streamer" id={event.entity_id} /> {t('event.is')} {word}
-      {event.why ? `: ${code('cause', event.why)}` : ''}
+      {event.why
+        ? pieces('event.is_because', { name, state: word, why: code('cause', event.why) })
+        : pieces('event.is', { name, state: word })}
     </Line>
   );
 }
@@ -68,11 +73,17 @@ function StateLine({ event }: { event: FoldedEvent }) {
 function CallLine({ event }: { event: FoldedEvent }) {
   const key = `verb.${event.operation_id}`;
   const n = event.entities_count ?? 0;
-  const user = (event.user ?? t('event.server')).replace('api_token:', '');
+  const user = event.user ? (
+    <b translate={false}>{event.user.replace('api_token:', '')}</b>
+  ) : (
+    <b>{t('event.server')}</b>
+  );
+  const entity = <Entity type={event.entity_type} id={event.entity_id} />;
   return (
     <Line of={(event.status ?? 200) >= 400 ? 'error' : 'none'}>
-      <b translate={false}>{user}</b> {hasText(key) ? t(key, { n }) : event.operation_id}{' '}
-      <Entity type={event.entity_type} id={event.entity_id} />
+      {hasText(key)
+        ? pieces(key, { user, n, entity })
+        : pieces('event.call', { user, operation: <Given text={event.operation_id} />, entity })}
     </Line>
   );
 }
@@ -81,10 +92,10 @@ export function Sentence({ event }: { event: FoldedEvent }) {
   if (event.event === 'layouter_streamer_state') return <StateLine event={event} />;
   if (event.event === 'api_call') return <CallLine event={event} />;
   if (event.event === 'layouter_processing_result') {
+    const moved = t('event.moved', { n: event.relayouts_count ?? 0 });
     return (
       <Line of="running">
-        {t('event.moved', { n: event.relayouts_count ?? 0 })}{' '}
-        {event.runs > 1 && t('event.runs', { n: event.runs })}{' '}
+        {event.runs > 1 ? t('event.runs', { moved, n: event.runs }) : moved}{' '}
         <span class="muted">{reasons(event.relayouts_why)}</span>
       </Line>
     );

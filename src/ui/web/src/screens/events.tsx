@@ -29,6 +29,8 @@ const KINDS = [
   'agent_connected',
   'agent_disconnected',
   'agent_connect_failed',
+  'agent_command_handling',
+  'agent_make_streampoint_location_error',
   'server_starting',
   'server_started',
   'database_error',

@@ -3,9 +3,9 @@ import { useState } from 'preact/hooks';
 import { dropImproving, pauseLayouter, resumeLayouter, type PausedMoves } from '../changes';
 import * as f from '../format';
 import type { LayouterPause, LayouterStatus, Session } from '../model';
-import { Dialog, Failure, Mark, Panel, Tabs, TextInput, Time } from '../parts';
+import { Dialog, Failure, Given, Mark, Panel, Tabs, TextInput, Time } from '../parts';
 import { useSteps } from '../steps';
-import { code, t } from '../text';
+import { code, pieces, t } from '../text';
 
 /** How long a pause is that is proposed. */
 const LENGTH = '30m';
@@ -15,15 +15,16 @@ export function PauseLine({ pause }: { pause: LayouterPause }) {
   return (
     <p class="maintenance">
       <Mark of="cordoned" /> <b>{t(`paused.${pause.what}`)}</b> ·{' '}
-      {pause.until ? (
+      {pause.until
+        ? pieces('layouter.until', { at: <Time at={pause.until} /> })
+        : t('layouter.until_ended')}{' '}
+      · <Given text={pause.by.replace('api_token:', '')} />
+      {pause.reason && (
         <>
-          {t('layouter.until')} <Time at={pause.until} />
+          {' '}
+          · <Given text={pause.reason} />
         </>
-      ) : (
-        t('layouter.until_ended')
-      )}{' '}
-      · {pause.by.replace('api_token:', '')}
-      {pause.reason && <> · {pause.reason}</>}
+      )}
     </p>
   );
 }
@@ -160,8 +161,9 @@ export function QueuePanel({ status }: { status: LayouterStatus }) {
         ))}
         <dt>{t('layouter.brake')}</dt>
         <dd>
-          {brake.on ? t('layouter.brake_on') : t('layouter.brake_off')}{' '}
-          {brake.until && <Time at={brake.until} />}
+          {brake.on
+            ? pieces('layouter.brake_on', { at: <Time at={brake.until} /> })
+            : t('layouter.brake_off')}
         </dd>
         {left.map(([name, budget]) => (
           <>

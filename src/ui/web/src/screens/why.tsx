@@ -4,7 +4,7 @@ import * as f from '../format';
 import type { ExplainNode, Explanation } from '../model';
 import { Mark, shortHost, StreamerLink } from '../parts';
 import { href } from '../router';
-import { code, t } from '../text';
+import { code, pieces, t } from '../text';
 
 const SHOWN_NODES = 8;
 const UNFOLDED_MAX = 400;
@@ -79,8 +79,10 @@ export function Why({ explanation }: { explanation: Explanation }) {
       </p>
       {explanation.better && (
         <p>
-          <StreamerLink hostname={explanation.better.hostname} />{' '}
-          {t('why.better', { why: explanation.better.why_not_now })}
+          {pieces('why.better', {
+            name: <StreamerLink hostname={explanation.better.hostname} />,
+            why: <span lang="en">{explanation.better.why_not_now}</span>,
+          })}
         </p>
       )}
       {may.length > 0 && <Candidates nodes={may} />}
