@@ -79,6 +79,23 @@ pub enum RuleList {
     UserAgents,
 }
 
+impl ListMatch {
+    /// The member of the configuration with the list that matched.
+    pub fn list(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Allow(RuleList::Tokens) => "allow_tokens",
+            Self::Allow(RuleList::Addresses) => "allow_ips",
+            Self::Allow(RuleList::Countries) => "allow_countries",
+            Self::Allow(RuleList::UserAgents) => "allow_uas",
+            Self::Deny(RuleList::Tokens) => "deny_tokens",
+            Self::Deny(RuleList::Addresses) => "deny_ips",
+            Self::Deny(RuleList::Countries) => "deny_countries",
+            Self::Deny(RuleList::UserAgents) => "deny_uas",
+            Self::None => return None,
+        })
+    }
+}
+
 impl Rules {
     /// Compiles a configuration. The error points at the invalid entry.
     pub fn parse(config: &Object, pointer: &str) -> Result<Self, ApiError> {

@@ -8,8 +8,8 @@ use super::operation::{
 };
 use super::router::{Found, PathParameter, Route, Router};
 use super::{
-    agent, auth_backend, backup, balancer, browser_session, bulk, capacity, cluster, config,
-    config_external, control, dvr, dvr_presence, episode, event, external_episodes, facets,
+    agent, auth_backend, auth_test, backup, balancer, browser_session, bulk, capacity, cluster,
+    config, config_external, control, dvr, dvr_presence, episode, event, external_episodes, facets,
     history, layout, layouter, monitoring, person, session_auth, srt_port, stats, stats_format,
     stream, streamer, streamer_check, summary, token,
 };
@@ -348,6 +348,9 @@ pub const OPERATIONS: &[Endpoint] = &[
     get(("/auth_backends", NO_KEY, ""),
         "auth_backends_list", right("auth_backends", List), auth_backend::list,
         &words::auth::AUTH_BACKENDS_LIST).list(&[]),
+    post(("/auth_backends/", ENTITY_NAME, "/test"),
+        "auth_backend_test", right("auth_backends", Execute), auth_test::test,
+        &words::auth::AUTH_BACKEND_TEST),
     get(("/auth_backends/", ENTITY_NAME, ""),
         "auth_backend_get", right("auth_backends", Read), auth_backend::get,
         &words::auth::AUTH_BACKEND_GET).entity(),

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod auth_backend;
+mod auth_test;
 pub mod backup;
 pub mod balancer;
 mod balancer_rules;

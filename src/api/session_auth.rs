@@ -86,7 +86,7 @@ const IP: Text = Text::new("ip", "Address of the viewer.")
     .format(is_address, "must be an IPv4 or IPv6 address")
     .example(r#""192.0.2.31""#)
     .required();
-const NEW_SESSION: &str = "new_session";
+pub(super) const NEW_SESSION: &str = "new_session";
 const REQUEST_TYPE: Choice = Choice::new(
     "request_type",
     &[NEW_SESSION, "update_session"],
@@ -187,17 +187,23 @@ impl<'q> AuthParameters<'q> {
 
     /// The query string that is sent to HTTP backends.
     fn to_query(&self) -> String {
-        let mut out = String::new();
-        for (parameter, value) in self.parameters.iter().zip(&self.values) {
-            if let Some(value) = value {
-                let glue = if out.is_empty() { "" } else { "&" };
-                let value = utf8_percent_encode(value, KEPT);
-                out.extend([glue, parameter.spec().name, "="]);
-                out.extend(value);
-            }
-        }
-        out
+        let pairs = self.parameters.iter().zip(&self.values);
+        query_text(pairs.filter_map(|(parameter, value)| {
+            let value: &str = value.as_deref()?;
+            Some((parameter.spec().name, value))
+        }))
     }
+}
+
+/// A query string to an HTTP backend.
+pub(super) fn query_text<'v>(pairs: impl Iterator<Item = (&'static str, &'v str)>) -> String {
+    let mut out = String::new();
+    for (name, value) in pairs {
+        let glue = if out.is_empty() { "" } else { "&" };
+        out.extend([glue, name, "="]);
+        out.extend(utf8_percent_encode(value, KEPT));
+    }
+    out
 }
 
 fn index_of(parameters: &[&dyn Parameter], name: &str) -> Option<usize> {

@@ -829,6 +829,7 @@ mod tests {
                 "auth_backend_delete",
                 "auth_backend_get",
                 "auth_backend_save",
+                "auth_backend_test",
                 "auth_backends_list",
                 "auth_request",
                 "backup_get",

@@ -99,6 +99,8 @@ roots! {
     streamer_maintenance: "streamer_maintenance", [];
     /// The wanted pause of the layouter.
     layouter_change: "layouter_change", [];
+    /// An assumed viewer of a test of an auth backend.
+    auth_test: "auth_test", ["ip"];
     /// A change of all streams that match filters.
     streams_by_filter: "streams_by_filter", [];
     /// Assumed events of a layout preview.
@@ -123,6 +125,7 @@ pub fn of_body(name: &str) -> Option<&'static Schema> {
         "cluster_preview_request" => cluster_preview_request(),
         "streamer_maintenance" => streamer_maintenance(),
         "layouter_change" => layouter_change(),
+        "auth_test" => auth_test(),
         "streams_by_filter" => streams_by_filter(),
         _ => return None,
     })

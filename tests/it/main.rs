@@ -32,6 +32,7 @@ mod access_matrix;
 mod agent;
 mod auth;
 mod auth_backend;
+mod auth_test;
 mod authorities;
 mod backup;
 mod balancer;

@@ -549,6 +549,7 @@ test('every text is used', () => {
     'paused.',
     'pause_means.',
     'need.',
+    'auth_test.',
   ];
   const byCode = ['reason.', 'cause.', 'setting.', 'role.', 'budget.', 'kind.', 'mode.'];
   const unused = Object.keys(en).filter((key) => {

@@ -1,8 +1,8 @@
 //! Auth backends, and the authorization of sessions.
 
 use super::{
-    BAD_BODY, BAD_QUERY, DELETED, HOSTNAME, NO_STREAMER, OPERATION, TOO_LARGE, UNAUTHORIZED,
-    UNAVAILABLE, empty, json, path, refuse, saved,
+    BAD_BODY, BAD_QUERY, DELETED, HOSTNAME, NO_STREAMER, NOT_PERMITTED, OPERATION, TOO_LARGE,
+    UNAUTHORIZED, UNAVAILABLE, empty, json, path, refuse, saved,
 };
 use crate::access::answer::DURATION_SECONDS_DEFAULT;
 use crate::error;
@@ -86,6 +86,39 @@ pub const AUTH_BACKEND_DELETE: OperationDoc = OperationDoc {
     description: "Deletes the auth backend. Streams that use it then refuse new sessions.",
     parameters: &[NAME],
     responses: &[DELETED, UNAUTHORIZED, NO_BACKEND, UNAVAILABLE],
+    ..OPERATION
+};
+
+pub const AUTH_BACKEND_TEST: OperationDoc = OperationDoc {
+    tag: "auth",
+    summary: "Test an auth backend with an assumed viewer",
+    description: "Decides about a new session like `/auth`, by the same rules in the same order, \
+         and keeps nothing: no decision is reused or stored, no session counts. If no list \
+         matches, all HTTP backends are called as for a session, with the `session_id` \
+         `00000000-0000-0000-0000-000000000000`; of their replies only the decisions are answered. \
+         It takes as long as the slowest of them, at most the setting `auth_backend_timeout`.",
+    parameters: &[NAME],
+    request: Some(BodyDoc {
+        shape: Shape::One("auth_test"),
+        description: "The viewer.",
+        example: r#"{"ip":"192.0.2.31","token":"let-me-in","stream":"harbour/cam1"}"#,
+        partial: false,
+    }),
+    responses: &[
+        json(
+            200,
+            "The decision, whichever it is.",
+            Shape::One("auth_test_result"),
+            r#"{"backends":[{"reply":"denied","status":403},{"reply":"none"}],"by":"backends","country":"RS","decision":"denied"}"#,
+        ),
+        BAD_BODY,
+        UNAUTHORIZED,
+        NOT_PERMITTED,
+        NO_BACKEND,
+        TOO_LARGE,
+        UNAVAILABLE,
+    ],
+    extension: true,
     ..OPERATION
 };
 

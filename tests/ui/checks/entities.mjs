@@ -139,6 +139,45 @@ export const CHECKS = {
     await context.close();
   },
 
+  async 'an authorization backend is tested with an assumed viewer'(browser) {
+    const rules = { allow_ips: ['10.0.0.0/8'], deny_uas: ['<b>bot'] };
+    await call('PUT', '/auth_backends/tested', rules);
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/auth/tested' });
+    await page.waitForSelector('dialog[open] button.test:not(:disabled)', WAIT);
+    const result = 'dialog fieldset [role=status]';
+    const type = async (field, text) => {
+      await page.$eval(`dialog input[name=test-${field}]`, (input) => input.select());
+      await page.type(`dialog input[name=test-${field}]`, text);
+      assert.equal(await textOf(page, result), '', 'it was about another viewer');
+    };
+    const test = async (word) => {
+      await page.click('dialog button.test');
+      await waitText(page, result, word);
+    };
+    await type('ip', '10.1.2.3');
+    await test('allowed decided by allow_ips');
+    await type('ip', '192.0.2.1');
+    await test('denied decided by allow_default');
+    await type('user_agent', 'a <b>bot');
+    await test('denied decided by deny_uas');
+    await type('ip', '10.0.0.256');
+    await page.click('dialog button.test');
+    await waitText(page, 'dialog .failure', '/ip');
+    // Refused requests are reported by the browser itself.
+    assert.deepEqual(
+      reports.filter((report) => !report.includes('status of 400')),
+      [],
+    );
+    await context.close();
+    const permissions = [{ scopes: ['*'], list: true, read: true }];
+    const { key: reader } = await call('PUT', '/api_tokens/tests-not', { permissions });
+    const other = await loggedIn(browser, { hash: '#/auth/tested', credential: reader });
+    await waitText(other.page, 'dialog fieldset', 'This credential may not send commands');
+    await other.page.waitForSelector('dialog button.test:disabled', WAIT);
+    await other.context.close();
+    await call('DELETE', '/auth_backends/tested');
+  },
+
   async 'lists of entities say what may be done'(browser) {
     await call('PUT', '/auth_backends/office', { allow_ips: ['10.0.0.0/8'], allow_default: false });
     const { page, context } = await loggedIn(browser, { hash: '#/balancers' });

@@ -21,6 +21,7 @@ export const SCREENS = {
   tokens: ['#/tokens', '.tbody .name'],
   token: ['#/tokens/of-screens', 'dialog textarea'],
   auth: ['#/auth', '.tbody .name'],
+  auth_test: ['#/auth/of-screens', 'dialog button.test'],
   balancers: ['#/balancers', '.tbody .name'],
   settings: ['#/settings', '.settings li'],
 };

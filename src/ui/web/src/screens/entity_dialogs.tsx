@@ -8,6 +8,7 @@ import type { Session } from '../model';
 import { Copy, Dialog, Failure, TextInput } from '../parts';
 import { useSteps } from '../steps';
 import { t } from '../text';
+import { AuthTest } from './auth_test';
 import { pathOf, type Entity, type EntityKind } from './entity_kind';
 
 function PatchField(props: { text: string; onType: (text: string) => void; isFixed?: boolean }) {
@@ -218,6 +219,7 @@ export function EditEntity({ kind, name, me, onClose, onSaved }: EditProps) {
       {!mayWrite && <p class="muted">{kind.whyNot}</p>}
       {found && <PatchField text={text} onType={setText} isFixed={!mayWrite} />}
       <Failure error={error} />
+      {found && kind.screen === 'auth' && <AuthTest path={pathOf(kind, name)} me={me} />}
       {found && <Commands kind={kind} name={name} me={me} />}
     </Dialog>
   );
