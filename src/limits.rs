@@ -175,6 +175,9 @@ pub const ACCEPT_PAUSE_MS: u64 = 10;
 
 /// Bodies below this are not worth compressing.
 pub const COMPRESS_BYTES_MIN: usize = 1024;
+/// JSON up to this size gets large integers as strings at once, in some tenths of a millisecond;
+/// another thread makes a longer one.
+pub const STRING_IDS_AT_ONCE_BYTES: usize = 128 * 1024;
 
 /// Bodies above this are compressed by another thread: at about 200 MB/s a core is busy for
 /// a millisecond with one.

@@ -11,6 +11,7 @@ use super::call::Call;
 use super::tagged::BodySource;
 use crate::error::ApiError;
 use crate::http::Response;
+use crate::http::string_ids::TAG_MARK;
 use crate::state::command::Command;
 use crate::state::tag::{ConditionKind, EntityTag, Precondition, TagList};
 
@@ -31,6 +32,7 @@ impl Call<'_> {
                 }
                 ConditionKind::IfMatch => {}
                 ConditionKind::IfNoneMatch => {
+                    let tags = self.of_form(tags);
                     let known = match &tags {
                         TagList::Any => Some(text.clone()),
                         TagList::Tags(_) => tags.find(&text).map(|tag| format!("\"{tag}\"")),
@@ -48,7 +50,16 @@ impl Call<'_> {
     pub fn known_tags(&self) -> Result<Option<TagList>, ApiError> {
         let mut conditions = self.conditions()?.into_iter();
         let known = conditions.find(|(kind, _)| *kind == ConditionKind::IfNoneMatch);
-        Ok(known.map(|(_, tags)| tags))
+        Ok(known.map(|(_, tags)| self.of_form(tags)))
+    }
+
+    /// The tags of the form that the client wants. The answer gets its mark when it is sent.
+    fn of_form(&self, tags: TagList) -> TagList {
+        if self.request.headers.wants_string_ids() {
+            tags.of_form(TAG_MARK)
+        } else {
+            tags
+        }
     }
 
     /// The conditions of the request on the entity that `command` changes.

@@ -37,6 +37,8 @@ pub struct RequestManner {
     pub is_strict: bool,
     /// A page for people sent it.
     pub is_page: bool,
+    /// Large integers are strings.
+    pub has_string_ids: bool,
 }
 
 enum Held {
@@ -86,7 +88,7 @@ impl HeldRequests {
     }
 
     pub fn note_manner(&mut self, ticket: Ticket, manner: RequestManner) {
-        if manner.is_strict || manner.is_page {
+        if manner.is_strict || manner.is_page || manner.has_string_ids {
             self.manners.insert(ticket, manner);
         }
     }

@@ -318,10 +318,15 @@ impl Core {
         }
     }
 
-    /// Begins a response that is sent in pieces, unless its client needs to know its length.
+    /// Begins a response that is sent in pieces, unless its client needs to know its length or gets
+    /// another form of it.
     fn begin_pieces(&self, run: &Run, ticket: Ticket) -> Option<ChunkedAnswer<Admitted>> {
         let mut response = uncached(Response::json(200, Vec::new()));
-        if self.held.borrow().manner(ticket).is_strict {
+        let manner = self.held.borrow().manner(ticket);
+        if manner.has_string_ids {
+            return None;
+        }
+        if manner.is_strict {
             response = response.header("Preference-Applied", strict::APPLIED);
         }
         // What is rendered is taken next, and counted as far as the socket does not take it.

@@ -57,7 +57,8 @@ use crate::http::{
     Accepts, Admission, Answer, Connections, Ended, Head, Headers, Lines, Method, Request,
     Response, Service, Ticket, TicketMap, TicketSet,
 };
-use crate::limits::PUBLIC_BODY_BYTES_MAX;
+use crate::limits::{PUBLIC_BODY_BYTES_MAX, STRING_IDS_AT_ONCE_BYTES};
+use crate::openapi::model::Security;
 use crate::query::Restriction;
 use crate::rt;
 use crate::state::State;
@@ -509,8 +510,14 @@ impl Core {
 
     /// Answers a request that waited.
     fn complete(&self, ticket: Ticket, response: Response) {
-        let accepts = self.connections.accepts_of(ticket);
-        let mut response = match self.compress_elsewhere(ticket, response, accepts) {
+        let has_string_ids = self.held.borrow().manner(ticket).has_string_ids;
+        let answer = if has_string_ids {
+            self.with_string_ids(ticket, response)
+        } else {
+            let accepts = self.connections.accepts_of(ticket);
+            self.compress_elsewhere(ticket, response, accepts)
+        };
+        let mut response = match answer {
             Answer::Reply(response) => uncached(response),
             _ => return,
         };
@@ -538,6 +545,17 @@ impl Core {
         this.start(ticket, Box::new(work), false)
     }
 
+    /// The response with large integers as strings; another thread makes a long one.
+    fn with_string_ids(&self, ticket: Ticket, response: Response) -> Answer {
+        let offload = &self.shared.workers.offload;
+        let is_long = response.body.bytes().len() > STRING_IDS_AT_ONCE_BYTES;
+        if !is_long || response.has_string_ids() || !offload.has_room() {
+            return Answer::Reply(response.with_string_ids());
+        }
+        let this = self.this.upgrade().expect("a core lives while it serves");
+        this.start(ticket, Box::new(Offloaded::StringIds(response)), false)
+    }
+
     /// A request that waited has its answer, or its client is gone.
     fn ended(&self, ticket: Ticket, status: u16) {
         if self.shared.settings.running.logs_requests() {
@@ -547,6 +565,11 @@ impl Core {
             .spans
             .end(&self.shared.workers.traces, ticket, status);
     }
+}
+
+/// Whether clients choose the form of its answers. Streamers are sent one form only.
+fn has_forms((endpoint, ..): &(&'static Endpoint, ParameterSpan, Caller)) -> bool {
+    endpoint.permission.security == Security::Administrator
 }
 
 /// Restricts a list to the entities visible to the caller. Returns whether it is a list that
@@ -665,6 +688,8 @@ impl Service for Core {
             let route = endpoint.map(|endpoint| &endpoint.route);
             self.log.spans.begin(traces, &self.local, request, route);
         }
+        let has_string_ids =
+            request.headers.wants_string_ids() && admitted.0.as_ref().is_some_and(has_forms);
         let answer = self.answer(request, admitted, ticket);
         let answer = answer.unwrap_or_else(|error| {
             let has_credentials = request.headers.authorization().is_some();
@@ -674,13 +699,18 @@ impl Service for Core {
             self.reply(ticket, without_challenge(response, is_page))
         });
         let answer = match answer {
+            Answer::Reply(response) if has_string_ids => self.with_string_ids(ticket, response),
             Answer::Reply(response) => self.compress_elsewhere(ticket, response, accepts),
             other => other,
         };
         let is_strict = strict::is_preferred(request);
         if matches!(answer, Answer::Wait { .. }) {
             let is_page = is_of_page(&request.headers);
-            let manner = RequestManner { is_strict, is_page };
+            let manner = RequestManner {
+                is_strict,
+                is_page,
+                has_string_ids,
+            };
             self.held.borrow_mut().note_manner(ticket, manner);
         }
         let answer = match answer {
@@ -724,7 +754,11 @@ impl Service for Core {
     }
 
     fn timeout_response(&self, ticket: Ticket) -> Response {
-        let response = uncached(self.timeout_answer(ticket));
+        let has_string_ids = self.held.borrow().manner(ticket).has_string_ids;
+        let mut response = uncached(self.timeout_answer(ticket));
+        if has_string_ids {
+            response = response.with_string_ids();
+        }
         self.count_answer(response.status);
         self.ended(ticket, response.status);
         response

@@ -134,6 +134,8 @@ pub enum Offloaded {
     Call(Box<OffloadedCall>),
     Poll(OffloadedPoll),
     Compression(OffloadedCompression),
+    /// A finished answer gets another form.
+    StringIds(Response),
     /// It was handed over. A poll is kept for its deadline.
     Running(Option<OffloadedPoll>),
 }
@@ -143,6 +145,7 @@ impl Offloaded {
         match self {
             Self::Call(call) => call.request.held_bytes(),
             Self::Compression(work) => work.response.body.bytes().len(),
+            Self::StringIds(response) => response.body.bytes().len(),
             Self::Poll(_) | Self::Running(_) => 0,
         }
     }
@@ -154,6 +157,7 @@ impl Offloaded {
             Self::Compression(OffloadedCompression { response, accepts }) => {
                 Ok(Finished::Reply(response.compressed(accepts)))
             }
+            Self::StringIds(response) => Ok(Finished::Reply(response.with_string_ids())),
             Self::Running(_) => unreachable!("it is handed over once"),
         }
     }

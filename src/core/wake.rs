@@ -245,6 +245,16 @@ impl Core {
             }
             return;
         }
+        let has_form = |ticket: &Ticket| self.held.borrow().manner(*ticket).has_string_ids;
+        let (own, tickets): (Vec<_>, Vec<_>) = tickets.into_iter().partition(has_form);
+        for ticket in own {
+            self.lists.answering.borrow_mut().remove(&ticket);
+            self.complete(ticket, response.clone());
+            budget.end().await;
+        }
+        if tickets.is_empty() {
+            return;
+        }
         let response = self.compressed_elsewhere(response, poll.accepts).await;
         let prepared: Prepared = self.connections.prepare(response, poll.accepts);
         for ticket in tickets {

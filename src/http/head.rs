@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
 use super::refusal::Refusal;
+use super::string_ids;
 use crate::limits::{
     CONTENT_LENGTH_DIGITS_MAX, FIELDS_MAX, HEAD_BYTES_MAX, HOST_BYTES_MAX, TARGET_BYTES_MAX,
 };
@@ -95,6 +96,8 @@ struct Known {
     /// Whether there is a field that names the client of a proxy.
     forwarded: bool,
     prefer: bool,
+    /// Whether `Accept` wants JSON with large integers as strings.
+    string_ids: bool,
 }
 
 const ABSENT: u8 = u8::MAX;
@@ -147,9 +150,15 @@ impl<'a> Headers<'a> {
         self.at(self.known.accept_encoding)
     }
 
-    /// The codings of `Accept-Encoding`.
+    /// Whether `Accept` wants JSON with large integers as strings.
+    pub fn wants_string_ids(&self) -> bool {
+        self.known.string_ids
+    }
+
+    /// The codings of `Accept-Encoding`; none for JSON in another form, which is made of the plain
+    /// one.
     pub fn accepts(&self) -> super::Accepts {
-        if self.accept_encoding().is_none() {
+        if self.accept_encoding().is_none() || self.wants_string_ids() {
             return super::Accepts::NONE;
         }
         super::Accepts::parse_all(self.values("accept-encoding"))
@@ -353,6 +362,7 @@ impl FieldFacts {
                 if_match: ABSENT,
                 forwarded: false,
                 prefer: false,
+                string_ids: false,
             },
             length: None,
             chunked: false,
@@ -395,6 +405,7 @@ impl FieldFacts {
                 self.expects_continue = !is_1_0;
             }
             6 if is("prefer") => known.prefer = true,
+            6 if is("accept") => known.string_ids |= string_ids::is_wanted(value),
             8 if is("if-match") => known.if_match = index,
             9 if is("x-real-ip") => known.forwarded = true,
             10 if is("connection") => {

@@ -34,6 +34,7 @@ pub mod reply;
 pub mod response;
 mod segmented_vec;
 mod shares;
+pub mod string_ids;
 #[cfg(test)]
 mod testing;
 mod tickets;

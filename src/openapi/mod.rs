@@ -127,7 +127,10 @@ Elsewhere they are masked as `***`, also inside URLs: the password, a user witho
 and parameters such as `token`, `key` or `api_key`. A mask that is sent back keeps the stored value.
 
 **Numbers.** Integers are signed and have 64 bits. They are kept exactly, however they are written \
-(`1e3`, `5.0`); one that does not fit, or that has a fraction, is refused, in bodies as in queries.
+(`1e3`, `5.0`); one that does not fit, or that has a fraction, is refused, in bodies as in \
+queries. With `Accept: application/json; ids=string` those beyond 2^53 - 1 are strings in the \
+JSON of answers, for clients whose numbers are doubles: also in long polls, under an `ETag` of \
+their own, and not compressed. Streamers are always sent numbers.
 
 **Times.** Names that end in `_at` are milliseconds since 1970 UTC unless described otherwise; in \
 queries they are 0 or 1000000000000 to 10000000000000, so that seconds are refused. \

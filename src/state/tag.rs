@@ -197,6 +197,19 @@ impl TagList {
         }
     }
 
+    /// The tags with a mark at their end, without it: those of a form that has this mark.
+    #[must_use]
+    pub fn of_form(self, mark: &str) -> Self {
+        let Self::Tags(tags) = self else {
+            return self;
+        };
+        let tags = tags.into_iter().filter_map(|tag| {
+            let opaque = tag.opaque.strip_suffix(mark.as_bytes())?.into();
+            Some(ListedTag { opaque, ..tag })
+        });
+        Self::Tags(tags.collect())
+    }
+
     /// The listed tag that names this form of this version; compared weakly.
     pub fn find(&self, text: &str) -> Option<Cow<'_, str>> {
         let Self::Tags(tags) = self else {

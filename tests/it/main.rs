@@ -24,6 +24,7 @@ mod python;
 mod random;
 mod streaming_endpoint;
 mod strict;
+mod string_ids;
 mod stub;
 mod summary;
 mod values;

@@ -2,7 +2,7 @@
 //
 // The credential is never here. Logging in sets a cookie that scripts cannot read; with the header
 // `X-Weir-UI`, which no page of another origin can send, the server accepts it.
-import { parse, url } from './json';
+import { hasSourceText, parse, url } from './json';
 import type { EventRecord, Page, Session } from './model';
 
 const base = () => new URL('../../central/api/v3', document.baseURI).pathname;
@@ -97,6 +97,7 @@ function request(
     headers: {
       'X-Weir-UI': '1',
       Prefer: 'handling=strict',
+      ...(hasSourceText ? {} : { Accept: 'application/json; ids=string' }),
       ...(sent === undefined ? {} : { 'Content-Type': 'application/json' }),
       ...headers,
     },

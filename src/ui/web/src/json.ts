@@ -17,6 +17,9 @@ export function parse(text: string): unknown {
   return text ? JSON.parse(text, exact as (key: string, value: unknown) => unknown) : null;
 }
 
+/** Whether parsed integers keep their text; otherwise the server has to send text. */
+export const hasSourceText = String(parse('[9007199254740993]')) === '9007199254740993';
+
 /** `/a?b=c` from a path and parameters; empty ones are left out. */
 export function url(path: string, query: Record<string, unknown> = {}): string {
   const text = Object.entries(query)
