@@ -6,10 +6,10 @@
 //! are answered: their bodies may hold what is not for the caller.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::call::{Call, Context, Outcome, Pending, Step};
-use super::session_auth::{NEW_SESSION, query_text};
+use super::session_auth::{NEW_SESSION, backends_wait, call_backends, query_text};
 use super::shared::ApiSettings;
 use super::strict::check_body;
 use crate::access::answer;
@@ -18,7 +18,7 @@ use crate::core::message::Reply;
 use crate::error::{self, ApiError};
 use crate::http::Response;
 use crate::json::{Object, Value};
-use crate::outbound::{CallResult, CancelToken, OutboundCall, TargetUrl};
+use crate::outbound::{CallResult, CancelToken, TargetUrl};
 use crate::schema;
 use crate::state::apply::invalid;
 use crate::state::entity::Kind;
@@ -218,21 +218,12 @@ impl Drop for TestedBackends {
 
 impl Pending for TestedBackends {
     fn wait(&self, settings: &ApiSettings) -> Duration {
-        // The calls have their own deadline; this covers stalled threads.
-        settings.auth_backend_timeout + Duration::from_secs(1)
+        backends_wait(settings)
     }
 
     fn start(&mut self, context: &Context<'_>) -> Step {
-        let deadline = Instant::now() + context.shared.settings.api.auth_backend_timeout;
-        for (part, target) in self.targets.iter().enumerate() {
-            let call = OutboundCall {
-                target: target.with_query(&self.query),
-                headers: self.trace_fields.clone(),
-                deadline,
-                response_bytes_max: answer::BODY_BYTES_MAX,
-            };
-            context.call(part, call, &self.cancel);
-        }
+        let (query, trace_fields) = (&self.query, &self.trace_fields);
+        call_backends(context, &self.targets, query, trace_fields, &self.cancel);
         Step::Wait
     }
 

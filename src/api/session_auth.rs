@@ -347,6 +347,32 @@ fn authorize(call: &Call<'_>, is_known: impl Fn(&str) -> bool) -> Result<Outcome
     })))
 }
 
+/// Calls all HTTP backends at once. The part of a reply is the number of its backend.
+pub(super) fn call_backends(
+    context: &Context<'_>,
+    targets: &[TargetUrl],
+    query: &str,
+    trace_fields: &[(&'static str, String)],
+    cancel: &CancelToken,
+) {
+    let deadline = Instant::now() + context.shared.settings.api.auth_backend_timeout;
+    for (part, target) in targets.iter().enumerate() {
+        let call = OutboundCall {
+            target: target.with_query(query),
+            headers: trace_fields.to_vec(),
+            deadline,
+            response_bytes_max: answer::BODY_BYTES_MAX,
+        };
+        context.call(part, call, cancel);
+    }
+}
+
+/// How long the replies of HTTP backends are waited for: their calls have a deadline of their own,
+/// and this covers stalled threads.
+pub(super) fn backends_wait(settings: &ApiSettings) -> Duration {
+    settings.auth_backend_timeout + Duration::from_secs(1)
+}
+
 /// A request that waits for HTTP backends. Dropping it cancels its calls.
 struct AuthBackends {
     question: AuthQuestion,
@@ -365,21 +391,12 @@ impl Drop for AuthBackends {
 
 impl Pending for AuthBackends {
     fn wait(&self, settings: &ApiSettings) -> Duration {
-        // The calls have their own deadline; this covers stalled threads.
-        settings.auth_backend_timeout + Duration::from_secs(1)
+        backends_wait(settings)
     }
 
     fn start(&mut self, context: &Context<'_>) -> Step {
-        let deadline = Instant::now() + context.shared.settings.api.auth_backend_timeout;
-        for (part, target) in self.question.rules.backends.iter().enumerate() {
-            let call = OutboundCall {
-                target: target.with_query(&self.question.query),
-                headers: self.trace_fields.clone(),
-                deadline,
-                response_bytes_max: answer::BODY_BYTES_MAX,
-            };
-            context.call(part, call, &self.cancel);
-        }
+        let (targets, query) = (&self.question.rules.backends, &self.question.query);
+        call_backends(context, targets, query, &self.trace_fields, &self.cancel);
         Step::Wait
     }
 
