@@ -159,7 +159,9 @@ fn languages(built: &Path) -> io::Result<Vec<String>> {
     let mut names: Vec<_> = names
         .into_iter()
         .filter_map(|name| name.into_string().ok())
-        .filter(|name| name.starts_with("lang-") && name.ends_with(".js"))
+        .filter(|name| {
+            name.starts_with("lang-") && Path::new(name).extension() == Some("js".as_ref())
+        })
         .collect();
     names.sort();
     Ok(names)
