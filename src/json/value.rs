@@ -251,6 +251,7 @@ impl Value {
     }
 
     /// Its objects, arrays and keys; every scalar is null. Much cheaper than a clone.
+    #[must_use]
     pub fn outline(&self) -> Value {
         match self {
             Value::Array(items) => Value::Array(items.iter().map(Value::outline).collect()),
