@@ -245,8 +245,10 @@ mod tests {
         );
         for label in 0..LABELS_SHOWN_MAX + 2 {
             let label = format!("l{label:02}");
-            let mut of_label = ValueCounts::default();
-            of_label.other = if label == "l00" { 1 } else { 2 };
+            let of_label = ValueCounts {
+                other: if label == "l00" { 1 } else { 2 },
+                ..ValueCounts::default()
+            };
             counts.labels.insert(label.into(), of_label);
         }
         let shown = counts.most_frequent_labels();

@@ -36,7 +36,9 @@ fn facets(server: &TestServer, query: &str) -> Value {
 }
 
 /// A field in short: its name, the values with their counts, and the others.
-fn of_fields(facets: &Value) -> Vec<(String, Vec<(String, u64)>, u64)> {
+type FacetInShort = (String, Vec<(String, u64)>, u64);
+
+fn of_fields(facets: &Value) -> Vec<FacetInShort> {
     let facets = facets["facets"].as_array().expect("facets").iter();
     let pair = |value: &Value| {
         let name = value["value"].as_str().expect("a value").to_owned();
@@ -53,7 +55,7 @@ fn of_fields(facets: &Value) -> Vec<(String, Vec<(String, u64)>, u64)> {
     in_short.collect()
 }
 
-fn field(name: &str, values: &[(&str, u64)], other: u64) -> (String, Vec<(String, u64)>, u64) {
+fn field(name: &str, values: &[(&str, u64)], other: u64) -> FacetInShort {
     let values = values.iter().map(|(value, n)| ((*value).to_owned(), *n));
     (name.to_owned(), values.collect(), other)
 }
