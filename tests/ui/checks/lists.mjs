@@ -1,6 +1,16 @@
 // Lists: their numbers, search, filters, rows in view and keys.
 import assert from 'node:assert/strict';
-import { call, ELEMENTS_MAX, go, loggedIn, names, textOf, WAIT, waitText } from '../pages.mjs';
+import {
+  barriers,
+  call,
+  ELEMENTS_MAX,
+  go,
+  loggedIn,
+  names,
+  textOf,
+  WAIT,
+  waitText,
+} from '../pages.mjs';
 
 export const CHECKS = {
   async 'a number on the overview is the count of the list behind it'(browser) {
@@ -64,6 +74,30 @@ export const CHECKS = {
       all,
     );
     assert.equal(await page.$eval(select, (element) => element.value), '');
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'labels are offered where they are typed'(browser) {
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams' });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const read = [];
+    page.on('request', (request) => read.push(new URL(request.url()).pathname));
+    assert.equal(await page.$('main datalist'), null, 'nothing is counted before it is used');
+    await page.focus('.chips input[type=search]');
+    await page.waitForSelector('main datalist option[value="customer=acme"]', WAIT);
+    assert.equal(read.filter((path) => path.endsWith('/facets')).length, 1, String(read));
+    assert.deepEqual(await barriers(page), []);
+    await page.keyboard.type('customer=borealis');
+    const { estimated_count: expected } = await call(
+      'GET',
+      '/streams?labels.customer=borealis&limit=1&select=name',
+    );
+    await page.waitForFunction(
+      (count) => document.querySelector('.bar-top h1 small').textContent === count,
+      WAIT,
+      String(expected),
+    );
     assert.deepEqual(reports, []);
     await context.close();
   },

@@ -67,6 +67,11 @@ export interface HistoryTable {
   points: (number | null)[][];
 }
 
+/** Numbers of streams by the values of fields. */
+export interface Facets {
+  facets: { field: string; values: { value: string; count: number }[] }[];
+}
+
 export type Bottleneck = 'channels' | 'bandwidth' | 'storage' | 'nodes';
 
 export interface CapacityClass {

@@ -1,6 +1,6 @@
 // Small parts that every screen uses. Each status has a shape and a word beside its colour.
 import type { ComponentChildren, JSX } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useId, useRef, useState } from 'preact/hooks';
 import { ApiError } from './api';
 import * as f from './format';
 import { liveState, onLiveState } from './live';
@@ -414,8 +414,16 @@ export function Choice({ label, value = '', of, none, areNames = false, onPick }
 }
 
 /** A text of a filter that is typed: the address follows when typing pauses. */
-export function Typed(props: { label: string; value: string; onType: (text: string) => void }) {
-  const { label, value, onType } = props;
+export function Typed(props: {
+  label: string;
+  value: string;
+  onType: (text: string) => void;
+  /** Texts that are offered. */
+  of?: string[];
+  onFocus?: () => void;
+}) {
+  const { label, value, onType, of = [], onFocus } = props;
+  const id = useId();
   const [text, setText] = useState(value);
   const timer = useRef(0);
   const box = useRef<HTMLInputElement>(null);
@@ -429,14 +437,25 @@ export function Typed(props: { label: string; value: string; onType: (text: stri
     timer.current = window.setTimeout(() => onType(next), TYPING_MS);
   };
   return (
-    <input
-      ref={box}
-      type="search"
-      class="filter"
-      placeholder={label}
-      aria-label={label}
-      value={text}
-      onInput={(event) => type(event.currentTarget.value)}
-    />
+    <>
+      <input
+        ref={box}
+        type="search"
+        class="filter"
+        placeholder={label}
+        aria-label={label}
+        value={text}
+        list={of.length > 0 ? id : undefined}
+        onFocus={onFocus}
+        onInput={(event) => type(event.currentTarget.value)}
+      />
+      {of.length > 0 && (
+        <datalist id={id}>
+          {of.map((option) => (
+            <option value={option} key={option} />
+          ))}
+        </datalist>
+      )}
+    </>
   );
 }

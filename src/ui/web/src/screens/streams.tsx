@@ -11,9 +11,10 @@ import {
 import * as f from '../format';
 import { url } from '../json';
 import { onEvents } from '../live';
-import type { Page, StreamEntity } from '../model';
+import type { Facets, Page, StreamEntity } from '../model';
 import { usePages, type PagedRows } from '../pages';
 import { Choice, Failure, Given, Labels, shortHost, StreamerLink, Time, Typed } from '../parts';
+import { useQuery } from '../query';
 import { go, href, type ScreenProps } from '../router';
 import { Table, useNarrow, type Column } from '../table';
 import { t } from '../text';
@@ -139,6 +140,28 @@ function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
   ];
 }
 
+/** The labels of streams, the most frequent values of each, as they are typed. */
+const LABELS = url('/facets', { of: 'streams', fields: 'labels', values: 20 });
+const LABELS_OFFERED = 200;
+
+function LabelFilter({ label = '', set }: { label?: string; set: SetFilters }) {
+  // Read when it is used: in a large cluster labels take a count of all streams.
+  const [isUsed, setUsed] = useState(false);
+  const labels = useQuery<Facets>(isUsed ? LABELS : null);
+  const offered = (labels.data?.facets ?? []).flatMap(({ field, values }) =>
+    values.map(({ value }) => `${field.replace('labels.', '')}=${value}`),
+  );
+  return (
+    <Typed
+      label={t('filter.label')}
+      value={label}
+      onType={(next) => set({ label: next }, { keep: true })}
+      of={offered.slice(0, LABELS_OFFERED)}
+      onFocus={() => setUsed(true)}
+    />
+  );
+}
+
 function Filters({ query, set }: { query: StreamFilters; set: SetFilters }) {
   const yesNo: [string, string][] = [
     ['yes', t('filter.yes')],
@@ -171,11 +194,7 @@ function Filters({ query, set }: { query: StreamFilters; set: SetFilters }) {
         of={yesNo}
         onPick={(placed) => set({ placed })}
       />
-      <Typed
-        label={t('filter.label')}
-        value={query.label ?? ''}
-        onType={(label) => set({ label }, { keep: true })}
-      />
+      <LabelFilter label={query.label} set={set} />
       {query.streamer && (
         <button class="chip" aria-pressed={true} onClick={() => set({ streamer: '' })}>
           {t('filter.streamer')}: {shortHost(query.streamer)} <span aria-hidden="true">✕</span>
