@@ -368,7 +368,10 @@ fn open_report_gaps(machine: &mut StateMachine<Store>) -> Result<(), Failure> {
         return Ok(());
     }
     let command = Command::OpenReportGaps { items };
-    match machine.batch(vec![command], now_ms()) {
+    // With the stamp after the last one: the writer compares that with the clock, which may have
+    // jumped.
+    let stamp_ms = machine.state().stamp_ms() + 1;
+    match machine.batch(vec![command], stamp_ms) {
         Ok(_) => Ok(()),
         // While the disk is full no list of episodes is complete.
         Err(error) if !machine.is_failed() => {

@@ -75,6 +75,9 @@ pub struct ReportGap {
     pub filled: Option<Box<str>>,
     /// Episodes that were made.
     pub made: u64,
+    /// Begin of the gap that follows this one, UTC ms: what is done already is read again from then
+    /// on only, or an episode that a user deleted meanwhile would be made again.
+    pub next_since_ms: Option<u64>,
 }
 
 impl ReportGap {
@@ -83,7 +86,20 @@ impl ReportGap {
             since_ms,
             filled: None,
             made: 0,
+            next_since_ms: None,
         }
+    }
+
+    /// The gap after another one was opened, which begins at `since_ms`.
+    #[must_use]
+    pub fn followed_by(mut self, since_ms: u64) -> Self {
+        if self.filled.is_none() {
+            self.since_ms = self.since_ms.min(since_ms);
+        } else {
+            let next_ms = self.next_since_ms.unwrap_or(since_ms);
+            self.next_since_ms = Some(next_ms.min(since_ms));
+        }
+        self
     }
 
     fn of(record: &EntityRecord) -> Self {
@@ -93,6 +109,7 @@ impl ReportGap {
             since_ms: number("since").unwrap_or_default(),
             filled: member("filled").and_then(scan::string).map(Box::from),
             made: number("made").unwrap_or_default(),
+            next_since_ms: number("next"),
         }
     }
 
@@ -104,6 +121,9 @@ impl ReportGap {
             config.insert("filled", Value::from(&**filled));
         }
         config.insert("made", number(self.made));
+        if let Some(next_since_ms) = self.next_since_ms {
+            config.insert("next", number(next_since_ms));
+        }
         config.insert("since", number(self.since_ms));
         Entity {
             key: hostname.as_str().to_owned(),

@@ -20,15 +20,17 @@ use crate::state::report_gap::{
 /// Automatic episodes that are looked at before the first one that begins with the recordings.
 const EARLIER_EPISODES_MAX: usize = 8;
 
-/// Opens gaps. One that is open begins no later, and its streams are read again.
+/// Opens gaps. One that is open already is followed by the new one.
 pub(super) fn open(state: &State, items: Vec<(Hostname, u64)>, changes: &mut Changes) -> Done {
     for (hostname, since_ms) in items {
         if !is_readable(state, &hostname) {
             continue;
         }
-        let before = state.report_gap(&hostname);
-        let since_ms = before.map_or(since_ms, |gap| gap.since_ms.min(since_ms));
-        save(state, &hostname, &ReportGap::new(since_ms), changes);
+        let gap = match state.report_gap(&hostname) {
+            Some(gap) => gap.followed_by(since_ms),
+            None => ReportGap::new(since_ms),
+        };
+        save(state, &hostname, &gap, changes);
     }
     Done::Nothing
 }
@@ -68,7 +70,10 @@ pub(super) fn fill(state: &State, fill: GapFill, changes: &mut Changes) -> Done 
         fill_stream(state, recordings, gap.since_ms, &mut new_keys, changes);
     }
     if fill.until.is_none() {
-        end(state, &fill.hostname, changes);
+        match gap.next_since_ms {
+            Some(next_ms) => save(state, &fill.hostname, &ReportGap::new(next_ms), changes),
+            None => end(state, &fill.hostname, changes),
+        }
         return Done::Nothing;
     }
     let gap = ReportGap {
@@ -253,6 +258,7 @@ mod tests {
             since_ms: NOW,
             filled: Some(Box::from("a")),
             made: 1,
+            next_since_ms: None,
         };
         assert_eq!(sut.0.report_gap("s1"), Some(expected));
         sut.fill(NOW, None, "b", None);
@@ -262,15 +268,25 @@ mod tests {
     }
 
     #[test]
-    fn longer_gap_is_read_again_and_makes_nothing_twice() {
+    fn gap_that_follows_makes_no_deleted_episode_again() {
         let mut sut = GapFixture::new();
         sut.open("s1", NOW);
-        sut.fill(NOW, None, "a", Some("a"));
+        sut.open("s1", NOW - 5_000);
+        sut.open("s1", NOW + 5_000);
+        let since_ms = NOW - 5_000;
+        assert_eq!(sut.0.report_gap("s1"), Some(ReportGap::new(since_ms)));
+        sut.fill(since_ms, None, "a", Some("a"));
+        let first = sut.0.entities(Kind::Episode).by_key().get_min();
+        let (key, kind) = (first.expect("an episode").0.clone(), Kind::Episode);
+        sut.apply(Command::DeleteEntity { kind, key });
+        // A restart in the middle, and another one.
         sut.open("s1", NOW + 9_000);
-        assert_eq!(sut.0.report_gap("s1"), Some(ReportGap::new(NOW)));
-        sut.fill(NOW, None, "a", Some("a"));
-        assert_eq!(sut.count(), 1);
-        sut.fill(NOW, Some("a"), "gone", None);
+        sut.open("s1", NOW + 20_000);
+        sut.fill(since_ms, Some("a"), "b", None);
+        let next = ReportGap::new(NOW + 9_000);
+        assert_eq!((sut.count(), sut.0.report_gap("s1")), (1, Some(next)));
+        sut.fill(NOW + 9_000, None, "a", Some("a"));
+        sut.fill(NOW + 9_000, Some("a"), "b", None);
         assert_eq!((sut.count(), sut.0.report_gap("s1")), (1, None));
     }
 }
