@@ -6,7 +6,7 @@
 //! was read is committed in parts, each after the one before, so that a part that the store refused
 //! is read again. What a streamer answers is untrusted: answers and their pages are bounded, and
 //! times that make no sense are left out. A stream whose recordings cannot be read several times is
-//! passed over, with a line in the log.
+//! passed over, with a line in the log: one episode covers its whole gap, so that nothing is erased.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ const PART_STREAMS_MAX: usize = 64;
 const PART_GROUPS_MAX: usize = 1_024;
 /// Attempts to read the recordings of one stream before it is passed over.
 const ATTEMPTS_MAX: u32 = 6;
-/// Streams in a row that are passed over before the gap ends.
+/// Streams in a row that are passed over before all others are.
 const PASSED_OVER_MAX: u32 = 3;
 /// First and longest pause after a failure: the attempts for a stream take two minutes.
 const RETRY_PAUSE_MS: (u64, u64) = (4_000, 60_000);
@@ -98,10 +98,28 @@ struct FillTask {
     streamer: StreamerRecord,
     retries: u64,
     gap: ReportGap,
-    /// A stream that is left out.
+    /// A stream that is not read.
     passed_over: Option<StreamName>,
-    /// The gap ends without further recordings.
+    /// No further stream is read.
     gives_up: bool,
+}
+
+impl FillTask {
+    fn passes_over(&self, stream: &StreamName) -> bool {
+        self.gives_up || self.passed_over.as_ref() == Some(stream)
+    }
+}
+
+/// Recordings over the whole gap, in place of those that could not be read.
+fn all_of(gap: &ReportGap, stream: StreamName, until_ms: u64) -> StreamRecordings {
+    StreamRecordings {
+        stream,
+        groups: vec![Span {
+            from: gap.since_ms,
+            to: until_ms.max(gap.since_ms + 1),
+        }],
+        is_published: false,
+    }
 }
 
 impl Connector {
@@ -175,21 +193,25 @@ impl Connector {
                 && part.len() < PART_STREAMS_MAX
                 && let Some(stream) = streams.next()
             {
-                if task.passed_over.as_ref() != Some(&stream) {
-                    match self.recordings(query, &stream, &gap).await {
-                        Ok(recordings) => {
-                            groups += recordings.groups.len();
-                            part.push(recordings);
-                        }
-                        Err(error) => {
-                            failed = Some((stream, error));
-                            break;
-                        }
+                let is_passed_over = task.passes_over(&stream);
+                let read = if is_passed_over {
+                    Ok(all_of(&gap, stream.clone(), now_ms()))
+                } else {
+                    self.recordings(query, &stream, &gap).await
+                };
+                match read {
+                    Ok(recordings) => {
+                        is_later |= !is_passed_over;
+                        groups += recordings.groups.len();
+                        part.push(recordings);
+                    }
+                    Err(error) => {
+                        failed = Some((stream, error));
+                        break;
                     }
                 }
                 last = Some(stream);
             }
-            is_later |= !part.is_empty();
             let is_end = failed.is_none() && streams.peek().is_none();
             let until = last.filter(|_| !is_end);
             let until = until.map(|stream| Box::from(stream.as_str()));
@@ -216,9 +238,6 @@ impl Connector {
         task: &FillTask,
         query: &StreamerQuery<'_>,
     ) -> Result<Vec<StreamName>, FillError> {
-        if task.gives_up {
-            return Ok(Vec::new());
-        }
         let state = self.shared.published.state().load_full();
         let (hostname, gap) = (task.hostname.clone(), task.gap.clone());
         let find = move || streams_of(&state, &hostname, &gap);
@@ -321,7 +340,7 @@ fn on_end(task: &FillTask, fill: &mut FillHistory, result: Result<(), FillError>
     match result {
         Ok(()) if task.gives_up => {
             *fill = FillHistory::default();
-            warn!(%hostname, "recordings not read; episodes of an unseen time may be missing");
+            warn!(%hostname, "recordings not read; episodes cover all of an unseen time");
         }
         Ok(()) => {
             *fill = FillHistory::default();
@@ -349,6 +368,7 @@ fn on_end(task: &FillTask, fill: &mut FillHistory, result: Result<(), FillError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::report_gap::{FillStep, plan};
 
     #[test]
     fn stream_is_passed_over_after_attempts_with_growing_pauses() {
@@ -364,5 +384,26 @@ mod tests {
         assert!(fill.is_passed_over(&first) && !fill.is_passed_over(&second));
         assert!(!fill.on_failure(&second, 1_000));
         assert!(!fill.is_passed_over(&first));
+    }
+
+    #[test]
+    fn unread_recordings_are_covered_by_an_episode() {
+        let gap = ReportGap {
+            since_ms: 5_000,
+            next_since_ms: None,
+            filled: None,
+            made: 0,
+        };
+        let planned = |until_ms| {
+            let unread = all_of(&gap, StreamName::trusted("a"), until_ms);
+            plan(&[], &unread.groups, gap.since_ms, 1_000)
+        };
+        let episode = |from, to| [FillStep::Make(Span { from, to })];
+        assert_eq!(planned(9_000), episode(5_000, 9_000));
+        assert_eq!(
+            planned(1_000),
+            episode(5_000, 5_001),
+            "a clock that was set"
+        );
     }
 }
