@@ -91,7 +91,8 @@ impl Sampler {
         let at_ms = histories.ms_of(now);
         histories.follow_clock(at_ms, super::now_ms());
         let current_for = shared.fleet.dead_after();
-        self.deleted.retain(|_, at| *at + current_for > now);
+        self.deleted
+            .retain(|_, at| now.saturating_duration_since(*at) < current_for);
         let state = shared.published.state().load_full();
         let (sums, reports) = self.look_at_streamers(shared, &state, now);
         let current_for_ms = u64::try_from(current_for.as_millis()).unwrap_or(u64::MAX);

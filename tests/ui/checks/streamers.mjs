@@ -35,7 +35,7 @@ export const CHECKS = {
     await drawn(host);
     const [first] = sent.filter(({ pathname }) => pathname.endsWith('/streamers/histories'));
     const names = first.searchParams.get('hostname').split(',');
-    assert.ok(names.includes(host) && names.length <= 150, String(names));
+    assert.ok(names.includes(host) && names.length <= 75, String(names));
     assert.deepEqual(await barriers(page), []);
     // One that does not report has no line, and is not refused.
     const silent = 'main .line[data-field="edge-6.example.com"]';

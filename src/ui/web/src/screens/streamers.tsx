@@ -45,7 +45,7 @@ function Standing({ row }: { row: StreamerRow }) {
 /** The CPU of the streamers in view. */
 const CpuHistory = createContext<HistoryTable | null>(null);
 /** Streamers whose lines are read together, so that scrolling causes few requests. */
-const LINES_READ = 50;
+const LINES_READ = 25;
 
 function Cpu({ row }: { row: StreamerRow }) {
   const history = useContext(CpuHistory);
