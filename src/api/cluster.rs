@@ -82,7 +82,7 @@ impl ClusterStats {
 }
 
 /// Requests the counts in a form; `None` if the reply to part 0 will have them.
-pub fn request_counts(form: CountsForm, context: &Context<'_>) -> Option<Counted> {
+fn request_counts(form: CountsForm, context: &Context<'_>) -> Option<Counted> {
     let worker = &context.shared.workers.cluster_counts;
     let waiter = || CountsWaiter {
         form,
@@ -98,8 +98,59 @@ pub fn request_counts(form: CountsForm, context: &Context<'_>) -> Option<Counted
 }
 
 /// The counts that the thread sent.
-pub fn counts_of(finished: Box<dyn Any + Send>) -> Option<Counted> {
+fn counts_of(finished: Box<dyn Any + Send>) -> Option<Counted> {
     finished.downcast::<Counted>().ok().map(|counted| *counted)
+}
+
+/// What a request takes of the counts, in one step.
+pub trait CountsReader: Send {
+    const FORM: CountsForm;
+
+    /// The answer, if the counts have the form.
+    fn answer(&self, counts: &ClusterCounts) -> Option<Response>;
+
+    /// Whether the answer contains only what is visible to its caller.
+    fn depends_on_visibility(&self) -> bool;
+}
+
+/// A request that waits for the counts of the cluster.
+pub struct CountsRequest<R>(pub R);
+
+impl<R: CountsReader> CountsRequest<R> {
+    fn with_counts(&self, counts: &ClusterCounts) -> Step {
+        self.0.answer(counts).map_or(Step::Wait, Step::Done)
+    }
+}
+
+impl<R: CountsReader> Pending for CountsRequest<R> {
+    fn wait(&self, _: &ApiSettings) -> Duration {
+        ANSWER_WAIT_MAX
+    }
+
+    fn start(&mut self, context: &Context<'_>) -> Step {
+        match request_counts(R::FORM, context) {
+            Some(counted) => self.with_counts(&counted.value),
+            None => Step::Wait,
+        }
+    }
+
+    fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
+        match reply {
+            Reply::Finished(finished) => match counts_of(finished) {
+                Some(counted) => self.with_counts(&counted.value),
+                None => Step::Wait,
+            },
+            reply => Step::of_body(reply),
+        }
+    }
+
+    fn depends_on_visibility(&self) -> bool {
+        self.0.depends_on_visibility()
+    }
+
+    fn on_timeout(&mut self, _: &Context<'_>) -> Response {
+        error::TIMED_OUT.error().into()
+    }
 }
 
 impl Pending for ClusterStats {

@@ -3,18 +3,12 @@
 //! For all streams the numbers are those of the shared count; for a part of them, by filters or by
 //! the permissions of a token, a scan counts (`core::facets`).
 
-use std::any::Any;
-use std::time::Duration;
-
-use super::ANSWER_WAIT_MAX;
 use super::bulk::selecting_query;
-use super::call::{Call, Context, Outcome, Pending, Step};
-use super::cluster::{counts_of, request_counts};
+use super::call::{Call, Outcome};
+use super::cluster::{CountsReader, CountsRequest};
 use super::cluster_counts::{ClusterCounts, CountsForm};
 use super::facet_counts::{FacetField, FacetScan, WantedFacets};
-use super::shared::ApiSettings;
 use super::stream_doc::SEARCH;
-use crate::core::message::Reply;
 use crate::error::{self, ApiError};
 use crate::http::Response;
 use crate::query::params::{Choice, Integer, Parameter, ParameterValues as _, Text};
@@ -51,7 +45,9 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
     };
     let query = selecting_query(call)?;
     if query.selects_all() {
-        return Ok(Outcome::Pending(Box::new(FacetsRequest { wanted })));
+        return Ok(Outcome::Pending(Box::new(CountsRequest(FacetsRequest {
+            wanted,
+        }))));
     }
     Ok(Outcome::Facets(Box::new(FacetScan { query, wanted })))
 }
@@ -82,50 +78,16 @@ struct FacetsRequest {
     wanted: WantedFacets,
 }
 
-impl FacetsRequest {
-    fn answer(&self, counts: &ClusterCounts) -> Step {
-        let scan = &counts.scan;
-        match &scan.facets {
-            Some(facets) => {
-                let body = facets.body(&self.wanted, scan.collected_at_ms);
-                Step::Done(Response::json(200, body))
-            }
-            None => Step::Wait,
-        }
-    }
+impl CountsReader for FacetsRequest {
+    const FORM: CountsForm = CountsForm::Facets;
 
-    fn on_counts(&self, finished: Box<dyn Any + Send>) -> Step {
-        match counts_of(finished) {
-            Some(counted) => self.answer(&counted.value),
-            None => Step::Wait,
-        }
-    }
-}
-
-impl Pending for FacetsRequest {
-    fn wait(&self, _: &ApiSettings) -> Duration {
-        ANSWER_WAIT_MAX
-    }
-
-    fn start(&mut self, context: &Context<'_>) -> Step {
-        match request_counts(CountsForm::Facets, context) {
-            Some(counted) => self.answer(&counted.value),
-            None => Step::Wait,
-        }
-    }
-
-    fn on_reply(&mut self, _: usize, reply: Reply, _: &Context<'_>) -> Step {
-        match reply {
-            Reply::Finished(finished) => self.on_counts(finished),
-            reply => Step::of_body(reply),
-        }
+    fn answer(&self, counts: &ClusterCounts) -> Option<Response> {
+        let facets = counts.scan.facets.as_ref()?;
+        let body = facets.body(&self.wanted, counts.scan.collected_at_ms);
+        Some(Response::json(200, body))
     }
 
     fn depends_on_visibility(&self) -> bool {
         true
-    }
-
-    fn on_timeout(&mut self, _: &Context<'_>) -> Response {
-        error::TIMED_OUT.error().into()
     }
 }
