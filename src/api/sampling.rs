@@ -22,8 +22,8 @@ use crate::state::name::Hostname;
 /// Age from which a count or a capacity is not that of the sample.
 const COUNTED_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// Samples until the writer ends.
-pub fn run(shared: &Arc<Shared>, commits: &Receiver<Arc<Commit>>) {
+/// Samples until the writer ends. `deletions` are the commits that deleted streamers.
+pub fn run(shared: &Arc<Shared>, deletions: &Receiver<Arc<Commit>>) {
     let mut sampler = Sampler::default();
     loop {
         let now = Instant::now();
@@ -31,13 +31,13 @@ pub fn run(shared: &Arc<Shared>, commits: &Receiver<Arc<Commit>>) {
         let at_ms = shared.workers.histories.ms_of(now);
         let next = now + Duration::from_millis(SAMPLE_MS - at_ms % SAMPLE_MS);
         while Instant::now() < next {
-            match commits.recv_deadline(next) {
+            match deletions.recv_deadline(next) {
                 Ok(commit) => sampler.on_commit(shared, &commit),
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        for commit in commits.try_iter().take(commits.len()) {
+        for commit in deletions.try_iter().take(deletions.len()) {
             sampler.on_commit(shared, &commit);
         }
     }

@@ -7,7 +7,9 @@
 //! [`Publications::check`] is pure; [`run`] is its thread.
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -22,6 +24,9 @@ use crate::state::episode::{OpenPublication, PublicationReport, makes_episodes};
 use crate::state::name::StreamName;
 use crate::writer::{Commands, Envelope};
 
+/// Pause before the commits are looked at that have arrived: each that the thread waits for costs
+/// the writer a wake-up.
+const COMMITS_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between checks.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
 /// Commands of one check; the rest follows at the next one.
@@ -207,9 +212,13 @@ pub fn run(
     let mut next = started + CHECK_PAUSE;
     loop {
         match commits.recv_deadline(next) {
-            Ok(commit) => {
-                follower.on_commit(&commit);
-                state = commit.state.clone();
+            Ok(first) => {
+                thread::sleep(COMMITS_PAUSE);
+                let waiting = commits.try_iter().take(commits.len());
+                for commit in iter::once(first).chain(waiting) {
+                    follower.on_commit(&commit);
+                    state = commit.state.clone();
+                }
                 if Instant::now() < next {
                     continue;
                 }

@@ -299,7 +299,9 @@ fn start(
     let mut writer = writer
         .with_episodes_buffer(episodes_buffer.clone())
         .with_expiry(retention);
-    let (followed, layouter_commits) = ([(); 3].map(|()| writer.follow()), writer.follow());
+    let deletions = writer.follow_some(|commit| !commit.deleted_streamers.is_empty());
+    let followed = [writer.follow(), writer.follow(), deletions];
+    let layouter_commits = writer.follow();
 
     let (layouter, layouter_messages) = layouter::channel();
     let egress = Arc::new(EgressPolicy::new(

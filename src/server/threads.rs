@@ -73,12 +73,12 @@ impl Drop for EndsWithPanic {
 /// Starts the threads that follow commits, and those that count and sample the cluster.
 pub(super) fn start_followers(
     shared: &Arc<Shared>,
-    [commits, old, sampled]: [Receiver<Arc<Commit>>; 3],
+    [commits, old, deletions]: [Receiver<Arc<Commit>>; 3],
     seen_until_ms: u64,
 ) -> Result<(), Failure> {
     spawn("old-states", move || old_states::run(&old))?;
     start_counts(shared)?;
-    start_sampling(shared, sampled)?;
+    start_sampling(shared, deletions)?;
     let shared = shared.clone();
     spawn("publications", move || {
         // Loaded after the follower is registered: no commit is missed.

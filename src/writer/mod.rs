@@ -64,13 +64,19 @@ const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration:
 /// Pause between looks for space on a full disk, and between attempts to log a failure.
 const SPACE_LOOK_PAUSE: Duration = Duration::from_secs(2);
 
+/// A thread that follows the state, and the commits that it wants.
+struct CommitFollower {
+    sender: Sender<Arc<Commit>>,
+    wants: fn(&Commit) -> bool,
+}
+
 /// The thread's own part: the queue of commands, the clock, the cores.
 pub struct Writer<S> {
     machine: StateMachine<S>,
     commands: Receiver<Envelope>,
     published: Arc<Published>,
     cores: Vec<Arc<Inbox<CoreMessage>>>,
-    followers: Vec<Sender<Arc<Commit>>>,
+    followers: Vec<CommitFollower>,
     /// Saves of episodes that wait to be committed together.
     episodes: InsertBuffer<Envelope>,
     episodes_buffer: Arc<BufferSettings>,
@@ -132,8 +138,14 @@ impl<S: Storage> Writer<S> {
 
     /// Sends every commit from now on, in order, to a thread that follows the state.
     pub fn follow(&mut self) -> Receiver<Arc<Commit>> {
+        self.follow_some(|_| true)
+    }
+
+    /// Sends the commits that are wanted, in order. Each costs the writer a wake-up of the thread
+    /// that waits for it.
+    pub fn follow_some(&mut self, wants: fn(&Commit) -> bool) -> Receiver<Arc<Commit>> {
         let (sender, commits) = unbounded();
-        self.followers.push(sender);
+        self.followers.push(CommitFollower { sender, wants });
         commits
     }
 
@@ -342,9 +354,9 @@ impl<S: Storage> Writer<S> {
             if !commit.entities[Kind::ApiToken as usize].is_empty() {
                 end_sessions(&self.browsers, &commit.state);
             }
-            for follower in &self.followers {
+            for follower in self.followers.iter().filter(|it| (it.wants)(commit)) {
                 // A follower that has ended needs no more commits.
-                let _ = follower.send(commit.clone());
+                let _ = follower.sender.send(commit.clone());
             }
         }
         let mut replies: Vec<Vec<(Ticket, Result<Done, ApiError>)>> =
