@@ -11,7 +11,6 @@ use std::time::Duration;
 use super::call::{Call, Context, Outcome, Pending, Step};
 use super::session_auth::{NEW_SESSION, backends_wait, call_backends, query_text};
 use super::shared::ApiSettings;
-use super::strict::check_body;
 use crate::access::answer;
 use crate::access::rules::{ListMatch, Viewer};
 use crate::core::message::Reply;
@@ -28,7 +27,6 @@ use crate::subnet::parse_address;
 const TEST_SESSION: &str = "00000000-0000-0000-0000-000000000000";
 
 pub fn test(call: &Call<'_>) -> Result<Outcome, ApiError> {
-    check_body(call)?;
     let key = call.key(Kind::AuthBackend)?;
     let record = call.state.entities(Kind::AuthBackend).get(&key);
     let record = record.ok_or_else(|| error::AUTH_BACKEND_NOT_FOUND.error())?;

@@ -6,7 +6,8 @@
 //! was read is committed in parts, each after the one before, so that a part that the store refused
 //! is read again. What a streamer answers is untrusted: answers and their pages are bounded, and
 //! times that make no sense are left out. A stream whose recordings cannot be read several times is
-//! passed over, with a line in the log: one episode covers its whole gap, so that nothing is erased.
+//! passed over, with a line in the log: one episode covers its whole gap, so that nothing is
+//! erased.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -53,6 +53,7 @@ fn rule(path: &str) -> AuthRule {
     } else if path.starts_with("/streamers/{hostname}/")
         && !path.ends_with("_change")
         && !path.ends_with("/maintenance")
+        && !path.ends_with("/history")
     {
         AuthRule::AdministratorOrOwnStreamer
     } else {
