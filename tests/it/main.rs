@@ -41,6 +41,7 @@ mod bridge;
 mod bridge_front;
 mod bridge_kinds;
 mod bridge_real;
+mod browser;
 mod browser_session;
 mod bulk;
 mod cluster;
@@ -74,7 +75,6 @@ mod streamer;
 mod tidy;
 mod token;
 mod traces;
-mod ui;
 mod ui_build;
 mod unconfigured;
 
