@@ -1,6 +1,6 @@
 //! Numbers of the past, in the form of a table: the cluster, one streamer, many streamers.
 //!
-//! The first column is the time of the row, a multiple of the step. A number that is not known is
+//! The first column is the time of the row; rows are a step apart. A number that is not known is
 //! null, so that a line through the others has a gap there.
 
 use std::ops::{Bound, RangeInclusive};
