@@ -342,6 +342,27 @@ export function Dialog({ title, isName = false, onClose, actions, children }: Di
   );
 }
 
+interface CheckBoxProps {
+  label: string;
+  name: string;
+  isChecked: boolean;
+  onCheck: (isChecked: boolean) => void;
+}
+
+export function CheckBox({ label, name, isChecked, onCheck }: CheckBoxProps) {
+  return (
+    <label>
+      <input
+        type="checkbox"
+        name={name}
+        checked={isChecked}
+        onChange={(event) => onCheck(event.currentTarget.checked)}
+      />{' '}
+      {label}
+    </label>
+  );
+}
+
 interface TextInputProps {
   label: string;
   name: string;

@@ -10,7 +10,7 @@ import {
 } from '../changes';
 import * as f from '../format';
 import type { Session } from '../model';
-import { Dialog, Failure, Name, TextInput } from '../parts';
+import { CheckBox, Dialog, Failure, Name, TextInput } from '../parts';
 import { useSteps } from '../steps';
 import { t } from '../text';
 
@@ -143,18 +143,15 @@ export function ConfirmMatching({ title, queries, action, onDone, onClose }: Con
         />
       )}
       {action.field === 'bulk.host' && (
-        <label>
-          <input
-            type="checkbox"
-            name="pinned"
-            checked={isKept}
-            onChange={(event) => {
-              setKept(event.currentTarget.checked);
-              setFound(null);
-            }}
-          />{' '}
-          {t('bulk.keep')}
-        </label>
+        <CheckBox
+          label={t('bulk.keep')}
+          name="pinned"
+          isChecked={isKept}
+          onCheck={(isChecked) => {
+            setKept(isChecked);
+            setFound(null);
+          }}
+        />
       )}
       {found && <Found of={found} />}
       {progress !== null && (

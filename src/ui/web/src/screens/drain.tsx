@@ -1,7 +1,7 @@
 // The drain of a streamer: what would move and what finds no place, before it begins.
 import { useEffect, useState } from 'preact/hooks';
 import { beginDrain, previewDrain, type DrainPreview } from '../changes';
-import { Dialog, Failure, Name, TextInput } from '../parts';
+import { CheckBox, Dialog, Failure, Name, TextInput } from '../parts';
 import { useSteps } from '../steps';
 import { t } from '../text';
 import type { MaintenanceProps } from './streamer_actions';
@@ -70,15 +70,12 @@ export function DrainDialog({ of, onClose, onSaved, onFailed }: MaintenanceProps
         value={deadline}
         onType={setDeadline}
       />
-      <label>
-        <input
-          type="checkbox"
-          name="return"
-          checked={returns}
-          onChange={(event) => setReturns(event.currentTarget.checked)}
-        />{' '}
-        {t('streamer.returns')}
-      </label>
+      <CheckBox
+        label={t('streamer.returns')}
+        name="return"
+        isChecked={returns}
+        onCheck={setReturns}
+      />
       <Failure error={error} />
     </Dialog>
   );

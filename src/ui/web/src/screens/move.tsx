@@ -11,7 +11,7 @@ import {
   type Placement,
 } from '../changes';
 import * as f from '../format';
-import { Dialog, Failure, Name, TextInput } from '../parts';
+import { CheckBox, Dialog, Failure, Name, TextInput } from '../parts';
 import { useSteps } from '../steps';
 import { code, t } from '../text';
 
@@ -132,18 +132,15 @@ export function Move(props: MoveProps) {
           setVerdicts(null);
         }}
       />
-      <label>
-        <input
-          type="checkbox"
-          name="pinned"
-          checked={isKept}
-          onChange={(event) => {
-            setKept(event.currentTarget.checked);
-            setVerdicts(null);
-          }}
-        />{' '}
-        {t('bulk.keep')}
-      </label>
+      <CheckBox
+        label={t('bulk.keep')}
+        name="pinned"
+        isChecked={isKept}
+        onCheck={(isChecked) => {
+          setKept(isChecked);
+          setVerdicts(null);
+        }}
+      />
       {n > 1 && <p class="muted">{t('bulk.atomic')}</p>}
       {verdicts && (
         <div role="status" class="verdicts">
