@@ -19,7 +19,7 @@ use crate::http::Response;
 use crate::json::{Object, Value};
 use crate::outbound::{CallResult, CancelToken, TargetUrl};
 use crate::schema;
-use crate::state::apply::invalid;
+use crate::state::apply::checked;
 use crate::state::entity::Kind;
 use crate::subnet::parse_address;
 
@@ -67,14 +67,8 @@ struct AssumedViewer {
 }
 
 impl AssumedViewer {
-    fn from_body(mut body: Value) -> Result<Self, ApiError> {
-        let schema = schema::auth_test();
-        schema.prune(&mut body);
-        if let Value::Object(object) = &mut body {
-            object.retain(|_, value| !value.is_null());
-        }
-        let checked = schema.check(&body);
-        checked.map_err(|violations| invalid(violations, ""))?;
+    fn from_body(body: Value) -> Result<Self, ApiError> {
+        let body = checked(schema::auth_test(), body)?;
         let text = |field: &str| body.get(field).and_then(Value::as_str);
         let address = text("ip").ok_or_else(|| error::MISSING_REQUIRED.at("/ip"))?;
         let address = parse_address(address)

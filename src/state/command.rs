@@ -10,7 +10,7 @@ use super::batch::BatchItems;
 use super::entity::{Key, Kind};
 use super::episode::PublicationReport;
 use super::event::{Audit, NewEvent};
-use super::invalid::invalid;
+use super::invalid::{checked, invalid};
 use super::name::{Hostname, StreamName};
 use super::pause::PauseRequest;
 use super::record::Publication;
@@ -309,14 +309,7 @@ pub enum MaintenanceRequest {
 impl MaintenanceRequest {
     /// Reads the body of `PUT /streamers/{hostname}/maintenance`.
     pub fn from_body(body: Value) -> Result<Self, ApiError> {
-        let mut body = body;
-        let schema = schema::streamer_maintenance();
-        schema.prune(&mut body);
-        if let Value::Object(object) = &mut body {
-            object.retain(|_, value| !value.is_null());
-        }
-        let checked = schema.check(&body);
-        checked.map_err(|violations| invalid(violations, ""))?;
+        let body = checked(schema::streamer_maintenance(), body)?;
         let text = |field: &str| body.get(field).and_then(Value::as_str);
         let reason = text("reason").unwrap_or_default().to_owned();
         match text("mode") {

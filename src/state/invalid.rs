@@ -29,6 +29,19 @@ pub fn invalid(violations: Vec<Violation>, pointer: &str) -> ApiError {
     }
 }
 
+/// The body of a request that is no patch, checked, without the members that are null or that a
+/// client may not set.
+pub fn checked(schema: &Schema, mut body: Value) -> Result<Value, ApiError> {
+    schema.prune(&mut body);
+    if let Value::Object(object) = &mut body {
+        object.retain(|_, value| !value.is_null());
+    }
+    match schema.check(&body) {
+        Ok(()) => Ok(body),
+        Err(violations) => Err(invalid(violations, "")),
+    }
+}
+
 /// Longest value in an error, bytes.
 const VALUE_BYTES_MAX: usize = 200;
 

@@ -25,8 +25,8 @@ use crate::error::{self, ApiError};
 pub use super::changes::{
     Changes, EntityChange, Lost, NodeChange, Stamp, StreamChange, StreamerChange,
 };
-pub use super::invalid::invalid;
 use super::invalid::with_values;
+pub use super::invalid::{checked, invalid};
 
 /// Decides what `command` changes at `stamp`.
 #[rustfmt::skip]
