@@ -79,14 +79,22 @@ pub fn once<T>(name: &str, work: impl FnOnce() -> T) -> T {
 
 /// The first argument of the program, or `default`.
 pub fn size(default: usize) -> usize {
-    let Some(argument) = std::env::args().nth(1) else {
-        return default;
-    };
-    match argument.parse() {
-        Ok(size) if size > 0 => size,
-        _ => {
-            eprintln!("`{argument}` is no number of things to measure with");
-            std::process::exit(2);
+    sizes([default])[0]
+}
+
+/// The first arguments of the program, or `defaults`.
+pub fn sizes<const N: usize>(defaults: [usize; N]) -> [usize; N] {
+    let mut arguments = std::env::args().skip(1);
+    defaults.map(|default| {
+        let Some(argument) = arguments.next() else {
+            return default;
+        };
+        match argument.parse() {
+            Ok(size) if size > 0 => size,
+            _ => {
+                eprintln!("`{argument}` is no number of things to measure with");
+                std::process::exit(2);
+            }
         }
-    }
+    })
 }
