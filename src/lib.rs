@@ -23,6 +23,7 @@
 //!   outbound pool    blocking HTTP calls to streamers and authorization backends
 //!   resolve          names of streamers that are queried
 //!   offload          work of milliseconds: large bodies, large configurations, compression
+//!   scans            scan streams for lists, facets and bulk changes, at a lower priority
 //!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
 //!   old states       a follower of commits: frees what no thread holds any more
 //!   cluster-counts   counts streams and streamers by health, while callers want the counts
@@ -79,6 +80,7 @@
 //! ticket, outcome         names a waiting request; what a handler decided
 //! offload, stall          do work on another thread; time for which one task keeps a core
 //! scan, yield budget      a pass over all entities, in slices; work done before others run
+//! part (of a scan)        streams that one thread at a time reads for it: a shard of the state
 //! page, cursor            a part of a list; where the next part begins
 //! slot, placement, layout one need of a stream (ingest, backup, inference); its node; all of them
 //! move, evacuation        a slot changes its node; all slots leave a node
@@ -106,7 +108,7 @@
 //! ```floors
 //! authorities limits exit duration error stdout proptests metrics offload traces native_name
 //! json rt
-//! schema subnet
+//! schema subnet scan_pool
 //! http outbound
 //! access ui
 //! state
@@ -163,6 +165,7 @@ mod outbound;
 mod program;
 mod query;
 mod rt;
+mod scan_pool;
 mod schema;
 mod server;
 mod state;

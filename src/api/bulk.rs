@@ -6,6 +6,8 @@
 //! Up to 10,000 streams are changed in one commit; more in several, each whole, with a line of
 //! progress after each. The core runs it (`core::bulk`) on what `matching` has.
 
+use std::sync::Arc;
+
 use super::call::{Call, Outcome};
 use super::layout::preview_visibility;
 use super::matching::{BulkRequest, ExpectedMatch, RunningBulk};
@@ -44,8 +46,8 @@ pub fn change(call: &Call<'_>) -> Result<Outcome, ApiError> {
         return Err(error::MISSING_REQUIRED.at("/expect"));
     }
     let running = applies.then(|| RunningBulk::begin(&call.shared.workers.bulk_changes));
-    Ok(Outcome::Bulk(Box::new(BulkRequest {
-        query,
+    Ok(Outcome::Bulk(Arc::new(BulkRequest {
+        query: Arc::new(query),
         applies,
         expected,
         command: call.audited(Command::ChangeSelected {

@@ -358,7 +358,7 @@ pub enum Outcome {
     },
     Pending(Box<dyn Pending>),
     /// A change of all streams that match filters.
-    Bulk(Box<BulkRequest>),
+    Bulk(Arc<BulkRequest>),
     /// Counts of the streams that match filters, by the values of fields.
     Facets(Box<FacetScan>),
     /// A body of any length.

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::json::{scan, write_string};
 use crate::query::Query;
@@ -45,7 +46,7 @@ impl FacetField {
 
 /// A request for counts of the streams that match filters.
 pub struct FacetScan {
-    pub query: Query,
+    pub query: Arc<Query>,
     pub wanted: WantedFacets,
 }
 
@@ -66,13 +67,24 @@ struct ValueCounts {
 
 impl ValueCounts {
     fn add(&mut self, value: &str, kept: &mut usize) {
+        self.add_count(value, 1, kept);
+    }
+
+    fn add_count(&mut self, value: &str, streams: u64, kept: &mut usize) {
         if let Some(count) = self.by_value.get_mut(value) {
-            *count += 1;
+            *count += streams;
         } else if *kept < VALUES_MAX {
             *kept += 1;
-            self.by_value.insert(value.into(), 1);
+            self.by_value.insert(value.into(), streams);
         } else {
-            self.other += 1;
+            self.other += streams;
+        }
+    }
+
+    fn merge(&mut self, others: Self, kept: &mut usize) {
+        self.other += others.other;
+        for (value, count) in others.by_value {
+            self.add_count(&value, count, kept);
         }
     }
 
@@ -140,6 +152,19 @@ impl FacetCounts {
                 let mut counts = ValueCounts::default();
                 counts.add(&value, &mut self.kept);
                 self.labels.insert(label.into(), counts);
+            }
+        }
+    }
+
+    /// Adds the counts of other streams.
+    pub fn merge(&mut self, others: Self) {
+        let kept = &mut self.kept;
+        self.template.merge(others.template, kept);
+        self.namespace.merge(others.namespace, kept);
+        self.ingest.merge(others.ingest, kept);
+        for (label, counts) in others.labels {
+            if self.labels.len() < LABELS_MAX || self.labels.contains_key(&label) {
+                self.labels.entry(label).or_default().merge(counts, kept);
             }
         }
     }
@@ -255,6 +280,34 @@ mod tests {
         assert_eq!(shown.len(), LABELS_SHOWN_MAX);
         assert!(shown.iter().all(|(label, _)| *label != "l00"));
         assert!(shown.is_sorted_by_key(|(label, _)| *label));
+    }
+
+    #[test]
+    fn merged_counts_are_those_of_all_streams() {
+        let counted = |values: &[&str], label: &str| {
+            let mut counts = FacetCounts::default();
+            for value in values {
+                counts.template.add(value, &mut counts.kept);
+                let of_label = counts.labels.entry(label.into()).or_default();
+                of_label.add(value, &mut counts.kept);
+            }
+            counts
+        };
+        let mut counts = counted(&["a", "b", "a"], "x");
+        counts.merge(counted(&["b", "c", "b"], "y"));
+        counts.merge(counted(&["a"], "x"));
+        assert_eq!(
+            text(&counts, &["template", "labels.x", "labels.y"], 9),
+            r#"{"at":7,"facets":[{"field":"template","other":0,"values":[{"count":3,"value":"a"},{"count":3,"value":"b"},{"count":1,"value":"c"}]},{"field":"labels.x","other":0,"values":[{"count":3,"value":"a"},{"count":1,"value":"b"}]},{"field":"labels.y","other":0,"values":[{"count":2,"value":"b"},{"count":1,"value":"c"}]}]}"#
+        );
+        assert_eq!(counts.kept, 7, "values that are counted apart");
+        counts.kept = VALUES_MAX;
+        counts.merge(counted(&["a", "d", "d"], "x"));
+        assert_eq!(counts.template.by_value["a"], 4);
+        assert_eq!(
+            counts.template.other, 2,
+            "further values are counted together"
+        );
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! For all streams the numbers are those of the shared count; for a part of them, by filters or by
 //! the permissions of a token, a scan counts (`core::facets`).
 
+use std::sync::Arc;
+
 use super::bulk::selecting_query;
 use super::call::{Call, Outcome};
 use super::cluster::{CountsReader, CountsRequest};
@@ -49,7 +51,10 @@ pub fn get(call: &Call<'_>) -> Result<Outcome, ApiError> {
             wanted,
         }))));
     }
-    Ok(Outcome::Facets(Box::new(FacetScan { query, wanted })))
+    Ok(Outcome::Facets(Box::new(FacetScan {
+        query: Arc::new(query),
+        wanted,
+    })))
 }
 
 fn fields(call: &Call<'_>) -> Result<Vec<FacetField>, ApiError> {

@@ -22,7 +22,7 @@ pub const PROGRESS_TYPE: &str = "application/x-ndjson";
 
 /// A bulk change or its dry run.
 pub struct BulkRequest {
-    pub query: Query,
+    pub query: Arc<Query>,
     pub applies: bool,
     /// What the client takes to match.
     pub(super) expected: Option<ExpectedMatch>,
@@ -146,6 +146,26 @@ impl MatchingStreams {
         }
         self.sample.insert(StreamName::trusted(name));
         if is_full {
+            self.sample.pop_last();
+        }
+    }
+
+    /// Sorts the records by name. Those of one part of a scan are in this order already, which the
+    /// sort makes use of.
+    pub fn sort(&mut self) {
+        self.records
+            .sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+    }
+
+    /// Adds the streams that another thread has found.
+    pub fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.read_only += other.read_only;
+        self.digest = self.digest.wrapping_add(other.digest);
+        let room = self.held_max.saturating_sub(self.records.len());
+        self.records.extend(other.records.into_iter().take(room));
+        self.sample.extend(other.sample);
+        while self.sample.len() > BULK_SAMPLE_MAX {
             self.sample.pop_last();
         }
     }

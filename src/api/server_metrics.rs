@@ -117,6 +117,11 @@ fn write_offload(shared: &Shared, out: &mut Exposition) {
     out.one("weir_offload_jobs_waiting", Gauge, "", "Jobs that have not ended.", &[], jobs as u64);
     let help = "Bytes of the requests and responses of jobs that have not ended.";
     out.one("weir_offload_bytes", Gauge, "bytes", help, &[], bytes as u64);
+    let scans = &shared.workers.scans;
+    let help = "Scans of all streams that the scan threads were given.";
+    out.one("weir_scans", Counter, "", help, &[], scans.taken());
+    let help = "Scans of all streams that have not ended.";
+    out.one("weir_scans_running", Gauge, "", help, &[], scans.running());
 }
 
 fn write_traces(shared: &Shared, out: &mut Exposition) {

@@ -35,6 +35,7 @@ use crate::layouter::whatif::worker::WhatIfWorker;
 use crate::offload::Offload;
 use crate::outbound::Outbound;
 use crate::rt::Inbox;
+use crate::scan_pool::ScanPool;
 use crate::state::State;
 use crate::traces::Traces;
 use crate::ui::docs::DocPages;
@@ -100,6 +101,7 @@ pub struct LayouterAccess {
 pub struct WorkerThreads {
     pub outbound: Outbound,
     pub offload: Offload,
+    pub scans: ScanPool,
     pub backups: Arc<Backups>,
     /// Bulk changes that are being applied.
     pub bulk_changes: Arc<AtomicU32>,
@@ -249,6 +251,7 @@ pub(crate) mod tests {
             workers: WorkerThreads {
                 outbound: Outbound::start(2, Arc::new(EgressPolicy::default())).expect("threads"),
                 offload: Offload::start(1).expect("a thread"),
+                scans: ScanPool::start(1).expect("threads"),
                 backups: Arc::default(),
                 bulk_changes: Arc::default(),
                 traces: Traces::default(),

@@ -60,8 +60,7 @@ impl<'a> Around<'a> {
 /// A stream as the API shows it.
 pub struct StreamDoc<'a> {
     stream: &'a StreamRecord,
-    /// The effective configuration; its secrets are masked if `masked`.
-    config: Cow<'a, str>,
+    /// Secrets are masked, and there are some.
     masked: bool,
     around: Option<Around<'a>>,
     /// Shared by the documents of a list; present with `around`.
@@ -83,17 +82,9 @@ impl<'a> StreamDoc<'a> {
         endpoints: Option<Rc<Endpoints<'a>>>,
     ) -> Self {
         let record: &'a ArchivedStream = stream;
-        let masked = masked && record.has_secrets;
-        let config = record.config.as_str();
-        let config = if masked {
-            Cow::Owned(schema::stream().mask(config))
-        } else {
-            Cow::Borrowed(config)
-        };
         Self {
             stream,
-            config,
-            masked,
+            masked: masked && record.has_secrets,
             around,
             endpoints,
             with_ingest_history: true,
@@ -103,6 +94,28 @@ impl<'a> StreamDoc<'a> {
     /// The stored stream.
     pub fn record(&self) -> &'a StreamRecord {
         self.stream
+    }
+
+    /// The effective configuration.
+    fn config(&self) -> Cow<'a, str> {
+        let record: &'a ArchivedStream = self.stream;
+        let config = record.config.as_str();
+        if self.masked {
+            Cow::Owned(schema::stream().mask(config))
+        } else {
+            Cow::Borrowed(config)
+        }
+    }
+
+    /// A member of it.
+    fn config_member(&self, name: &str) -> Option<Cow<'a, str>> {
+        let record: &'a ArchivedStream = self.stream;
+        let value = scan::member(record.config.as_str(), name)?;
+        Some(if self.masked {
+            schema::stream().mask_member(name, value)
+        } else {
+            Cow::Borrowed(value)
+        })
     }
 
     fn render_layout(&self, out: &mut Vec<u8>) {
@@ -273,7 +286,7 @@ impl Document for StreamDoc<'_> {
                 self.write_stats(&mut out)
                     .then(|| owned(|stats| *stats = out))
             }
-            _ => scan::member(&self.config, name).map(|text| Raw::Json(Cow::Borrowed(text))),
+            _ => self.config_member(name).map(Raw::Json),
         }
     }
 
@@ -312,11 +325,12 @@ impl Document for StreamDoc<'_> {
     }
 
     fn search_texts(&self) -> Option<[&str; 2]> {
-        Some([&self.stream.name, &self.config])
+        Some([&self.stream.name, &self.stream.config])
     }
 
     fn prefetch(&self) -> u8 {
-        self.config
+        self.stream
+            .config
             .bytes()
             .step_by(64)
             .fold(0, |sum, byte| sum ^ byte)
@@ -330,12 +344,13 @@ impl Document for StreamDoc<'_> {
 impl StreamDoc<'_> {
     /// Writes the document. Returns whether it has facts of the moment.
     fn write(&self, out: &mut Vec<u8>) -> bool {
-        out.reserve(self.config.len() * 2 + 256);
+        let config = self.config();
+        out.reserve(config.len() * 2 + 256);
         out.extend_from_slice(b"{\"name\":");
         write_string(out, &self.stream.name);
-        if self.config.len() > 2 {
+        if config.len() > 2 {
             out.push(b',');
-            out.extend_from_slice(&self.config.as_bytes()[1..self.config.len() - 1]);
+            out.extend_from_slice(&config.as_bytes()[1..config.len() - 1]);
         }
         out.extend_from_slice(b",\"config_on_disk\":");
         self.config_on_disk(out);
@@ -468,12 +483,27 @@ fn originator(by_layouter: bool) -> &'static str {
     if by_layouter { "layouter" } else { "other" }
 }
 
-/// All streams of a state, as a source of the query engine.
+/// Reading a stream by its stamp costs as much as reading this many one after the other.
+const STAMP_COST: usize = 16;
+
+/// Whether all streams should be read for the matches of a query, because no index leads to few.
+pub fn reads_all(query: &Query, state: &State) -> bool {
+    let hints = query.hints();
+    let few = state.streams_count() / STAMP_COST;
+    let is_long_ago = |stamp| state.has_changed_from(stamp, few);
+    query.keys().is_none()
+        && !hints.has_equal("layout.ingest")
+        && hints.stamp_min.is_none_or(is_long_ago)
+}
+
+/// All streams of a state, as a source of the query engine. Parts of a scan are shards.
 pub struct Streams<'s> {
     state: &'s State,
     around: Option<Around<'s>>,
     endpoints: Option<Rc<Endpoints<'s>>>,
     with_ingest_history: bool,
+    /// A scan looks into reports.
+    reads_reports: bool,
     /// No other streams can match.
     candidates: Option<&'s [StreamName]>,
 }
@@ -485,6 +515,7 @@ impl<'s> Streams<'s> {
             around,
             endpoints: around.map(|around| around.endpoints(EndpointViewer::default())),
             with_ingest_history: true,
+            reads_reports: false,
             candidates: None,
         }
     }
@@ -493,6 +524,16 @@ impl<'s> Streams<'s> {
     #[must_use]
     pub fn among(self, candidates: Option<&'s [StreamName]>) -> Self {
         Self { candidates, ..self }
+    }
+
+    /// Prepares a scan for the matches of a query.
+    #[must_use]
+    pub fn for_scan(self, query: &Query) -> Self {
+        let reads_reports = ["stats", "health"].iter().any(|it| query.scans_by(it));
+        Self {
+            reads_reports,
+            ..self
+        }
     }
 
     /// Applies the parameters of a list.
@@ -510,7 +551,21 @@ impl<'s> Streams<'s> {
         Self {
             endpoints: around.map(|around| around.endpoints(viewer)),
             with_ingest_history: query.flag(&INCLUDE_INGEST_HISTORY).unwrap_or(true),
-            ..self
+            ..self.for_scan(query)
+        }
+    }
+
+    /// Reads memory that the documents of some streams of one shard need. The processor waits for
+    /// all of it at once, not for each document.
+    fn load(&self, streams: &[&StreamRecord]) {
+        let loaded = streams.iter().fold(0, |sum, stream| {
+            sum ^ usize::from(stream.has_secrets) ^ stream.source().map_or(0, str::len)
+        });
+        std::hint::black_box(loaded);
+        if self.reads_reports
+            && let Some(around) = self.around
+        {
+            around.fleet.load(streams.iter().map(|it| it.name.as_str()));
         }
     }
 
@@ -556,7 +611,15 @@ impl Source for Streams<'_> {
         each: &mut dyn FnMut(StreamDoc<'a>),
     ) -> bool {
         let budget = budget.max(1);
-        let mut visit = |stream: &'a StreamRecord| each(self.doc(stream));
+        let mut visit_all = |streams: &[&'a StreamRecord]| {
+            if streams.len() > 1 {
+                self.load(streams);
+            }
+            for stream in streams {
+                each(self.doc(stream));
+            }
+        };
+        let mut visit = |stream: &'a StreamRecord| visit_all(&[stream]);
         if let Some(names) = self.candidates {
             let to = names.len().min(place.part.saturating_add(budget));
             let names_now = names[place.part..to].iter();
@@ -566,13 +629,16 @@ impl Source for Streams<'_> {
             place.part = to;
             return to == names.len();
         }
+        if place.in_part {
+            return scan_shards(self.state, hints, place, budget, &mut visit_all);
+        }
         if let Some(stamp) = hints.stamp_min {
             return scan_changed(self.state, stamp, place, budget, &mut visit);
         }
         let mut equal = hints.equal.iter();
         match equal.find(|(path, _)| *path == "layout.ingest") {
             Some((_, hosts)) => scan_ingest(self.state, hosts, place, budget, &mut visit),
-            None => scan_shards(self.state, hints, place, budget, &mut visit),
+            None => scan_shards(self.state, hints, place, budget, &mut visit_all),
         }
     }
 }
@@ -631,15 +697,24 @@ fn scan_ingest<'a>(
     true
 }
 
-/// Visits all streams in the range of names, one shard after the other.
+/// Streams whose memory is read at once: enough to keep all outstanding loads of a processor busy.
+const LOADED_TOGETHER: usize = 16;
+
+/// Visits all streams in the range of names, one shard after the other, some of a shard at a time.
 fn scan_shards<'a>(
     state: &'a State,
     hints: &Hints<'_>,
     position: &mut ScanPosition,
     mut left: usize,
-    visit: &mut impl FnMut(&'a StreamRecord),
+    visit: &mut impl FnMut(&[&'a StreamRecord]),
 ) -> bool {
-    while position.part < SHARDS {
+    let mut together = Vec::with_capacity(LOADED_TOGETHER);
+    let end = if position.in_part {
+        position.part + 1
+    } else {
+        SHARDS
+    };
+    while position.part < end {
         let after = position.after.take();
         let from = after.as_deref().map_or(hints.key_from, Bound::Excluded);
         let shard = state.shard(position.part);
@@ -647,13 +722,19 @@ fn scan_shards<'a>(
             if hints.ends_before(name) {
                 break;
             }
-            visit(stream);
+            together.push(stream);
             left -= 1;
+            if left == 0 || together.len() == LOADED_TOGETHER {
+                visit(&together);
+                together.clear();
+            }
             if left == 0 {
                 position.after = Some(Box::from(name.as_str()));
                 return false;
             }
         }
+        visit(&together);
+        together.clear();
         position.part += 1;
     }
     true

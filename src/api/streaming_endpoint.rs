@@ -52,7 +52,7 @@ pub struct Endpoints<'s> {
     state: &'s State,
     fleet: View<'s>,
     viewer: EndpointViewer,
-    players: Rc<PlayServers>,
+    players: OnceCell<Rc<PlayServers>>,
     servers: RefCell<HashMap<Box<str>, Option<Rc<LiveServer>>>>,
     /// Whether a load balancer accepts the viewer's country on a streamer, for those in one.
     by_country: OnceCell<BTreeMap<Box<str>, bool>>,
@@ -64,15 +64,21 @@ impl<'s> Endpoints<'s> {
             state,
             fleet,
             viewer,
-            players: PlayServers::of_state(state),
+            players: OnceCell::new(),
             servers: RefCell::default(),
             by_country: OnceCell::new(),
         }
     }
 
+    /// Found when an endpoint is wanted: most scans want none.
+    fn players(&self) -> &PlayServers {
+        self.players
+            .get_or_init(|| PlayServers::of_state(self.state))
+    }
+
     /// The endpoint of a stream.
     pub fn of(&self, stream: &StreamRecord) -> Option<String> {
-        if self.players.addresses.is_empty() {
+        if self.players().addresses.is_empty() {
             return self.reported(stream);
         }
         let served = ServedStream::new(self.state, self.fleet, stream);
@@ -106,7 +112,7 @@ impl<'s> Endpoints<'s> {
                     .collect()
             }
             ServingReason::Restreamer => {
-                let hosts = self.players.restreamers_for(served.stream);
+                let hosts = self.players().restreamers_for(served.stream);
                 hosts.filter_map(|host| state.streamer(host)).collect()
             }
             ServingReason::Unplaced => Vec::new(),
@@ -151,7 +157,7 @@ impl<'s> Endpoints<'s> {
     }
 
     fn live(&self, streamer: &StreamerRecord) -> Option<LiveServer> {
-        let address = self.players.addresses.get(streamer.hostname.as_str())?;
+        let address = self.players().addresses.get(streamer.hostname.as_str())?;
         let (_, stats) = self.fleet.streamer(&streamer.hostname)?;
         let output_kbit = stats?.output_kbit.unwrap_or(0);
         let address = address.clone();

@@ -1,34 +1,35 @@
 //! Bulk changes: streams that match filters are selected by a scan and changed in batches.
 //!
-//! The scan is that of a list, in slices between other requests. A batch is one command; the next
-//! one is sent when the last one is on disk and the client has taken its line. A client that is
-//! gone ends the change after the batch under way; an error does, too. A record that changed since
-//! it was selected is looked at again, so that no stream is changed that does not match any more.
+//! The scan is made like that of a list. A batch is one command; the next one is sent when the last
+//! one is on disk and the client has taken its line. A client that is gone ends the change after
+//! the batch under way; an error does, too. A record that changed since it was selected is looked
+//! at again, so that no stream is changed that does not match any more.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::lists::LIST_TIME_MAX;
 use super::message::Reply;
-use super::scans::SliceSize;
+use super::parts::{MatchPass, ScanClient, ScanEnd, StreamSink};
 use super::{ANSWER_WAIT_MAX, Admitted, Core, uncached};
 use crate::api::call::{Context, LocalState};
 use crate::api::matching::{BulkProgress, BulkRequest, MatchingStreams, PROGRESS_TYPE};
 use crate::api::stream::may_keep;
-use crate::api::stream_doc::{StreamDoc, Streams};
+use crate::api::stream_doc::{StreamDoc, Streams, reads_all};
 use crate::api::strict;
 use crate::error::{self, ApiError};
 use crate::http::{Answer, ChunkedAnswer, Reserved, Response, Ticket};
 use crate::layouter::whatif::worker::WhatIfQuery;
 use crate::limits::{BULK_BATCH_STREAMS_MAX, BULK_ROUNDS_MAX};
-use crate::query::{MatchScan, Query, Source as _};
+use crate::query::{Query, ScanPosition, Source as _};
 use crate::rt::{self, Inbox};
+use crate::scan_pool::SliceSize;
 use crate::state::apply::{Stamp, apply};
 use crate::state::changes::Done;
 use crate::state::command::{Command, SelectedStream};
@@ -53,23 +54,36 @@ pub(super) enum BulkReply {
 /// Replies to one bulk change.
 pub(super) type BulkReplies = Inbox<BulkReply>;
 
-/// Collects the streams that a scan finds.
-pub(super) trait StreamSink {
-    fn add(&mut self, document: &StreamDoc<'_>);
-
-    /// The memory that it takes.
-    fn held_bytes(&self) -> usize;
-}
-
 /// The streams of a bulk change that are being selected.
-struct SelectedStreams<'r> {
+struct SelectedStreams {
     found: MatchingStreams,
-    request: &'r BulkRequest,
+    request: Arc<BulkRequest>,
 }
 
-impl StreamSink for SelectedStreams<'_> {
+impl SelectedStreams {
+    fn new(request: &Arc<BulkRequest>) -> Self {
+        Self {
+            found: MatchingStreams::new(request.held_max()),
+            request: request.clone(),
+        }
+    }
+}
+
+impl StreamSink for SelectedStreams {
+    fn empty(&self) -> Self {
+        Self::new(&self.request)
+    }
+
     fn add(&mut self, document: &StreamDoc<'_>) {
-        self.found.add(document, self.request);
+        self.found.add(document, &self.request);
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.found.merge(other.found);
+    }
+
+    fn finish(&mut self) {
+        self.found.sort();
     }
 
     fn held_bytes(&self) -> usize {
@@ -79,7 +93,7 @@ impl StreamSink for SelectedStreams<'_> {
 
 /// A bulk change under way.
 struct BulkRun {
-    request: Box<BulkRequest>,
+    request: Arc<BulkRequest>,
     ticket: Ticket,
     replies: Rc<BulkReplies>,
 }
@@ -88,7 +102,7 @@ struct BulkRun {
 type BulkAnswer = ChunkedAnswer<Admitted>;
 
 impl Core {
-    pub(super) fn bulk(self: &Rc<Self>, request: Box<BulkRequest>, ticket: Ticket) -> Answer {
+    pub(super) fn bulk(self: &Rc<Self>, request: Arc<BulkRequest>, ticket: Ticket) -> Answer {
         let replies = self.pending.borrow_mut().begin_bulk(ticket);
         let run = BulkRun {
             request,
@@ -133,48 +147,70 @@ impl Core {
         state: &LocalState,
         reserved: &mut Reserved,
     ) -> Result<Option<MatchingStreams>, ApiError> {
-        let request = &*run.request;
-        let mut selection = SelectedStreams {
-            found: MatchingStreams::new(request.held_max()),
-            request,
-        };
-        let query = (&request.query, run.ticket);
-        let is_whole = self
-            .scan_streams(query, state, reserved, &mut selection)
-            .await?;
-        Ok(is_whole.then_some(selection.found))
+        let query = (&run.request.query, run.ticket);
+        let none = SelectedStreams::new(&run.request);
+        let selection = self.scan_streams(query, state, reserved, none).await?;
+        Ok(selection.map(|selection| selection.found))
     }
 
-    /// Scans a state for the streams that match. Returns false if the client is gone.
-    pub(super) async fn scan_streams(
+    /// Adds the streams of a state that match to `sink`. `None`: the client is gone.
+    pub(super) async fn scan_streams<T: StreamSink>(
         &self,
-        (query, ticket): (&Query, Ticket),
+        (query, ticket): (&Arc<Query>, Ticket),
         state: &LocalState,
         reserved: &mut Reserved,
-        sink: &mut dyn StreamSink,
-    ) -> Result<bool, ApiError> {
-        let mut scan = MatchScan::new(query);
+        sink: T,
+    ) -> Result<Option<T>, ApiError> {
+        let client = ScanClient {
+            ticket: Some(ticket),
+            began: Instant::now(),
+        };
+        if reads_all(query, state) {
+            let scan = MatchPass {
+                query: query.clone(),
+                empty: sink.empty(),
+                state: Arc::clone(state),
+                shared: self.shared.clone(),
+            };
+            match self.scan_in_parts(scan, &client, reserved).await {
+                Some(Ok(found)) if self.connections.holds(reserved, found.held_bytes()) => {
+                    return Ok(Some(found));
+                }
+                Some(Ok(_)) => return Err(error::BUFFERS_FULL.error()),
+                Some(Err(ScanEnd::ClientGone)) => return Ok(None),
+                Some(Err(ScanEnd::Refused(code))) => return Err(code.error()),
+                None => {}
+            }
+        }
+        self.scan_in_slices((query, &client), state, reserved, sink)
+            .await
+    }
+
+    /// The same on this core, in slices.
+    async fn scan_in_slices<T: StreamSink>(
+        &self,
+        (query, client): (&Query, &ScanClient),
+        state: &LocalState,
+        reserved: &mut Reserved,
+        mut sink: T,
+    ) -> Result<Option<T>, ApiError> {
+        let mut position = ScanPosition::default();
         let mut size = SliceSize::default();
-        let began = Instant::now();
         loop {
             let turn = self.lists.turns.next().await;
-            if !self.connections.is_waiting(ticket) {
-                return Ok(false);
-            }
             let is_done = size.step(|documents| {
                 let fleet = self.shared.fleet.view(Instant::now());
-                let streams = Streams::new(state, Some(self.shared.around(state, fleet)));
-                scan.step(&streams, documents, &mut |document| sink.add(&document))
+                let around = self.shared.around(state, fleet);
+                let streams = Streams::new(state, Some(around)).for_scan(query);
+                let add = &mut |document: StreamDoc<'_>| sink.add(&document);
+                query.matches_in(&streams, &mut position, documents, add)
             });
             drop(turn);
-            if !self.connections.holds(reserved, sink.held_bytes()) {
-                return Err(error::BUFFERS_FULL.error());
-            }
-            if is_done {
-                return Ok(true);
-            }
-            if began.elapsed() > LIST_TIME_MAX {
-                return Err(error::TOO_EXPENSIVE.error());
+            match self.look_after(client, sink.held_bytes(), reserved) {
+                Ok(()) if is_done => return Ok(Some(sink)),
+                Ok(()) => {}
+                Err(ScanEnd::ClientGone) => return Ok(None),
+                Err(ScanEnd::Refused(code)) => return Err(code.error()),
             }
         }
     }

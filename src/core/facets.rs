@@ -1,8 +1,8 @@
-//! Facets of a part of the streams: counted by a scan in slices between other requests.
+//! Facets of a part of the streams, counted by a scan.
 
 use std::rc::Rc;
 
-use super::bulk::StreamSink;
+use super::parts::StreamSink;
 use super::{ANSWER_WAIT_MAX, Core};
 use crate::api::facet_counts::{FacetCounts, FacetScan};
 use crate::api::now_ms;
@@ -12,8 +12,16 @@ use crate::http::{Answer, Reserved, Response, Ticket};
 use crate::rt;
 
 impl StreamSink for FacetCounts {
+    fn empty(&self) -> Self {
+        Self::default()
+    }
+
     fn add(&mut self, document: &StreamDoc<'_>) {
         FacetCounts::add(self, document.record());
+    }
+
+    fn merge(&mut self, other: Self) {
+        FacetCounts::merge(self, other);
     }
 
     fn held_bytes(&self) -> usize {
@@ -49,11 +57,10 @@ impl Core {
         let at = now_ms();
         let state = self.state();
         let mut reserved = Reserved::default();
-        let mut counts = FacetCounts::default();
         let query = (&request.query, ticket);
-        let is_whole = self
-            .scan_streams(query, &state, &mut reserved, &mut counts)
+        let counts = self
+            .scan_streams(query, &state, &mut reserved, FacetCounts::default())
             .await?;
-        Ok(is_whole.then(|| Response::json(200, counts.body(&request.wanted, at))))
+        Ok(counts.map(|counts| Response::json(200, counts.body(&request.wanted, at))))
     }
 }

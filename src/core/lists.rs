@@ -1,11 +1,14 @@
-//! Lists: run in slices between other requests, parked when empty, completed when finished.
+//! Lists: run in slices between other requests, parked when empty, completed when finished. Scan
+//! threads read all streams for them.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::scans::SliceSize;
+use super::parts::{ListPass, ScanClient, ScanEnd};
+use super::scans::LIST_TIME_MAX;
 use super::{ANSWER_WAIT_MAX, Admitted, Core, uncached};
 use crate::api::agent::{AgentContext, AgentSource};
 use crate::api::call::{Collection, CompletePage, ListRequest, LocalState};
@@ -14,7 +17,7 @@ use crate::api::entity::EntitySource;
 use crate::api::event::Events;
 use crate::api::external_episodes::ExternalEpisodes;
 use crate::api::shared::Shared;
-use crate::api::stream_doc::Streams;
+use crate::api::stream_doc::{Streams, reads_all};
 use crate::api::streamer::Streamers;
 use crate::api::strict;
 use crate::api::unconfigured::Unconfigured;
@@ -22,6 +25,7 @@ use crate::error::{self, ErrorCode};
 use crate::http::{Accepts, Answer, ChunkedAnswer, Reserved, Response, Ticket};
 use crate::query::{Execution, Page, Query};
 use crate::rt;
+use crate::scan_pool::SliceSize;
 use crate::state::State;
 use crate::state::entity::Kind;
 use crate::state::name::StreamName;
@@ -29,7 +33,7 @@ use crate::state::name::StreamName;
 /// A list for one request.
 pub(super) struct RequestedList {
     of: Collection,
-    query: Rc<Query>,
+    query: Arc<Query>,
     complete: Option<CompletePage>,
     wait: Option<Duration>,
     accepts: Accepts,
@@ -42,7 +46,7 @@ pub(super) struct RequestedList {
 #[derive(Clone)]
 pub struct Poll {
     pub of: Collection,
-    pub query: Rc<Query>,
+    pub query: Arc<Query>,
     pub complete: Option<CompletePage>,
     pub accepts: Accepts,
 }
@@ -59,9 +63,6 @@ impl Poll {
     }
 }
 
-/// Longest time for a list, with the turns of other lists. Then its client gets 503
-/// `too_expensive`.
-pub(super) const LIST_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for a list before other requests run: most are finished by then.
 const AT_ONCE_MAX: Duration = Duration::from_millis(1);
 /// A page from this size on is sent in pieces.
@@ -75,11 +76,13 @@ const PIECES_TIME_MAX: Duration = Duration::from_secs(30);
 /// A list that is being run, on one state.
 pub(super) struct Run {
     of: Collection,
-    execution: Execution<Rc<Query>>,
+    execution: Execution<Arc<Query>>,
     pub(super) state: LocalState,
     size: SliceSize,
     /// No other streams can match; `None`: any can.
     candidates: Option<Vec<StreamName>>,
+    /// All streams should be read. Found when the list is not short.
+    reads_all: OnceCell<bool>,
     /// Memory for what is found and rendered.
     reserved: Reserved,
 }
@@ -87,7 +90,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn new(
         of: Collection,
-        query: Rc<Query>,
+        query: Arc<Query>,
         state: LocalState,
         shared: &Shared,
     ) -> Self {
@@ -102,6 +105,7 @@ impl Run {
             state,
             size: SliceSize::default(),
             candidates: None,
+            reads_all: OnceCell::new(),
             reserved: Reserved::default(),
         }
     }
@@ -118,6 +122,23 @@ impl Run {
             let rare = counted.as_ref().map(|counted| &counted.value.scan.rare);
             self.candidates = rare.and_then(|rare| rare.candidates(&hints, &self.state));
         }
+    }
+
+    /// The next pass of the list, if it reads all streams and the scan threads have room.
+    fn next_pass(&mut self, shared: &Arc<Shared>) -> Option<ListPass> {
+        let reads_all = self.reads_all.get_or_init(|| {
+            self.of == Collection::Streams
+                && self.candidates.is_none()
+                && reads_all(self.execution.query(), &self.state)
+        });
+        if !reads_all || shared.workers.scans.is_full() {
+            return None;
+        }
+        Some(ListPass {
+            pass: self.execution.next_pass()?,
+            state: Arc::clone(&self.state),
+            shared: shared.clone(),
+        })
     }
 
     /// Runs one slice.
@@ -150,7 +171,7 @@ impl Run {
 /// Scans up to `documents` of a list.
 fn step(
     (of, candidates): (Collection, Option<&[StreamName]>),
-    execution: &mut Execution<Rc<Query>>,
+    execution: &mut Execution<Arc<Query>>,
     state: &State,
     shared: &Shared,
     documents: usize,
@@ -201,7 +222,7 @@ impl Core {
         let state = request.snapshot.as_ref().unwrap_or(state).clone();
         let list = RequestedList {
             of: request.of,
-            query: Rc::new(request.query),
+            query: Arc::new(request.query),
             complete: request.complete,
             wait: request.wait,
             accepts,
@@ -248,10 +269,20 @@ impl Core {
     }
 
     async fn run_to_end(self: Rc<Self>, mut run: Run, list: RequestedList, is_parked: bool) {
-        let began = Instant::now();
+        let client = ScanClient {
+            ticket: Some(list.ticket),
+            began: Instant::now(),
+        };
         let mut may_divide = list.complete.is_none() && list.of != Collection::ExternalEpisodes;
         loop {
             let page = loop {
+                match self.pass_in_parts(&mut run, &client).await {
+                    Ok(()) => {}
+                    Err(ScanEnd::ClientGone) => return,
+                    Err(ScanEnd::Refused(code)) => {
+                        return self.refuse(list.ticket, is_parked, &code);
+                    }
+                }
                 let turn = self.lists.turns.next().await;
                 if !self.connections.is_waiting(list.ticket) {
                     return;
@@ -275,7 +306,7 @@ impl Core {
                 if let Some(page) = page {
                     break page;
                 }
-                if began.elapsed() > LIST_TIME_MAX {
+                if client.began.elapsed() > LIST_TIME_MAX {
                     return self.refuse(list.ticket, is_parked, &error::TOO_EXPENSIVE);
                 }
             };
@@ -303,6 +334,22 @@ impl Core {
             }
             return;
         }
+    }
+
+    /// Has the scan threads make the next pass of a list, if it reads all streams.
+    pub(super) async fn pass_in_parts(
+        &self,
+        run: &mut Run,
+        client: &ScanClient,
+    ) -> Result<(), ScanEnd> {
+        let Some(pass) = run.next_pass(&self.shared) else {
+            return Ok(());
+        };
+        let began = Instant::now();
+        if let Some(found) = self.scan_in_parts(pass, client, &mut run.reserved).await {
+            run.execution.absorb(found?, began.elapsed());
+        }
+        Ok(())
     }
 
     /// Counts the memory of a list. Returns false if there is no room for it.

@@ -14,6 +14,7 @@ mod lists;
 pub mod message;
 pub mod metrics;
 mod offloaded;
+mod parts;
 mod pending;
 mod request_log;
 mod scans;
@@ -816,7 +817,7 @@ mod tests {
         let ticket = |epoch| Ticket { slot: 0, epoch };
         let poll = Poll {
             of: Collection::Streams,
-            query: Rc::new(
+            query: Arc::new(
                 Query::parse("updated_at_gt=0", &crate::api::stream_doc::KIND, &[])
                     .expect("a query"),
             ),

@@ -9,47 +9,13 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::rt;
 
-/// Longest slice, if the next documents cost what the last ones did.
-const SLICE: Duration = Duration::from_micros(200);
-/// Documents of the first step of a scan: a millisecond of the most expensive queries.
-const FIRST_DOCUMENTS: usize = 16;
-const DOCUMENTS_MAX: usize = 4096;
-
-/// How many documents of one scan fit a slice.
-#[derive(Debug)]
-pub struct SliceSize {
-    documents: usize,
-}
-
-impl Default for SliceSize {
-    fn default() -> Self {
-        Self {
-            documents: FIRST_DOCUMENTS,
-        }
-    }
-}
-
-impl SliceSize {
-    /// Runs one step, which gets the number of documents it may read. Its time determines the
-    /// size of the next one.
-    pub fn step<T>(&mut self, run: impl FnOnce(usize) -> T) -> T {
-        let began = Instant::now();
-        let result = run(self.documents);
-        self.adjust(began.elapsed());
-        result
-    }
-
-    fn adjust(&mut self, took: Duration) {
-        let fitting = self.documents as u128 * SLICE.as_nanos() / took.as_nanos().max(1);
-        let fitting = usize::try_from(fitting).unwrap_or(DOCUMENTS_MAX);
-        // Grows gently: the next documents may cost more.
-        self.documents = fitting.clamp(1, (2 * self.documents).min(DOCUMENTS_MAX));
-    }
-}
+/// Longest time for a scan, with the turns of other scans. Then its client gets 503
+/// `too_expensive`.
+pub const LIST_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The turns of the scans of a core.
 #[derive(Default)]
@@ -112,26 +78,6 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slices_follow_the_cost_of_documents() {
-        let mut size = SliceSize::default();
-        let us = Duration::from_micros;
-        for expected in [32, 64, 128] {
-            size.adjust(us(1));
-            assert_eq!(size.documents, expected);
-        }
-        size.adjust(us(400));
-        assert_eq!(size.documents, 64);
-        size.adjust(Duration::from_secs(10));
-        assert_eq!(size.documents, 1);
-        size.adjust(Duration::ZERO);
-        assert_eq!(size.documents, 2);
-        for _ in 0..20 {
-            size.adjust(Duration::ZERO);
-        }
-        assert_eq!(size.documents, DOCUMENTS_MAX);
-    }
 
     #[test]
     fn scans_take_turns() {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::lists::{Poll, Run, empty_list};
 use super::offloaded::{Offloaded, OffloadedPoll};
+use super::parts::ScanClient;
 use super::{Core, stats_watch};
 use crate::api::call::Collection;
 use crate::api::config_external::{self, Wake};
@@ -196,6 +197,7 @@ impl Core {
     /// The rest of a long list for polls.
     async fn finish_poll(self: Rc<Self>, mut run: Run, poll: Rc<Poll>, tickets: Vec<Ticket>) {
         let page = loop {
+            self.pass_for_polls(&mut run).await;
             let turn = self.lists.turns.next().await;
             let page = run.step(&self.shared);
             drop(turn);
@@ -313,8 +315,19 @@ impl Core {
         }
     }
 
-    /// Answers the polls for a list if an entity matches now. Returns the time it took on this
-    /// core.
+    /// Has the scan threads make the next pass of a list for parked polls, if it reads all streams.
+    /// Returns the time it took. A pass that fails is made by this core.
+    async fn pass_for_polls(&self, run: &mut Run) -> Duration {
+        let began = Instant::now();
+        let client = ScanClient {
+            ticket: None,
+            began,
+        };
+        let _ = self.pass_in_parts(run, &client).await;
+        began.elapsed()
+    }
+
+    /// Answers the polls for a list if an entity matches now. Returns the time it took.
     async fn wake_if_matched(self: &Rc<Self>, id: QueryId) -> Duration {
         let mut took = Duration::ZERO;
         let Some(poll) = self.waiters.borrow().query(id).cloned() else {
@@ -322,6 +335,7 @@ impl Core {
         };
         let mut run = Run::new(poll.of, poll.query.clone(), self.state(), &self.shared);
         let page = loop {
+            took += self.pass_for_polls(&mut run).await;
             let turn = self.lists.turns.next().await;
             let began = Instant::now();
             let page = run.step(&self.shared);

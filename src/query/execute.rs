@@ -4,14 +4,14 @@
 //! positions, which are then sorted and rendered; a page that ends within a stamp is completed by a
 //! second scan.
 
-use std::cmp::Ordering;
 use std::ops::Bound;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Query;
 use super::model::{Document, ScanPosition, Source};
 use super::order::{Position, SortValue};
 use super::page::{Page, Timing, reversed_list};
+use super::pass::{Findings, Pass};
 use crate::json::write_string;
 
 /// Answers one query from one revision, slice by slice.
@@ -19,15 +19,10 @@ pub struct Execution<Q> {
     query: Q,
     phase: ExecutionPhase,
     scanned: ScanPosition,
-    /// Documents that pass the filters.
-    matched: u64,
-    /// Whether some of them are at or before the position of the cursor.
-    has_before: bool,
-    /// Whether some of them come after the page.
+    /// Of this pass.
+    found: Findings,
+    /// Whether documents that match come after the page.
     has_after: bool,
-    best: BestPositions,
-    /// Documents beyond the limit that share the stamp of the page's last document.
-    group: Vec<Position>,
     first: Option<Position>,
     last: Option<Position>,
     /// The beginning of the body with the rendered documents, and where each of them ends.
@@ -53,51 +48,6 @@ enum ExecutionPhase {
     Finished,
 }
 
-/// Keeps the first positions, in the order of the query, of all that are offered.
-///
-/// A buffer of twice the wanted size is cut in half when full: constant time per position even if
-/// each comes before all earlier ones.
-struct BestPositions {
-    wanted: usize,
-    positions: Vec<Position>,
-    /// The last of the first `wanted` is at their end; a position after it needs not be offered.
-    bounded: bool,
-    /// Memory for them, in bytes.
-    held_bytes: usize,
-}
-
-impl BestPositions {
-    fn worst(&self) -> Option<&Position> {
-        if self.bounded {
-            self.positions.get(self.wanted - 1)
-        } else {
-            None
-        }
-    }
-
-    fn offer(&mut self, position: Position, query: &Query) {
-        self.held_bytes += bytes_of(&position);
-        self.positions.push(position);
-        if self.positions.len() >= self.wanted.saturating_mul(2).max(64) {
-            self.cut(query);
-        }
-    }
-
-    fn cut(&mut self, query: &Query) {
-        if self.positions.len() > self.wanted {
-            self.positions
-                .select_nth_unstable_by(self.wanted - 1, |a, b| query.order_of_positions(a, b));
-            self.positions.truncate(self.wanted);
-            self.bounded = true;
-            self.held_bytes = self.positions.iter().map(bytes_of).sum();
-        }
-    }
-}
-
-fn bytes_of(position: &Position) -> usize {
-    size_of::<Position>() + position.held_bytes()
-}
-
 impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     pub fn new(query: Q) -> Self {
         let phase = if query.is_selective() || query.sort.len() > 1 {
@@ -109,21 +59,13 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         list.push(b'{');
         write_string(&mut list, query.kind.collection);
         list.extend_from_slice(b":[");
-        let wanted = query.limit.saturating_add(1);
+        let found = Findings::new(&query);
         Execution {
             query,
             phase,
             scanned: ScanPosition::default(),
-            matched: 0,
-            has_before: false,
+            found,
             has_after: false,
-            best: BestPositions {
-                wanted,
-                positions: Vec::new(),
-                bounded: false,
-                held_bytes: 0,
-            },
-            group: Vec::new(),
             first: None,
             last: None,
             list,
@@ -162,12 +104,12 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
 
     /// Memory for the positions of the page and for what is rendered of it, in bytes.
     pub fn held_bytes(&self) -> usize {
-        self.best.held_bytes + self.list.capacity()
+        self.found.held_bytes() + self.list.capacity()
     }
 
     /// The part of it for the positions alone.
     pub fn position_bytes(&self) -> usize {
-        self.best.held_bytes
+        self.found.held_bytes()
     }
 
     /// Reads up to `budget` more documents. Returns the page when all is done; it must not be
@@ -214,10 +156,10 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     fn read_page<S: Source>(&mut self, source: &S, budget: usize) {
         let descending = self.query.key_descending();
         if self.last.is_none() {
-            self.matched = source.count();
+            self.found.matched = source.count();
             if let Some(position) = &self.query.position {
                 let before = Bound::Included(&*position.key);
-                self.has_before = if descending {
+                self.found.has_before = if descending {
                     source.ascending(before).next().is_some()
                 } else {
                     source.descending(before).next().is_some()
@@ -259,35 +201,15 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     }
 
     fn scan<S: Source>(&mut self, source: &S, budget: usize) {
-        let query = &*self.query;
-        let done = visit(query, source, &mut self.scanned, budget, &mut |document| {
-            if !query.passes(&document) {
-                return;
-            }
-            self.matched += 1;
-            let first = query.first_value(&document);
-            if let Some(position) = &query.position
-                && query.order(&document, &first, position) != Ordering::Greater
-            {
-                self.has_before = true;
-                return;
-            }
-            if let Some(worst) = self.best.worst()
-                && query.order(&document, &first, worst) != Ordering::Less
-            {
-                return;
-            }
-            let position = query.position_of(&document, &first);
-            self.best.offer(position, query);
-        });
-        if done {
+        let Self { query, scanned, .. } = self;
+        if self.found.select(query, source, scanned, budget) {
             self.phase = ExecutionPhase::Sort;
         }
     }
 
     fn sort(&mut self) {
         let query = &*self.query;
-        let page = &mut self.best.positions;
+        let page = &mut self.found.best.positions;
         page.sort_unstable_by(|a, b| query.order_of_positions(a, b));
         self.has_after = page.len() > query.limit;
         self.phase = ExecutionPhase::Render(0);
@@ -298,51 +220,99 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
                 self.scanned = ScanPosition::default();
                 self.phase = ExecutionPhase::CompleteGroup;
             }
-            self.best.positions.truncate(limit);
+            self.found.best.positions.truncate(limit);
         }
     }
 
     fn complete_group<S: Source>(&mut self, source: &S, budget: usize) {
+        let Self { query, scanned, .. } = self;
+        let end = self.found.best.positions.last();
+        let end = end.expect("a group has a beginning").clone();
+        let query = (&**query, &end);
+        if self.found.complete_group(query, source, scanned, budget) {
+            self.end_group();
+        }
+    }
+
+    fn end_group(&mut self) {
         let query = &*self.query;
-        let end = self.best.positions.last().expect("a group has a beginning");
-        let done = visit(query, source, &mut self.scanned, budget, &mut |document| {
-            let first = query.first_value(&document);
-            if query.order(&document, &first, end) != Ordering::Greater || !query.passes(&document)
-            {
-                return;
+        let Findings {
+            best,
+            group,
+            has_after,
+            ..
+        } = &mut self.found;
+        group.sort_unstable_by(|a, b| query.order_of_positions(a, b));
+        best.positions.append(group);
+        self.has_after = *has_after;
+        self.phase = ExecutionPhase::Render(0);
+    }
+
+    /// The pass over all documents that is next, begun again, for several threads; `None` if none
+    /// is next. Its findings are passed to [`Execution::absorb`].
+    pub fn next_pass(&mut self) -> Option<Pass<Q>>
+    where
+        Q: Clone,
+    {
+        let group_end = match self.phase {
+            ExecutionPhase::Scan => {
+                self.found = Findings::new(&self.query);
+                None
             }
-            if end.values[0] == first {
-                self.group.push(query.position_of(&document, &first));
-            } else {
-                self.has_after = true;
+            ExecutionPhase::CompleteGroup => {
+                self.found.group.clear();
+                self.found.has_after = false;
+                self.found.best.positions.last().cloned()
             }
-        });
-        if done {
-            self.group
-                .sort_unstable_by(|a, b| query.order_of_positions(a, b));
-            self.best.positions.append(&mut self.group);
-            self.phase = ExecutionPhase::Render(0);
+            _ => return None,
+        };
+        self.scanned = ScanPosition::default();
+        Some(Pass {
+            query: self.query.clone(),
+            group_end,
+        })
+    }
+
+    /// Adds the findings of a pass that was made elsewhere, in `took`.
+    pub fn absorb(&mut self, found: Findings, took: Duration) {
+        match self.phase {
+            ExecutionPhase::Scan => {
+                self.found = found;
+                self.timing.filter += took;
+                self.phase = ExecutionPhase::Sort;
+            }
+            ExecutionPhase::CompleteGroup => {
+                self.found.merge(found, &self.query);
+                self.timing.limit += took;
+                self.end_group();
+            }
+            _ => unreachable!("a pass was next"),
         }
     }
 
     fn render<S: Source>(&mut self, source: &S, from: usize, budget: usize) {
-        let to = self.best.positions.len().min(from.saturating_add(budget));
+        let to = self
+            .found
+            .best
+            .positions
+            .len()
+            .min(from.saturating_add(budget));
         for i in from..to {
             if self.is_large_enough() && !self.is_within_group(i) {
-                self.best.positions.truncate(i);
+                self.found.best.positions.truncate(i);
                 self.has_after = true;
                 break;
             }
             // It exists, because all slices read one revision.
-            if let Some(document) = source.get(&self.best.positions[i].key) {
+            if let Some(document) = source.get(&self.found.best.positions[i].key) {
                 self.add(&document);
             }
         }
-        if to < self.best.positions.len() {
+        if to < self.found.best.positions.len() {
             self.phase = ExecutionPhase::Render(to);
             return;
         }
-        let mut positions = std::mem::take(&mut self.best.positions);
+        let mut positions = std::mem::take(&mut self.found.best.positions);
         if positions.len() > 1 {
             self.last = positions.pop();
             self.first = Some(positions.swap_remove(0));
@@ -360,7 +330,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
     /// Whether a client that continues by the last stamp would miss the n-th document of the page
     /// if the page ended before it.
     fn is_within_group(&self, at: usize) -> bool {
-        let stamp = |at: usize| self.best.positions[at].values.first();
+        let stamp = |at: usize| self.found.best.positions[at].values.first();
         self.query.continues_by_stamp()
             && stamp(at - 1) == stamp(at)
             && matches!(stamp(at), Some(SortValue::Number(_)))
@@ -379,7 +349,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         let query = &*self.query;
         let mut body = std::mem::take(&mut self.list);
         let (mut first, mut last) = (self.first.take(), self.last.take());
-        let (mut has_before, mut has_after) = (self.has_before, self.has_after);
+        let (mut has_before, mut has_after) = (self.found.has_before, self.has_after);
         if query.reversed {
             // A page that is read backwards is shown forwards.
             body = reversed_list(&body, &self.ends, query.kind.collection.len() + 5);
@@ -396,7 +366,7 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
         let prev = cursor(first, has_before, true);
         self.timing.limit += started.elapsed();
         Page {
-            estimated_count: self.matched,
+            estimated_count: self.found.matched,
             items: self.ends.len(),
             next,
             prev,
@@ -404,44 +374,4 @@ impl<Q: std::ops::Deref<Target = Query>> Execution<Q> {
             body,
         }
     }
-}
-
-/// Enough to keep all outstanding loads of a core busy, few enough to be still in its nearest cache
-/// when they are filtered.
-const PREFETCHED_DOCUMENTS: usize = 16;
-
-/// Passes up to `budget` documents that may match to `each`; returns true at the end.
-pub(super) fn visit<'a, S: Source>(
-    query: &Query,
-    source: &'a S,
-    position: &mut ScanPosition,
-    budget: usize,
-    each: &mut dyn FnMut(S::Doc<'a>),
-) -> bool {
-    let Some(keys) = query.keys() else {
-        let mut waiting = Vec::with_capacity(PREFETCHED_DOCUMENTS);
-        let mut flush = |waiting: &mut Vec<S::Doc<'a>>| {
-            let loaded = waiting
-                .iter()
-                .fold(0, |sum, document: &S::Doc<'a>| sum ^ document.prefetch());
-            std::hint::black_box(loaded);
-            waiting.drain(..).for_each(&mut *each);
-        };
-        let done = source.scan(&query.hints(), position, budget, &mut |document| {
-            waiting.push(document);
-            if waiting.len() == PREFETCHED_DOCUMENTS {
-                flush(&mut waiting);
-            }
-        });
-        flush(&mut waiting);
-        return done;
-    };
-    let to = keys.len().min(position.part.saturating_add(budget.max(1)));
-    for key in &keys[position.part..to] {
-        if let Some(document) = source.get(key) {
-            each(document);
-        }
-    }
-    position.part = to;
-    to == keys.len()
 }

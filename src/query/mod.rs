@@ -37,8 +37,10 @@ mod order;
 mod page;
 mod pairs;
 mod parse;
+mod pass;
 mod restriction;
 mod search;
+mod visit;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -51,7 +53,6 @@ use crate::json::scan::Projection;
 use crate::json::{Number, write_string};
 
 pub use self::execute::Execution;
-pub use self::matches::MatchScan;
 pub use self::model::{
     Document, FieldPath, Hints, KeyOrder, Leaf, ListField, ListKind, Raw, ScanPosition,
     SearchField, Source, field,
@@ -60,6 +61,7 @@ pub use self::order::{Position, SortKey};
 pub use self::page::Page;
 pub(crate) use self::pairs::pairs;
 pub use self::parse::{check_names, unknown_name};
+pub use self::pass::{Findings, Pass};
 pub use self::restriction::Restriction;
 
 /// Most documents on a page; a larger limit is refused, since one answer would hold the core for
@@ -209,12 +211,17 @@ impl Query {
 
     /// Whether a top-level field is needed: to choose documents, to sort them or to render them.
     pub fn reads(&self, field: &str) -> bool {
-        let is_of = |path: &FieldPath| path.parts().first().is_some_and(|first| **first == *field);
         let selects = match &self.select {
             Some(select) => select.iter().any(|it| *it.name == *field),
             None => true,
         };
-        selects || self.depends_on(field) || self.sort.iter().any(|key| is_of(&key.path))
+        selects || self.scans_by(field)
+    }
+
+    /// Whether a scan needs a top-level field: to choose documents or to sort them.
+    pub fn scans_by(&self, field: &str) -> bool {
+        let is_of = |path: &FieldPath| path.parts().first().is_some_and(|first| **first == *field);
+        self.depends_on(field) || self.sort.iter().any(|key| is_of(&key.path))
     }
 
     /// Appends the document with the fields that the request selects.

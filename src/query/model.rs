@@ -129,7 +129,8 @@ pub trait Document {
     }
 
     /// Texts that together contain every value that `q` searches, plain or as canonical JSON, and
-    /// perhaps more. With them a search rejects a document at once instead of field by field.
+    /// perhaps more; secrets need not be masked. With them a search rejects a document at once
+    /// instead of field by field.
     fn search_texts(&self) -> Option<[&str; 2]> {
         None
     }
@@ -200,6 +201,20 @@ pub trait Source {
 pub struct ScanPosition {
     pub part: usize,
     pub after: Option<Box<str>>,
+    /// The scan ends with the part.
+    pub in_part: bool,
+}
+
+impl ScanPosition {
+    /// The beginning of a part of a source that threads may scan in parts. A document is in one of
+    /// them.
+    pub fn of_part(part: usize) -> Self {
+        Self {
+            part,
+            after: None,
+            in_part: true,
+        }
+    }
 }
 
 /// Conditions that every matching document satisfies, for sources with an index for them.

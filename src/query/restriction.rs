@@ -8,7 +8,7 @@ use std::fmt;
 /// named by a cursor, and a change of one does not wake a poll.
 pub struct Restriction {
     canonical: Box<str>,
-    shows: Box<dyn Fn(&str) -> bool>,
+    shows: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 impl Restriction {
@@ -16,7 +16,10 @@ impl Restriction {
     ///
     /// `canonical` is part of the identity of the query: parked polls share one answer only if it
     /// is equal. It must differ between restrictions that show different entities.
-    pub fn new(canonical: impl Into<Box<str>>, shows: impl Fn(&str) -> bool + 'static) -> Self {
+    pub fn new(
+        canonical: impl Into<Box<str>>,
+        shows: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> Self {
         Self {
             canonical: canonical.into(),
             shows: Box::new(shows),

@@ -97,10 +97,10 @@ impl Needle {
     /// False only if the needle is in none of the strings and URLs of this text, which is canonical
     /// JSON or plain.
     fn may_be_in(&self, text: &str) -> bool {
-        // Escapes hide quotes, backslashes and control characters. Credentials may stand where the
-        // needle has a slash followed by a host. Letters outside of ASCII may have a lower case
-        // inside of it.
-        let hidden = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+        // Escapes hide quotes, backslashes and control characters. Asterisks may stand for a secret
+        // that the text has. Credentials may stand where the needle has a slash followed by a host.
+        // Letters outside of ASCII may have a lower case inside of it.
+        let hidden = |byte: u8| byte < 0x20 || matches!(byte, b'"' | b'\\' | b'*');
         !text.is_ascii()
             || self.lower.bytes().any(hidden)
             || self.is_in_ascii(text.as_bytes())

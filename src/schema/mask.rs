@@ -117,6 +117,20 @@ impl Masks {
         }
     }
 
+    /// A canonical text at a state with its secrets masked.
+    fn text(&self, state: StateId, text: &str) -> String {
+        let mut scan = TextMasker {
+            masks: self,
+            text,
+            at: 0,
+            copied: 0,
+            out: String::with_capacity(text.len() + 16),
+        };
+        scan.value(state);
+        scan.out.push_str(&text[scan.copied..]);
+        scan.out
+    }
+
     fn member(&self, state: StateId, key: &str) -> StateId {
         if state <= SECRET {
             return state;
@@ -298,17 +312,18 @@ impl Schema {
     /// Masks the secrets of a canonical text; the result is canonical. Reads the text once and
     /// builds no value.
     pub fn mask(&self, text: &str) -> String {
-        let mut scan = TextMasker {
-            masks: &self.masks,
-            text,
-            at: 0,
-            copied: 0,
-            out: String::with_capacity(text.len() + 16),
-        };
-        scan.value(self.masks.root);
-        scan.out.push_str(&text[scan.copied..]);
-        debug_assert!(scan.out == text || self.may_have_secrets(text));
-        scan.out
+        let masked = self.masks.text(self.masks.root, text);
+        debug_assert!(masked == text || self.may_have_secrets(text));
+        masked
+    }
+
+    /// Masks the secrets of the value of one member. Costs little if it can have none.
+    pub fn mask_member<'t>(&self, name: &str, value: &'t str) -> Cow<'t, str> {
+        let state = self.masks.member(self.masks.root, name);
+        if state == PLAIN && memmem::find(value.as_bytes(), b"://").is_none() {
+            return Cow::Borrowed(value);
+        }
+        Cow::Owned(self.masks.text(state, value))
     }
 
     /// Masks the secrets of a parsed value.

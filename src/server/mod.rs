@@ -59,6 +59,7 @@ use crate::openapi;
 use crate::outbound::{Dialer, EgressPolicy, Outbound};
 use crate::rt::processors::{ThreadPlan, plan_threads};
 use crate::rt::{self, Inbox};
+use crate::scan_pool::ScanPool;
 use crate::state::State;
 use crate::state::command::Command;
 use crate::state::event::{EventLimits, NewEvent};
@@ -508,6 +509,8 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         .map_err(cannot("start the threads for outbound calls"))?;
     let offload = Offload::start(1 + parts.inboxes.len() / 8)
         .map_err(cannot("start the threads for large requests"))?;
+    let scans = ScanPool::start(rt::sys::allowed_processors().len())
+        .map_err(cannot("start the threads that scan"))?;
     let whatif = WhatIfWorker::start(parts.layouter.clone(), |record, out| {
         render_current_layout(record, out);
     })
@@ -550,6 +553,7 @@ fn shared(config: &Config, recovered: &Recovered, parts: Parts) -> Result<Shared
         workers: WorkerThreads {
             outbound,
             offload,
+            scans,
             backups: Arc::default(),
             bulk_changes: Arc::default(),
             traces: Traces::default(),

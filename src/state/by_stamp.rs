@@ -60,6 +60,19 @@ impl StreamsByStamp {
         self.saved.remove(&stamp_ms);
     }
 
+    /// Whether at least so many streams have a stamp from this one on.
+    pub fn has_from(&self, stamp_ms: u64, streams: usize) -> bool {
+        let mut left = streams;
+        let mut from = self.saved.range(stamp_ms..);
+        while left > 0 {
+            let Some((_, together)) = from.next() else {
+                return false;
+            };
+            left = left.saturating_sub(together.len());
+        }
+        true
+    }
+
     /// The names from a stamp on, in order; of that stamp only those above `after`.
     pub fn from<'s>(
         &'s self,
@@ -76,6 +89,13 @@ impl StreamsByStamp {
 }
 
 impl SavedTogether {
+    fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(names) => names.len(),
+        }
+    }
+
     fn above<'s>(&'s self, after: &str) -> impl Iterator<Item = &'s StreamName> {
         let (one, many) = match self {
             Self::One(name) => (Some(name).filter(|name| name.as_str() > after), None),
@@ -134,6 +154,8 @@ mod tests {
             let above = (Bound::Excluded(place), Bound::Unbounded);
             let wanted = expected.range(above).map(|(_, name)| name.as_str());
             assert_eq!(found, wanted.collect::<Vec<_>>());
+            let count = expected.iter().filter(|(stamp, _)| *stamp >= from).count();
+            assert!(sut.has_from(from, count) && !sut.has_from(from, count + 1));
             let stamps: BTreeSet<u64> = expected.iter().map(|(stamp, _)| *stamp).collect();
             assert_eq!(sut.saved.len(), stamps.len(), "no stamp is empty");
         }

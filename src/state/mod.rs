@@ -185,6 +185,11 @@ impl State {
         names.filter_map(|name| self.stream(name))
     }
 
+    /// Whether at least so many streams were changed from `stamp_ms` on.
+    pub fn has_changed_from(&self, stamp_ms: u64, streams: usize) -> bool {
+        self.by_stamp.has_from(stamp_ms, streams)
+    }
+
     pub fn streamer(&self, hostname: &str) -> Option<&StreamerRecord> {
         self.streamers.get(hostname)
     }

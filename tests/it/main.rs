@@ -117,6 +117,7 @@ mod round_trip;
 mod rules;
 mod safe_mode;
 mod saved_again;
+mod scans;
 mod schemathesis;
 mod stalls;
 mod validator;

@@ -7,6 +7,7 @@ mod rules;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -180,7 +181,12 @@ impl Source for Things {
         each: &mut dyn FnMut(&'a Thing),
     ) -> bool {
         let mut budget = budget.max(1);
-        while position.part < self.parts {
+        let end = if position.in_part {
+            position.part + 1
+        } else {
+            self.parts
+        };
+        while position.part < end {
             let from = position.after.take();
             let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             for thing in self.ascending(from) {
@@ -262,12 +268,57 @@ fn page_of(things: &Things, raw: &str, cursor: Option<&str>, random: &mut Random
         .unwrap_or_else(|error| panic!("{raw} was refused: {error:?}"));
     let again = Query::parse(&raw, &KIND, &[]).expect("it was accepted once");
     assert_eq!(query.canonical(), again.canonical());
+    let page = if random.below(2) == 0 {
+        in_slices(&query, things, random)
+    } else {
+        in_parts(&query, things, random)
+    };
+    opened(page)
+}
+
+fn in_slices(query: &Query, things: &Things, random: &mut Random) -> Page {
     let budget = 1 + random.below(20);
-    let mut execution = Execution::new(&query);
+    let mut execution = Execution::new(query);
     for _ in 0..10_000 {
         if let Some(page) = execution.step(things, budget) {
-            return opened(page);
+            return page;
         }
     }
-    panic!("{raw} never ends");
+    panic!("{} never ends", query.canonical());
+}
+
+/// Makes the passes over all documents in parts, as several threads do: each takes any part that is
+/// left, reads some of it, and adds to findings of its own.
+fn in_parts(query: &Query, things: &Things, random: &mut Random) -> Page {
+    let budget = 1 + random.below(20);
+    let mut execution = Execution::new(query);
+    for _ in 0..10_000 {
+        // Now and then after a slice, which is then made again.
+        let is_slice = query.keys().is_some() || random.below(3) == 0;
+        let pass = if is_slice {
+            None
+        } else {
+            execution.next_pass()
+        };
+        if let Some(pass) = pass {
+            let mut parts: Vec<_> = (0..things.parts).map(ScanPosition::of_part).collect();
+            let mut found: Vec<_> = (0..=random.below(3)).map(|_| pass.findings()).collect();
+            while !parts.is_empty() {
+                let at = random.below(parts.len());
+                let of = random.below(found.len());
+                if pass.step(&mut found[of], things, &mut parts[at], budget) {
+                    parts.swap_remove(at);
+                }
+            }
+            let merged = found.into_iter().reduce(|mut all, other| {
+                all.merge(other, query);
+                all
+            });
+            execution.absorb(merged.expect("findings"), Duration::ZERO);
+        }
+        if let Some(page) = execution.step(things, budget) {
+            return page;
+        }
+    }
+    panic!("{} never ends", query.canonical());
 }
