@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::fleet::stats::View;
+use crate::fleet::stats::{StreamFacts, View};
 use crate::json::{self, Object, Value, scan};
 use crate::native_name::MediaServerKind;
 use crate::state::State;
@@ -41,9 +41,18 @@ pub struct ServedStream<'a> {
 
 impl<'a> ServedStream<'a> {
     pub fn new(state: &'a State, fleet: View<'_>, stream: &'a StreamRecord) -> Self {
-        let running = fleet.stream(&stream.name, stream.source(), |facts| {
-            facts.running_on().cloned().collect()
-        });
+        fleet.stream_or_none(&stream.name, stream.source(), |facts| {
+            Self::as_reported(state, stream, facts.as_ref())
+        })
+    }
+
+    /// With reports that are looked up already.
+    pub fn as_reported(
+        state: &'a State,
+        stream: &'a StreamRecord,
+        facts: Option<&StreamFacts<'_>>,
+    ) -> Self {
+        let running = facts.map(|facts| facts.running_on().cloned().collect());
         Self {
             state,
             stream,

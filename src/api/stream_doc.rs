@@ -11,7 +11,7 @@ use super::tagged::BodySource;
 use crate::access::geo::Countries;
 use crate::agents::registry::Registry;
 use crate::agents::streampoint;
-use crate::fleet::health::{Health, health_of, is_online};
+use crate::fleet::health::{Health, ReportedHealth, health_as_reported, is_online};
 use crate::fleet::report::{NO_COMMON_PROTOCOL, ReportedError};
 use crate::fleet::stats::{AddedStats, AgentStatus, StreamAgent, StreamFacts, View};
 use crate::json::{Number, scan, write_string};
@@ -126,26 +126,40 @@ impl<'a> StreamDoc<'a> {
         }
     }
 
+    /// Looks the reports about the stream up, once for all that follows from them.
+    fn with_reports<R>(&self, look: impl FnOnce(Option<&StreamFacts<'_>>) -> R) -> R {
+        let Some(around) = self.around else {
+            return look(None);
+        };
+        let (record, fleet): (&ArchivedStream, _) = (self.stream, around.fleet);
+        fleet.stream_or_none(&record.name, record.source(), |facts| look(facts.as_ref()))
+    }
+
+    /// The same for `stats`, which have an endpoint.
+    fn with_reports_for_stats<R>(&self, look: impl FnOnce(Option<&StreamFacts<'_>>) -> R) -> R {
+        if let Some(endpoints) = &self.endpoints {
+            endpoints.prepare();
+        }
+        self.with_reports(look)
+    }
+
     /// Reads the reports about the stream.
     fn reported<R>(&self, look: impl FnOnce(StreamFacts<'_>) -> R) -> Option<R> {
-        let record: &ArchivedStream = self.stream;
-        let fleet = self.around?.fleet;
-        fleet.stream(&record.name, record.source(), look)
+        self.with_reports(|facts| facts.copied().map(look))
     }
 
     /// The agent that relays the stream: the one that its node reports; else, of those in its
     /// inputs, the first that is connected, or the first.
-    fn agent(&self) -> Option<StreamAgent> {
+    fn agent(&self, facts: Option<&StreamFacts<'_>>) -> Option<StreamAgent> {
         let (record, around): (&ArchivedStream, _) = (self.stream, self.around?);
         let mut agents = agents_in_order(&record.config);
         if agents.is_empty() {
             return None;
         }
-        let taken = self.reported(|facts| facts.agent().map(Box::<str>::from));
+        let taken = facts.and_then(StreamFacts::agent);
         let is_online = |id: &str| around.presences.online(id).is_some();
         let index = taken
-            .flatten()
-            .and_then(|taken| agents.iter().position(|id| *id == taken))
+            .and_then(|taken| agents.iter().position(|id| **id == *taken))
             .or_else(|| agents.iter().position(|id| is_online(id)))
             .unwrap_or_default();
         let id = agents.swap_remove(index);
@@ -161,14 +175,20 @@ impl<'a> StreamDoc<'a> {
     }
 
     /// Writes `stats`; returns false if there are none.
-    fn write_stats(&self, out: &mut Vec<u8>) -> bool {
+    fn write_stats(&self, facts: Option<&StreamFacts<'_>>, out: &mut Vec<u8>) -> bool {
+        let endpoints = self.endpoints.as_ref();
         let added = AddedStats {
-            agent: self.agent(),
+            agent: self.agent(facts),
             error: self.found_error(),
-            streaming_endpoint: self.endpoints.as_ref().and_then(|it| it.of(self.stream)),
+            streaming_endpoint: endpoints.and_then(|it| it.of(self.stream, facts)),
         };
-        let reported = self.reported(|facts| facts.render(&added, out));
-        reported.is_some() || added.render(out)
+        match facts {
+            Some(facts) => {
+                facts.render(&added, out);
+                true
+            }
+            None => added.render(out),
+        }
     }
 
     /// The error of the stream that follows from the configuration.
@@ -183,10 +203,11 @@ impl<'a> StreamDoc<'a> {
     }
 
     /// The health of the stream, for which reports are needed.
-    fn health(&self) -> Option<Health> {
+    fn health(&self, facts: Option<&StreamFacts<'_>>) -> Option<Health> {
         let around = self.around?;
         let is_online = |host: &str| is_online(around.state, around.fleet, host);
-        Some(health_of(self.stream, around.fleet, is_online, |_| ()).0)
+        let reported = ReportedHealth::of(facts);
+        Some(health_as_reported(self.stream, reported, is_online))
     }
 
     /// A number of `stats`.
@@ -274,7 +295,10 @@ impl Document for StreamDoc<'_> {
                 self.stream.updated_at.to_native(),
             ))),
             "named_by" => Some(Raw::Text(NAMED_BY)),
-            "health" => Some(Raw::Text(self.health()?.as_str())),
+            "health" => {
+                let health = self.with_reports(|facts| self.health(facts));
+                Some(Raw::Text(health?.as_str()))
+            }
             "placed" => Some(Raw::Bool(self.is_placed())),
             "layout" => self
                 .stream
@@ -283,7 +307,7 @@ impl Document for StreamDoc<'_> {
             "config_on_disk" => Some(owned(|out| self.config_on_disk_in_order(out))),
             "stats" => {
                 let mut out = Vec::new();
-                self.write_stats(&mut out)
+                self.with_reports_for_stats(|facts| self.write_stats(facts, &mut out))
                     .then(|| owned(|stats| *stats = out))
             }
             _ => self.config_member(name).map(Raw::Json),
@@ -316,7 +340,7 @@ impl Document for StreamDoc<'_> {
             "stats.error" | "stats.error.code" | "stats.error.since" | "stats.error.text" => {
                 self.error_leaf(path.as_str())
             }
-            "stats.agent_status" => match self.agent() {
+            "stats.agent_status" => match self.with_reports(|facts| self.agent(facts)) {
                 Some(agent) => Leaf::Value(Raw::Text(agent.status.as_str())),
                 None => Leaf::Absent,
             },
@@ -354,7 +378,20 @@ impl StreamDoc<'_> {
         }
         out.extend_from_slice(b",\"config_on_disk\":");
         self.config_on_disk(out);
-        let health = self.health();
+        let has_facts = self.with_reports_for_stats(|facts| self.write_facts(facts, out));
+        out.extend_from_slice(b",\"updated_at\":");
+        out.extend_from_slice(
+            itoa::Buffer::new()
+                .format(self.stream.updated_at.to_native())
+                .as_bytes(),
+        );
+        out.push(b'}');
+        has_facts
+    }
+
+    /// Writes the members from `health` to `stats`. Returns whether some are facts of the moment.
+    fn write_facts(&self, facts: Option<&StreamFacts<'_>>, out: &mut Vec<u8>) -> bool {
+        let health = self.health(facts);
         if let Some(health) = health {
             out.extend_from_slice(b",\"health\":");
             write_string(out, health.as_str());
@@ -364,20 +401,14 @@ impl StreamDoc<'_> {
             self.render_layout(out);
         }
         out.extend_from_slice(b",\"named_by\":\"config\",\"placed\":");
-        out.extend_from_slice(self.is_placed().to_string().as_bytes());
+        let placed: &[u8] = if self.is_placed() { b"true" } else { b"false" };
+        out.extend_from_slice(placed);
         let begin = out.len();
         out.extend_from_slice(b",\"stats\":");
-        let has_stats = self.write_stats(out);
+        let has_stats = self.write_stats(facts, out);
         if !has_stats {
             out.truncate(begin);
         }
-        out.extend_from_slice(b",\"updated_at\":");
-        out.extend_from_slice(
-            itoa::Buffer::new()
-                .format(self.stream.updated_at.to_native())
-                .as_bytes(),
-        );
-        out.push(b'}');
         has_stats || health.is_some()
     }
 }
@@ -440,15 +471,13 @@ pub fn render_layout(
     let inference = layout.inference.as_ref().map(ArchivedString::as_str);
     let ingest = layout.ingest.as_ref().map(ArchivedString::as_str);
     for (field, host) in [
-        ("failover_from", failover_from),
-        ("handover_from", now.handover_from),
-        ("inference", inference),
-        ("ingest", ingest),
+        (",\"failover_from\":", failover_from),
+        (",\"handover_from\":", now.handover_from),
+        (",\"inference\":", inference),
+        (",\"ingest\":", ingest),
     ] {
         if let Some(host) = host {
-            out.push(b',');
-            write_string(out, field);
-            out.push(b':');
+            out.extend_from_slice(field.as_bytes());
             write_string(out, host);
         }
     }
@@ -464,23 +493,26 @@ pub fn render_layout(
                 out.extend_from_slice(itoa::Buffer::new().format(since).as_bytes());
                 out.extend_from_slice(b",\"ingest\":");
                 write_string(out, host);
-                out.extend_from_slice(b",\"originator\":");
-                write_string(out, originator(by_layouter));
+                out.extend_from_slice(originator(by_layouter));
                 out.push(b'}');
             }
             out.push(b']');
         }
     }
-    out.extend_from_slice(b",\"originator\":");
-    write_string(out, originator(layout.by_layouter));
+    out.extend_from_slice(originator(layout.by_layouter));
     if now.pinned {
         out.extend_from_slice(b",\"pinned\":true");
     }
     out.push(b'}');
 }
 
-fn originator(by_layouter: bool) -> &'static str {
-    if by_layouter { "layouter" } else { "other" }
+/// The member with the origin of a layout.
+fn originator(by_layouter: bool) -> &'static [u8] {
+    if by_layouter {
+        b",\"originator\":\"layouter\""
+    } else {
+        b",\"originator\":\"other\""
+    }
 }
 
 /// Reading a stream by its stamp costs as much as reading this many one after the other.

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::balancer_rules::Balancer;
 use super::playback::{PlayAddress, ServedStream, ServingReason, public_base};
 use crate::access::rules::Country;
-use crate::fleet::stats::View;
+use crate::fleet::stats::{StreamFacts, View};
 use crate::json::{self, Value};
 use crate::state::State;
 use crate::state::entity::Kind;
@@ -70,30 +70,31 @@ impl<'s> Endpoints<'s> {
         }
     }
 
-    /// Found when an endpoint is wanted: most scans want none.
     fn players(&self) -> &PlayServers {
         self.players
             .get_or_init(|| PlayServers::of_state(self.state))
     }
 
-    /// The endpoint of a stream.
-    pub fn of(&self, stream: &StreamRecord) -> Option<String> {
-        if self.players().addresses.is_empty() {
-            return self.reported(stream);
-        }
-        let served = ServedStream::new(self.state, self.fleet, stream);
-        let reasons = served.reasons(false).iter();
-        let mut found = reasons.filter_map(|reason| self.best(*reason, &served));
-        found.next().or_else(|| self.reported(stream))
+    /// The endpoint of a stream with these reports.
+    pub fn of(&self, stream: &StreamRecord, facts: Option<&StreamFacts<'_>>) -> Option<String> {
+        let chosen = if self.players().addresses.is_empty() {
+            None
+        } else {
+            let served = ServedStream::as_reported(self.state, stream, facts);
+            let mut reasons = served.reasons(false).iter();
+            reasons.find_map(|reason| self.best(*reason, &served))
+        };
+        // The base URL that the stream's node reports, if players in the internet can reach it.
+        chosen.or_else(|| public_base(&facts?.reported_endpoint()?))
     }
 
-    /// The base URL that the stream's node reports, if players in the internet can reach it.
-    fn reported(&self, stream: &StreamRecord) -> Option<String> {
-        let fleet = self.fleet;
-        let look = fleet.stream(&stream.name, stream.source(), |facts| {
-            facts.reported_endpoint().and_then(|url| public_base(&url))
-        });
-        look.flatten()
+    /// Finds what endpoints of all streams need, unless it is found. Endpoints are wanted while reports
+    /// are locked, and reading all streamers and load balancers may take milliseconds.
+    pub fn prepare(&self) {
+        self.players();
+        if let ViewerOrigin::In(country) = self.viewer.origin {
+            self.accepted_in(country);
+        }
     }
 
     /// The best endpoint on the streamers that can serve a stream for one reason.
@@ -173,7 +174,14 @@ impl<'s> Endpoints<'s> {
         let ViewerOrigin::In(country) = self.viewer.origin else {
             return true;
         };
-        let by_country = self.by_country.get_or_init(|| {
+        self.accepted_in(country)
+            .get(streamer.hostname.as_str())
+            .copied()
+            .unwrap_or(true)
+    }
+
+    fn accepted_in(&self, country: Option<Country>) -> &BTreeMap<Box<str>, bool> {
+        self.by_country.get_or_init(|| {
             let mut accepted = BTreeMap::new();
             for record in self.state.entities(Kind::Balancer).by_key().values() {
                 let Ok(Value::Object(config)) = json::parse(record.config.as_bytes()) else {
@@ -184,11 +192,7 @@ impl<'s> Endpoints<'s> {
                 }
             }
             accepted
-        });
-        by_country
-            .get(streamer.hostname.as_str())
-            .copied()
-            .unwrap_or(true)
+        })
     }
 }
 

@@ -171,10 +171,36 @@ pub fn health_of<R: Default>(
     is_online: impl FnOnce(&str) -> bool,
     look: impl FnOnce(&StreamFacts<'_>) -> R,
 ) -> (Health, R) {
-    let reported = fleet.stream(&stream.name, stream.source(), |facts| {
-        (facts.status(), facts.alive(), look(&facts))
+    let (reported, rest) = fleet.stream_or_none(&stream.name, stream.source(), |facts| {
+        let rest = facts.as_ref().map(look).unwrap_or_default();
+        (ReportedHealth::of(facts.as_ref()), rest)
     });
-    let (status, alive, rest) = reported.unwrap_or_default();
+    (health_as_reported(stream, reported, is_online), rest)
+}
+
+/// What the health of a stream depends on in its reports.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReportedHealth {
+    status: Option<StreamStatus>,
+    alive: Option<bool>,
+}
+
+impl ReportedHealth {
+    pub fn of(facts: Option<&StreamFacts<'_>>) -> Self {
+        facts.map_or_else(Self::default, |facts| Self {
+            status: facts.status(),
+            alive: facts.alive(),
+        })
+    }
+}
+
+/// The health of a stream whose reports are looked up already.
+pub fn health_as_reported(
+    stream: &ArchivedStream,
+    reported: ReportedHealth,
+    is_online: impl FnOnce(&str) -> bool,
+) -> Health {
+    let ReportedHealth { status, alive } = reported;
     let mut inputs = StreamInputs {
         disabled: stream.disabled,
         status,
@@ -189,7 +215,7 @@ pub fn health_of<R: Default>(
             .filter(|_| inputs.on_demand && status.is_none());
         inputs.node_online = node.is_some_and(is_online);
     }
-    (Health::of_stream(inputs), rest)
+    Health::of_stream(inputs)
 }
 
 /// Whether a hostname is that of a streamer whose report is current.

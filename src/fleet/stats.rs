@@ -182,6 +182,21 @@ struct StatsShard {
 }
 
 impl StatsShard {
+    /// The current stats of one stream. Of its nodes, `ingest` is preferred.
+    fn facts(&self, name: &str, ingest: Option<&str>, oldest_ms: u64) -> Option<StreamFacts<'_>> {
+        let stream = self.streams.get(name)?;
+        let current = || stream.all().filter(|report| report.is_current(oldest_ms));
+        // Most streams run on one node, whose name needs not be compared.
+        let preferred = || current().find(|report| Some(&*report.host.hostname) == ingest);
+        let several = (!stream.others.is_empty()).then(preferred);
+        let chosen = several.flatten().or_else(|| current().next())?;
+        Some(StreamFacts {
+            chosen,
+            stream,
+            oldest_ms,
+        })
+    }
+
     fn put(&mut self, name: Box<str>, mut report: StreamReport) {
         if self.text_bytes + report.stats.text_bytes() > TEXT_BYTES_MAX / SHARDS {
             report.stats.drop_texts();
@@ -640,34 +655,37 @@ impl View<'_> {
     }
 
     /// Calls `look` with the current stats of one stream, if any. Of its nodes, `ingest` is
-    /// preferred. `look` runs under the lock of the shard: it must be quick and must not read other
-    /// stats.
+    /// preferred. `look` runs under the lock of the shard: it must be quick and must not read the
+    /// stats of another stream.
     pub fn stream<R>(
         &self,
         name: &str,
         ingest: Option<&str>,
         look: impl FnOnce(StreamFacts<'_>) -> R,
     ) -> Option<R> {
+        self.stream_or_none(name, ingest, |facts| facts.map(look))
+    }
+
+    /// [`View::stream`] for callers that also act without stats, for which no lock is held.
+    pub fn stream_or_none<R>(
+        &self,
+        name: &str,
+        ingest: Option<&str>,
+        look: impl FnOnce(Option<StreamFacts<'_>>) -> R,
+    ) -> R {
         let shard = self.stats.shards[shard_of(name)].read();
-        let stream = shard.streams.get(name)?;
-        let current = || {
-            stream
-                .all()
-                .filter(|report| report.is_current(self.oldest_ms))
-        };
-        // Most streams run on one node, whose name needs not be compared.
-        let preferred = || current().find(|report| Some(&*report.host.hostname) == ingest);
-        let several = (!stream.others.is_empty()).then(preferred);
-        let chosen = several.flatten().or_else(|| current().next())?;
-        Some(look(StreamFacts {
-            chosen,
-            stream,
-            oldest_ms: self.oldest_ms,
-        }))
+        match shard.facts(name, ingest, self.oldest_ms) {
+            Some(facts) => look(Some(facts)),
+            None => {
+                drop(shard);
+                look(None)
+            }
+        }
     }
 }
 
 /// The stats of one stream on all its nodes.
+#[derive(Clone, Copy)]
 pub struct StreamFacts<'v> {
     chosen: &'v StreamReport,
     stream: &'v StreamReports,
@@ -756,19 +774,23 @@ impl<'v> StreamFacts<'v> {
     /// Writes the whole object as canonical JSON.
     pub fn render(&self, added: &AddedStats, out: &mut Vec<u8>) {
         let begin = out.len();
-        let mut joined = JOINED.into_iter().chain([STREAMING_ENDPOINT]).peekable();
+        let names = JOINED.into_iter().chain([STREAMING_ENDPOINT]);
+        let present = names.zip(self.joined(added));
+        let mut joined = present
+            .filter_map(|(name, value)| Some((name, value?)))
+            .peekable();
         let kept = scan::members(self.text()).filter(|(name, _)| *name != STREAMING_ENDPOINT);
         for (name, value) in kept {
-            while let Some(other) = joined.next_if(|other| *other < name) {
-                self.render_joined(other, added, out);
+            while let Some((other, value)) = joined.next_if(|(other, _)| *other < name) {
+                begin_member(other, out);
+                value.render(out);
             }
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":");
+            begin_member(name, out);
             out.extend_from_slice(value.as_bytes());
         }
-        for other in joined {
-            self.render_joined(other, added, out);
+        for (name, value) in joined {
+            begin_member(name, out);
+            value.render(out);
         }
         if out.len() == begin {
             out.push(b'{');
@@ -778,52 +800,57 @@ impl<'v> StreamFacts<'v> {
         out.push(b'}');
     }
 
-    fn render_joined(&self, name: &str, added: &AddedStats, out: &mut Vec<u8>) {
-        let number = match name {
-            "bytes_out" => self.bytes_out(),
-            "online_clients" => self.online_clients(),
-            "error" => {
-                if let Some(error) = self.error().or(added.error.as_ref()) {
-                    out.extend_from_slice(b",\"error\":");
-                    error.render(out);
-                }
-                return;
+    /// The values of the [`JOINED`] members and of the endpoint, in their order.
+    fn joined<'a>(&'a self, added: &'a AddedStats) -> [Option<JoinedValue<'a>>; 7] {
+        let agent = added.agent.as_ref();
+        let mut running: Vec<&Hostname> = self.running_on().collect();
+        running.sort_unstable();
+        [
+            agent.map(|agent| JoinedValue::Text(agent.status.as_str())),
+            self.bytes_out().map(JoinedValue::Number),
+            agent.map(|agent| JoinedValue::Text(&agent.id)),
+            self.error()
+                .or(added.error.as_ref())
+                .map(JoinedValue::Error),
+            self.online_clients().map(JoinedValue::Number),
+            (!running.is_empty()).then_some(JoinedValue::Nodes(running)),
+            added.streaming_endpoint.as_deref().map(JoinedValue::Text),
+        ]
+    }
+}
+
+/// The value of a member of a stream's stats that is not in the text of its report.
+enum JoinedValue<'a> {
+    Number(u64),
+    Text(&'a str),
+    Error(&'a ReportedError),
+    Nodes(Vec<&'a Hostname>),
+}
+
+impl JoinedValue<'_> {
+    fn render(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Number(number) => {
+                out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
             }
-            STREAMING_ENDPOINT => return added.render_endpoint(out),
-            "agent_status" | "current_agent_id" => {
-                let Some(agent) = &added.agent else { return };
-                let is_status = name == "agent_status";
-                let status = agent.status.as_str();
-                out.extend_from_slice(b",\"");
-                out.extend_from_slice(name.as_bytes());
-                out.extend_from_slice(b"\":");
-                write_string(out, if is_status { status } else { &agent.id });
-                return;
-            }
-            _ => {
-                let mut nodes: Vec<&Hostname> = self.running_on().collect();
-                if nodes.is_empty() {
-                    return;
-                }
-                nodes.sort_unstable();
-                out.extend_from_slice(b",\"running_on\":[");
-                for (i, node) in nodes.into_iter().enumerate() {
-                    if i > 0 {
-                        out.push(b',');
-                    }
+            Self::Text(text) => write_string(out, text),
+            Self::Error(error) => error.render(out),
+            Self::Nodes(nodes) => {
+                for (i, node) in nodes.iter().enumerate() {
+                    out.push(if i == 0 { b'[' } else { b',' });
                     write_string(out, node);
                 }
                 out.push(b']');
-                return;
             }
-        };
-        if let Some(number) = number {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":");
-            out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         }
     }
+}
+
+/// Writes the name of a member, which needs no escapes, and a comma before it.
+fn begin_member(name: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 #[cfg(test)]

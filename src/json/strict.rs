@@ -569,19 +569,28 @@ pub(crate) fn special_from(bytes: &[u8], from: usize) -> Option<usize> {
     const fn zero_bytes(word: u64) -> u64 {
         word.wrapping_sub(ONES) & !word & HIGHS
     }
+    const fn special_bytes(word: u64) -> u64 {
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+        zero_bytes(word ^ (ONES * 0x22)) | zero_bytes(word ^ (ONES * 0x5c)) | control
+    }
     let mut at = from;
     while let Some(chunk) = bytes.get(at..at + 8) {
         let word = u64::from_le_bytes(chunk.try_into().expect("chunks of eight bytes"));
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-        let hits = zero_bytes(word ^ (ONES * 0x22)) | zero_bytes(word ^ (ONES * 0x5c)) | control;
+        let hits = special_bytes(word);
         if hits != 0 {
             return Some(at + (hits.trailing_zeros() / 8) as usize);
         }
         at += 8;
     }
-    bytes
-        .get(at..)?
-        .iter()
+    let rest = bytes.get(at..)?;
+    // Two words that overlap cover four to seven bytes; most texts have none in them.
+    if let (Some(first), Some(last)) = (rest.first_chunk(), rest.last_chunk()) {
+        let halves = [u32::from_le_bytes(*first), u32::from_le_bytes(*last)].map(u64::from);
+        if special_bytes(halves[0] | halves[1] << 32) == 0 {
+            return None;
+        }
+    }
+    rest.iter()
         .position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))
         .map(|found| at + found)
 }

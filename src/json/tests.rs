@@ -113,6 +113,27 @@ const ACCEPTED: &[(&str, &str)] = &[
 ];
 
 #[test]
+fn special_bytes_are_found_in_texts_of_every_length() {
+    for len in 0..40 {
+        for begin in 0..=len {
+            let mut text = vec![b'~'; len];
+            assert_eq!(special_from(&text, begin), None, "{len} from {begin}");
+            for at in begin..len {
+                for special in [b'"', b'\\', 0, 0x1f] {
+                    text[at] = special;
+                    assert_eq!(special_from(&text, begin), Some(at), "{len} from {begin}");
+                }
+                for plain in [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xff] {
+                    text[at] = plain;
+                    assert_eq!(special_from(&text, begin), None, "{plain} at {at} of {len}");
+                }
+                text[at] = b'~';
+            }
+        }
+    }
+}
+
+#[test]
 fn accepted_text_is_written_canonically() {
     for (body, canonical) in ACCEPTED {
         assert_eq!(text_of(body.as_bytes()), *canonical, "{body}");

@@ -398,6 +398,134 @@ fn odd_shapes_of_reports_are_bounded() {
 }
 
 #[test]
+fn all_forms_of_a_stream_show_the_same_facts() {
+    // Goal: a stream alone, in a list, member by member and in filters has the same facts.
+    // Method: streams in each state of their reports, whose healths are known.
+    let server = cluster();
+    let inputs = json!([{"url": "udp://239.0.0.1:1234"}]);
+    let relayed = json!([{"url": "rtsp://c/", "via": "agent://a1"}]);
+    for (name, body) in [
+        (
+            "called",
+            json!({"inputs": inputs, "static": false, "layout": {"ingest": "s2"}}),
+        ),
+        (
+            "idle",
+            json!({"inputs": inputs, "static": false, "layout": {"ingest": "s1"}}),
+        ),
+        (
+            "off",
+            json!({"inputs": inputs, "disabled": true, "layout": {"ingest": "s1"}}),
+        ),
+        (
+            "relayed",
+            json!({"inputs": relayed, "layout": {"ingest": "s2"}}),
+        ),
+    ] {
+        server.put(&format!("/streams/{name}"), body).expect(200);
+    }
+    let error = json!({"code": "no_picture", "since": 1_700_000_000_000_u64});
+    for (host, streams) in [
+        (
+            "s1",
+            json!([
+                {"name": "a", "status": "running", "bitrate": 7, "online_clients": 3},
+                {"name": "b", "status": "running", "bitrate": 8, "alive": false},
+            ]),
+        ),
+        (
+            "s2",
+            json!([
+                {"name": "a", "status": "error", "error": error, "bytes_out": 5},
+                {"name": "b", "status": "waiting", "error": error},
+                {"name": "idle", "status": "waiting", "ts_delay": 4},
+                {"name": "relayed", "status": "running", "alive": true, "online_clients": 2},
+            ]),
+        ),
+    ] {
+        let report = json!({"stats": {"cpu_usage": 1}, "streams": streams});
+        let path = format!("/streamers/{host}/stats");
+        server.put(&path, report).expect(204);
+    }
+    let list = server.get("/streams").expect(200).json();
+    let mut healths = Vec::new();
+    for item in list["streams"].as_array().expect("a list") {
+        let name = item["name"].as_str().expect("a name");
+        let alone = server.get(&format!("/streams/{name}")).expect(200).json();
+        assert_eq!(&alone, item);
+        let members: Vec<&str> = alone
+            .as_object()
+            .expect("a stream")
+            .keys()
+            .map(|it| &**it)
+            .collect();
+        let select = format!("/streams?name={name}&select={}", members.join(","));
+        let selected = server.get(&select).expect(200).json();
+        assert_eq!(selected["streams"], json!([alone]), "{select}");
+        let health = item["health"].as_str().expect("a health");
+        healths.push((name, health));
+        let mut filters = vec![
+            format!("health={health}"),
+            format!("placed={}", alone["placed"]),
+        ];
+        for leaf in [
+            "alive",
+            "agent_status",
+            "bitrate",
+            "bytes_out",
+            "online_clients",
+            "status",
+        ] {
+            filters.push(match &alone["stats"][leaf] {
+                Value::Null => format!("stats.{leaf}_is=null"),
+                Value::String(text) => format!("stats.{leaf}={text}"),
+                other => format!("stats.{leaf}={other}"),
+            });
+        }
+        let path = format!("/streams?select=name&{}", filters.join("&"));
+        let found = server.get(&path).expect(200).json();
+        assert!(
+            keys(&found, "streams", "name").contains(&name.to_owned()),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        healths,
+        [
+            ("a", "operational"),
+            ("b", "degradated"),
+            ("c", "outage"),
+            ("called", "operational"),
+            ("idle", "operational"),
+            ("off", "disabled"),
+            ("relayed", "operational"),
+        ]
+    );
+    let shown =
+        |name: &str| server.get(&format!("/streams/{name}")).expect(200).json()["stats"].take();
+    assert_eq!(
+        shown("a"),
+        json!({
+            "bitrate": 7, "bytes_out": 5, "online_clients": 3, "running_on": ["s1"],
+            "status": "running",
+        })
+    );
+    assert_eq!(
+        shown("b"),
+        json!({"error": error, "running_on": ["s1"], "status": "waiting"})
+    );
+    assert_eq!(shown("idle"), json!({"status": "waiting", "ts_delay": 4}));
+    assert_eq!(
+        shown("relayed"),
+        json!({
+            "agent_status": "rproxy_not_configured", "alive": true, "current_agent_id": "a1",
+            "online_clients": 2, "running_on": ["s2"], "status": "running",
+        })
+    );
+    assert_eq!(shown("called"), Value::Null);
+}
+
+#[test]
 fn error_of_a_stream_is_shown_counted_and_goes() {
     let server = cluster();
     let report = |host: &str, streams: Value| {

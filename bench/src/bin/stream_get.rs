@@ -2,7 +2,11 @@
 //!
 //! `cargo run --release -p weir-bench --bin stream_get -- [STREAMS]`
 
-use weir::testing::api::stream::render;
+use std::time::{Duration, Instant};
+
+use weir::testing::agents::Registry;
+use weir::testing::api::stream::{Around, render};
+use weir::testing::fleet::FleetStats;
 use weir_bench::{measure, size, world};
 
 fn main() {
@@ -30,6 +34,32 @@ fn main() {
             body.len()
         });
     }
+    let (now, presences) = (Instant::now(), Registry::default());
+    let fleet = FleetStats::new(Duration::from_mins(10), now);
+    for node in 0..streams.div_ceil(world::STREAMS_PER_NODE) {
+        world::report(&fleet, node, streams, now);
+    }
+    let around = Around {
+        state: &state,
+        fleet: fleet.view(now),
+        presences: &presences,
+    };
+    measure("render with its report", 20_000, || {
+        let mut body = Vec::new();
+        render(&record, false, Some(around), &mut body);
+        body.len()
+    });
+    measure(
+        "look up somewhere and render with its report",
+        20_000,
+        || {
+            next = (next + 1) % cold.len();
+            let stream = state.stream(&cold[next]).expect("it is there");
+            let mut body = Vec::new();
+            render(stream, false, Some(around), &mut body);
+            body
+        },
+    );
     measure("look up somewhere and render", 20_000, || {
         next = (next + 1) % cold.len();
         let mut body = Vec::new();
