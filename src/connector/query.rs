@@ -19,7 +19,7 @@ use crate::api::shared::Shared;
 use crate::fleet::peer;
 use crate::fleet::queries::QueryOutcome;
 use crate::fleet::report::{ReportReader, StreamerReport};
-use crate::json::{self, Value};
+use crate::json::{self, Value, ValueRef, ValueShape};
 use crate::limits::{
     QUERY_CURSOR_BYTES_MAX, QUERY_LIST_BYTES_MAX, QUERY_OFFLOADED_BYTES_MIN, QUERY_PAGE_BYTES_MAX,
     QUERY_PAGES_MAX, QUERY_STATS_BYTES_MAX, SHOWN_CONFIG_BYTES_MAX, UNCONFIGURED_PER_STREAMER_MAX,
@@ -30,6 +30,7 @@ use crate::outbound::connection::{
 };
 use crate::outbound::{CallDeadline, OutboundError, TargetUrl};
 use crate::rt::{self, Inbox};
+use crate::schema::{self, ValidWriter};
 use crate::state::record::StreamerRecord;
 
 const CONFIG_PATH: &str = "/streamer/api/v3/config";
@@ -179,16 +180,13 @@ impl StreamerQuery<'_> {
             }
             let state = self.shared.published.state().load_full();
             let read = move || {
-                let before = unconfigured;
-                let is_configured = |name: &str| state.stream(name).is_some();
-                let page = StreamsPage::parse(&body, is_configured, &mut unconfigured)?;
-                reader.streams(page.streams).ok()?;
-                if unconfigured == before {
-                    reader.all_configured();
-                } else {
-                    reader.separate_streams(is_configured);
-                }
-                Some((reader, page.next, unconfigured))
+                let mut page = PageReader {
+                    reader,
+                    is_configured: &|name| state.stream(name).is_some(),
+                    unconfigured,
+                };
+                let next = page.read(&body).ok()?;
+                Some((page.reader, next, page.unconfigured))
             };
             let read = self.read(bytes, read).await?;
             let (extended, next, so_far) = read.ok_or(QueryError::BadAnswer)?;
@@ -338,64 +336,89 @@ fn object(body: &[u8]) -> Option<Value> {
     }
 }
 
-/// A page of a streamer's list of streams.
-struct StreamsPage {
-    /// The streams that are kept, as a report has them.
-    streams: Value,
-    next: Option<Box<str>>,
+/// Reads the pages of a streamer's list of streams, one after the other.
+struct PageReader<'r> {
+    reader: ReportReader,
+    is_configured: &'r dyn Fn(&str) -> bool,
+    /// The streams so far that are not configured.
+    unconfigured: usize,
 }
 
-impl StreamsPage {
-    /// `unconfigured` counts the streams so far that are not configured.
-    fn parse(
-        body: &[u8],
-        is_configured: impl Fn(&str) -> bool,
-        unconfigured: &mut usize,
-    ) -> Option<Self> {
-        let Value::Object(mut page) = json::parse(body).ok()? else {
-            return None;
-        };
-        let Some(Value::Array(listed)) = page.remove("streams") else {
-            return None;
-        };
-        let mut streams = Vec::new();
-        for stream in listed {
-            let Value::Object(mut item) = stream else {
+impl PageReader<'_> {
+    /// Adds the streams of a page, and returns the cursor of the next one. After an error nothing
+    /// of the list is used.
+    fn read(&mut self, body: &[u8]) -> Result<Option<Box<str>>, QueryError> {
+        let before = self.unconfigured;
+        let next = json::read_in_place(body, |page| {
+            let ValueShape::Object(_) = page.shape() else {
                 return None;
             };
-            // Without a name it could be any.
-            let name = item.remove("name").filter(|name| name.as_str().is_some())?;
-            let mut stats = match item.remove("stats") {
-                Some(Value::Object(stats)) => stats,
-                None | Some(Value::Null) => json::Object::default(),
-                Some(_) => return None,
+            let ValueShape::Array(listed) = page.get("streams")?.shape() else {
+                return None;
             };
-            if !name.as_str().is_some_and(&is_configured) {
-                *unconfigured += 1;
-                // One more than are kept, so that it is known that some are not. Of a page that is
-                // mostly padding none is: what is kept would hold on to its memory.
-                let is_padded = body.len() > QUERY_PAGE_BYTES_MAX / 2;
-                if is_padded || *unconfigured > UNCONFIGURED_PER_STREAMER_MAX + 1 {
-                    continue;
-                }
-                if body.len() >= QUERY_OFFLOADED_BYTES_MIN {
-                    stats.retain(|_, value| is_short(value));
-                }
+            self.reader.begin_list(listed.len()).ok()?;
+            let mut writer = schema::stream_stats().valid_writer();
+            for stream in listed {
+                self.add(stream, body.len(), &mut writer)?;
             }
-            stats.insert("name", name);
-            streams.push(Value::Object(stats));
+            match page.get("next").map(ValueRef::shape) {
+                None | Some(ValueShape::Null) => Some(None),
+                // An older server ends its list with an empty one.
+                Some(ValueShape::String(next)) => Some((!next.is_empty()).then(|| next.into())),
+                Some(_) => None,
+            }
+        });
+        let next = next.ok_or(QueryError::BadAnswer)?;
+        if self.unconfigured == before {
+            self.reader.all_configured();
+        } else {
+            self.reader.separate_streams(self.is_configured);
         }
-        let next: Option<Box<str>> = match page.remove("next") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(next)) => Some((&*next).into()),
+        Ok(next)
+    }
+
+    /// Adds a stream of a page, unless it is one of too many that are not configured.
+    fn add<'a>(
+        &mut self,
+        stream: ValueRef<'a>,
+        page_bytes: usize,
+        writer: &mut ValidWriter<'_, 'a>,
+    ) -> Option<()> {
+        // Without a name it could be any.
+        let name = stream.get("name")?;
+        let stats = stream.get("stats");
+        let stats = match stats.map(ValueRef::shape) {
+            Some(ValueShape::Object(_)) => stats?,
+            None | Some(ValueShape::Null) => ValueRef::of(&NO_STATS),
             Some(_) => return None,
         };
-        let streams = Value::Array(streams);
-        // An older server ends its list so.
-        let next = next.filter(|next| !next.is_empty());
-        Some(Self { streams, next })
+        if (self.is_configured)(name.as_str()?) {
+            self.reader.stream(Some(name), stats, writer);
+            return Some(());
+        }
+        self.unconfigured += 1;
+        // One more than are kept, so that it is known that some are not. Of a page that is mostly
+        // padding none is.
+        let is_padded = page_bytes > QUERY_PAGE_BYTES_MAX / 2;
+        if is_padded || self.unconfigured > UNCONFIGURED_PER_STREAMER_MAX + 1 {
+            return Some(());
+        }
+        if page_bytes < QUERY_OFFLOADED_BYTES_MIN {
+            self.reader.stream(Some(name), stats, writer);
+            return Some(());
+        }
+        let mut stats = stats.to_value();
+        if let Some(stats) = stats.as_object_mut() {
+            stats.retain(|_, value| is_short(value));
+        }
+        let (name, stats) = (Some(name), ValueRef::of(&stats));
+        let mut writer = schema::stream_stats().valid_writer();
+        self.reader.stream(name, stats, &mut writer);
+        Some(())
     }
 }
+
+static NO_STATS: Value = Value::Object(json::Object::new());
 
 /// Whether a member is worth to be kept of a long page, for a stream that is not configured.
 fn is_short(value: &Value) -> bool {
@@ -410,29 +433,37 @@ fn is_short(value: &Value) -> bool {
 mod tests {
     use super::*;
 
+    /// The streams of a page and what follows it; the count of those that are not configured.
+    fn read(
+        body: &str,
+        is_configured: impl Fn(&str) -> bool,
+        unconfigured: usize,
+    ) -> Result<(String, Option<Box<str>>, usize), QueryError> {
+        let mut page = PageReader {
+            reader: ReportReader::default(),
+            is_configured: &is_configured,
+            unconfigured,
+        };
+        let next = page.read(body.as_bytes())?;
+        let count = page.unconfigured;
+        Ok((page.reader.finish().streams_text(), next, count))
+    }
+
     #[test]
     fn page_is_read_completely_or_not_at_all() {
-        let mut unconfigured = 0;
-        let page = StreamsPage::parse(
-            br#"{"streams":[{"name":"a","stats":{"bitrate":5},"x":1},{"name":"d"},{"name":"b"}],
-                "next":"c","estimated_count":9}"#,
-            |name| name != "d",
-            &mut unconfigured,
-        );
-        let page = page.expect("a page");
-        assert_eq!(
-            page.streams.to_text(),
-            r#"[{"bitrate":5,"name":"a"},{"name":"d"},{"name":"b"}]"#
-        );
+        let page = r#"{"streams":[{"name":"a","stats":{"ts_delay":5,"name":"x"},"x":1},{"name":"d"},
+            {"name":"b","stats":null}],"next":"c","estimated_count":9}"#;
+        let (streams, next, unconfigured) = read(page, |name| name != "d", 0).expect("a page");
+        assert_eq!(streams, r#"a {"ts_delay":5}, b {}; d {}"#);
         assert_eq!(unconfigured, 1);
-        assert_eq!(page.next.as_deref(), Some("c"));
+        assert_eq!(next.as_deref(), Some("c"));
         for end in [
             r#"{"streams":[]}"#,
             r#"{"streams":[],"next":null}"#,
             r#"{"streams":[],"next":""}"#,
         ] {
-            let page = StreamsPage::parse(end.as_bytes(), |_| true, &mut 0).expect(end);
-            assert_eq!(page.next, None, "{end}");
+            let (_, next, _) = read(end, |_| true, 0).expect(end);
+            assert_eq!(next, None, "{end}");
         }
         for bad in [
             "[]",
@@ -442,39 +473,33 @@ mod tests {
             r#"{"streams":[{}]}"#,
             r#"{"streams":[{"name":5}]}"#,
             r#"{"streams":[{"name":"a","stats":[]}]}"#,
+            r#"{"streams":[{"name":"a","name":"b"}]}"#,
             r#"{"streams":[],"next":5}"#,
             r#"{"streams":[]"#,
         ] {
-            let page = StreamsPage::parse(bad.as_bytes(), |_| false, &mut 0);
-            assert!(page.is_none(), "{bad}");
+            let page = read(bad, |_| false, 0);
+            assert_eq!(page.err(), Some(QueryError::BadAnswer), "{bad}");
         }
     }
 
     #[test]
     fn streams_that_are_not_configured_are_bounded() {
-        let parse = |body: &str, unconfigured: &mut usize| {
-            let page = StreamsPage::parse(body.as_bytes(), |name| name == "own", unconfigured);
-            page.expect("a page").streams.to_text()
+        let parse = |body: &str, unconfigured: usize| {
+            let page = read(body, |name| name == "own", unconfigured);
+            page.expect("a page").0
         };
         let padding = " ".repeat(QUERY_OFFLOADED_BYTES_MIN);
-        let stats = r#"{"bitrate":5,"media_info":{"tracks":[]},"status":"running"}"#;
+        let stats = r#"{"ts_delay":5,"media_info":{"tracks":[]}}"#;
         let item = |name: &str| format!(r#"{{"name":"{name}","stats":{stats}}}"#);
         let items = [item("own"), item("x")].join(",");
         let long = format!(r#"{{"streams":[{items}]{padding}}}"#);
-        assert_eq!(
-            parse(&long, &mut 0),
-            concat!(
-                r#"[{"bitrate":5,"media_info":{"tracks":[]},"name":"own","status":"running"},"#,
-                r#"{"bitrate":5,"name":"x","status":"running"}]"#
-            )
-        );
+        let own = r#"own {"media_info":{"tracks":[]},"ts_delay":5}; "#;
+        assert_eq!(parse(&long, 0), format!(r#"{own}x {{"ts_delay":5}}"#));
         let padding = " ".repeat(QUERY_PAGE_BYTES_MAX / 2);
         let padded = format!(r#"{{"streams":[{items}]{padding}}}"#);
-        let own = r#"[{"bitrate":5,"media_info":{"tracks":[]},"name":"own","status":"running"}]"#;
-        assert_eq!(parse(&padded, &mut 0), own);
+        assert_eq!(parse(&padded, 0), own);
         let two = r#"{"streams":[{"name":"x"},{"name":"y"},{"name":"own"}]}"#;
-        let mut unconfigured = UNCONFIGURED_PER_STREAMER_MAX;
-        let kept = r#"[{"name":"x"},{"name":"own"}]"#;
-        assert_eq!(parse(two, &mut unconfigured), kept);
+        let kept = "own {}; x {}";
+        assert_eq!(parse(two, UNCONFIGURED_PER_STREAMER_MAX), kept);
     }
 }

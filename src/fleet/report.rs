@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::healthcheck::{FailedQuery, Healthcheck};
 use super::repair::{Dropped, repaired, rounded};
 use crate::error::{self, ApiError};
-use crate::json::{Object, Value, write_string};
+use crate::json::{Number, Object, Value, ValueRef, ValueShape, write_string};
 use crate::limits::UNCONFIGURED_TEXT_BYTES_MAX;
-use crate::schema::{self, Schema};
-use crate::state::command::check_moment;
+use crate::schema::{self, Schema, ValidWriter};
+use crate::state::command::{check_moment, is_moment};
 use crate::state::name::StreamName;
 
 /// Streams in one report, far above what one machine runs.
@@ -309,6 +309,12 @@ impl ReportedDvrs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OptionalNumber(u64);
 
+impl Default for OptionalNumber {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 impl OptionalNumber {
     const NONE: Self = Self(u64::MAX);
 
@@ -322,7 +328,7 @@ impl OptionalNumber {
 }
 
 /// The stats that one streamer reports about one stream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct StreamStats {
     /// Canonical JSON without the [`JOINED`] members; secrets are always masked.
     pub(super) text: Box<str>,
@@ -333,29 +339,54 @@ pub struct StreamStats {
     pub(super) bytes_out: OptionalNumber,
     pub(super) last_dts_at_ms: OptionalNumber,
     pub(super) opened_at_ms: OptionalNumber,
-    /// The agent whose video the stream takes.
-    pub(super) agent: Option<Box<str>>,
-    pub(super) error: Option<Box<ReportedError>>,
+    rare: Option<Box<RareStats>>,
+}
+
+/// What is reported of few streams.
+#[derive(Debug, Clone, Default)]
+struct RareStats {
+    agent: Option<Box<str>>,
+    error: Option<ReportedError>,
 }
 
 impl StreamStats {
+    fn with_rare(mut self, agent: Option<Box<str>>, error: Option<ReportedError>) -> Self {
+        if agent.is_some() || error.is_some() {
+            self.rare = Some(Box::new(RareStats { agent, error }));
+        }
+        self
+    }
+
+    /// The agent whose video the stream takes.
+    pub(super) fn agent(&self) -> Option<&str> {
+        self.rare.as_ref()?.agent.as_deref()
+    }
+
+    pub(super) fn error(&self) -> Option<&ReportedError> {
+        self.rare.as_ref()?.error.as_ref()
+    }
+
+    fn error_mut(&mut self) -> Option<&mut ReportedError> {
+        self.rare.as_mut()?.error.as_mut()
+    }
+
     /// Bytes of all texts.
     pub(super) fn text_bytes(&self) -> usize {
-        let error = self.error.as_deref();
+        let error = self.error();
         self.text.len() + error.map_or(0, |error| error.code.len() + error.text.len())
     }
 
     /// Removes the texts that nothing is decided by.
     pub(super) fn drop_texts(&mut self) {
         self.text = Box::from("{}");
-        if let Some(error) = &mut self.error {
+        if let Some(error) = self.error_mut() {
             error.text = Box::default();
         }
     }
 
     /// An error that goes on began when it was reported first.
     pub(super) fn follow(&mut self, previous: &Self) {
-        if let (Some(error), Some(previous)) = (&mut self.error, &previous.error)
+        if let (Some(error), Some(previous)) = (self.error_mut(), previous.error())
             && !error.is_since_reported
             && error.code == previous.code
         {
@@ -365,14 +396,18 @@ impl StreamStats {
 }
 
 /// Members of a stream's stats that are computed from the reports of all its nodes and the state of
-/// its agent, or are kept typed.
-pub(super) const JOINED: [&str; 6] = [
+/// its agent, or are kept typed. Sorted.
+pub(super) const JOINED: [&str; 10] = [
     "agent_status",
+    "alive",
+    "bitrate",
     "bytes_out",
     "current_agent_id",
     "error",
+    "last_dts_at",
     "online_clients",
     "running_on",
+    "status",
 ];
 
 /// How a report came.
@@ -412,7 +447,7 @@ impl StreamerReport {
             reader.dvrs(dvrs)?;
         }
         if let Some(streams) = take_member(&mut body, "streams") {
-            reader.streams(streams)?;
+            reader.streams(ValueRef::of(&streams))?;
         }
         Ok(reader.finish())
     }
@@ -432,7 +467,7 @@ impl StreamerReport {
     /// Errors that are reported without a time began at this one, unless they go on.
     pub fn date_errors(&mut self, now_ms: u64) {
         let streams = self.streams.iter_mut().flatten();
-        let errors = streams.filter_map(|(_, stats)| stats.error.as_deref_mut());
+        let errors = streams.filter_map(|(_, stats)| stats.error_mut());
         for error in errors.filter(|error| !error.is_since_reported) {
             error.since_ms = OptionalNumber::of(Some(now_ms));
         }
@@ -450,6 +485,18 @@ impl StreamerReport {
             size_of::<(Box<str>, StreamStats)>() + name.len() + stats.text_bytes()
         };
         streams.map(bytes).sum()
+    }
+
+    /// The configured streams and the others, with their texts.
+    #[cfg(test)]
+    pub fn streams_text(&self) -> String {
+        let texts = |streams: &[(Box<str>, StreamStats)]| {
+            let streams = streams.iter();
+            let texts = streams.map(|(name, stats)| format!("{name} {}", stats.text));
+            texts.collect::<Vec<_>>().join(", ")
+        };
+        let streams = self.streams.as_deref().unwrap_or_default();
+        format!("{}; {}", texts(streams), texts(&self.unconfigured))
     }
 
     /// Separates the streams that are not configured.
@@ -623,7 +670,9 @@ fn duplicate(pointer: String) -> ApiError {
 #[derive(Default)]
 pub struct ReportReader {
     report: StreamerReport,
+    /// The names of all streams, once one came out of order; and the last one until then.
     seen: HashSet<Box<str>>,
+    last_name: String,
     /// Items of all lists so far.
     items: usize,
     /// The first of the streams that were read that were not looked up yet.
@@ -648,36 +697,79 @@ impl ReportReader {
     }
 
     /// Reads a list of streams, of those before it the continuation.
-    pub fn streams(&mut self, list: Value) -> Result<(), ApiError> {
-        let dropped = &mut self.report.dropped;
-        let Value::Array(items) = list else {
-            dropped.add_error(not_an_array("/streams"));
+    pub fn streams(&mut self, list: ValueRef<'_>) -> Result<(), ApiError> {
+        let ValueShape::Array(items) = list.shape() else {
+            self.report.dropped.add_error(not_an_array("/streams"));
             return Ok(());
         };
-        let begin = self.items;
-        self.items += items.len();
-        if self.items > STREAMS_PER_REPORT_MAX {
-            return Err(too_many("/streams", STREAMS_PER_REPORT_MAX));
-        }
-        let streams = self.report.streams.get_or_insert_default();
-        streams.reserve(items.len());
-        for (i, mut item) in (begin..).zip(items) {
-            let name = match take_name(&mut item, i) {
-                Ok(name) => name,
-                Err(error) => {
-                    dropped.add_error(error);
+        self.begin_list(items.len())?;
+        let mut writer = schema::stream_stats().valid_writer();
+        for item in items {
+            let name = match item.shape() {
+                ValueShape::Object(_) => item.get("name"),
+                _ => {
+                    let pointer = format!("/streams/{}", self.items);
+                    self.report.dropped.add_error(not_an_object(&pointer));
+                    self.items += 1;
                     continue;
                 }
             };
-            if !self.seen.insert(name.clone()) {
-                dropped.add_error(duplicate(format!("/streams/{i}/name")));
-                continue;
-            }
-            if let Some(stats) = stream_stats(item, &format!("/streams/{i}"), dropped) {
-                streams.push((name, stats));
-            }
+            self.stream(name, item, &mut writer);
         }
         Ok(())
+    }
+
+    /// Begins a list of streams.
+    pub fn begin_list(&mut self, items: usize) -> Result<(), ApiError> {
+        if self.items + items > STREAMS_PER_REPORT_MAX {
+            return Err(too_many("/streams", STREAMS_PER_REPORT_MAX));
+        }
+        self.report.streams.get_or_insert_default();
+        Ok(())
+    }
+
+    /// Reads the next stream of the list that was begun. A name in its stats is not looked at.
+    pub fn stream<'a>(
+        &mut self,
+        name: Option<ValueRef<'a>>,
+        stats: ValueRef<'a>,
+        writer: &mut ValidWriter<'_, 'a>,
+    ) {
+        let index = self.items;
+        self.items += 1;
+        let name = match name_of(name, index) {
+            Ok(name) => name,
+            Err(error) => return self.report.dropped.add_error(error),
+        };
+        if !self.is_new(name) {
+            let pointer = format!("/streams/{index}/name");
+            return self.report.dropped.add_error(duplicate(pointer));
+        }
+        let stats = valid_stats(stats, writer).or_else(|| {
+            let dropped = &mut self.report.dropped;
+            stream_stats(stats.to_value(), &format!("/streams/{index}"), dropped)
+        });
+        if let Some(stats) = stats {
+            let streams = self.report.streams.get_or_insert_default();
+            streams.push((name.into(), stats));
+        }
+    }
+
+    /// Whether the report has no stream of this name yet. As long as names come in their order, as
+    /// servers list them, the last one decides.
+    fn is_new(&mut self, name: &str) -> bool {
+        if self.seen.is_empty() {
+            if *self.last_name < *name {
+                self.last_name.clear();
+                self.last_name.push_str(name);
+                return true;
+            }
+            let streams = self.report.streams.iter().flatten();
+            let streams = streams.chain(&self.report.unconfigured);
+            self.seen.extend(streams.map(|(name, _)| name.clone()));
+            self.seen.insert(self.last_name.as_str().into());
+        }
+        self.seen.insert(name.into())
     }
 
     /// Takes over the streams that another reader has read.
@@ -709,20 +801,65 @@ impl ReportReader {
     }
 }
 
-fn take_name(item: &mut Value, i: usize) -> Result<Box<str>, ApiError> {
-    let at_name = || format!("/streams/{i}/name");
-    let name = match item.as_object_mut().map(|item| item.remove("name")) {
-        Some(Some(Value::String(name))) => name,
-        Some(Some(_)) => {
-            return Err(error::NOT_STRING.at(at_name()));
-        }
-        Some(None) => return Err(no_name(at_name())),
-        None => return Err(not_an_object(&format!("/streams/{i}"))),
+fn name_of(name: Option<ValueRef<'_>>, index: usize) -> Result<&str, ApiError> {
+    let at_name = || format!("/streams/{index}/name");
+    let Some(name) = name else {
+        return Err(no_name(at_name()));
     };
-    StreamName::parse(&name).map_err(|why| error::WRONG_FORMAT.about(at_name(), why))?;
+    let name = name
+        .as_str()
+        .ok_or_else(|| error::NOT_STRING.at(at_name()))?;
+    StreamName::check(name).map_err(|why| error::WRONG_FORMAT.about(at_name(), why))?;
     Ok(name)
 }
 
+/// The stats of a stream if they can be kept as they are, which is nearly always so.
+fn valid_stats<'a>(stats: ValueRef<'a>, writer: &mut ValidWriter<'_, 'a>) -> Option<StreamStats> {
+    let mut kept = StreamStats::default();
+    match stats.get("opened_at").map(ValueRef::shape) {
+        None | Some(ValueShape::Null) => {}
+        Some(ValueShape::Number(Number::Unsigned(ms))) if is_moment(ms) => {
+            kept.opened_at_ms = OptionalNumber::of(Some(ms));
+        }
+        Some(_) => return None,
+    }
+    let (mut agent, mut has_error) = (None, false);
+    let text = writer.write(stats, |name, value| {
+        let number = || match value.shape() {
+            ValueShape::Number(number) => match number.to_integer() {
+                Some(Number::Unsigned(number)) => OptionalNumber::of(Some(number)),
+                _ => OptionalNumber::NONE,
+            },
+            _ => OptionalNumber::NONE,
+        };
+        match name {
+            "alive" => kept.alive = matches_bool(value),
+            "bitrate" => kept.bitrate_kbit = number(),
+            "bytes_out" => kept.bytes_out = number(),
+            "current_agent_id" => agent = value.as_str().map(Box::from),
+            "error" => has_error = true,
+            "last_dts_at" => kept.last_dts_at_ms = number(),
+            "online_clients" => kept.online_clients = number(),
+            "status" => kept.status = value.as_str().and_then(StreamStatus::parse),
+            _ => return JOINED.binary_search(&name).is_ok(),
+        }
+        true
+    })?;
+    if has_error || text.len() > STREAM_BYTES_MAX {
+        return None;
+    }
+    kept.text = text.into();
+    Some(kept.with_rare(agent, None))
+}
+
+fn matches_bool(value: ValueRef<'_>) -> Option<bool> {
+    match value.shape() {
+        ValueShape::Bool(value) => Some(value),
+        _ => None,
+    }
+}
+
+/// The stats of a stream, of which what cannot be used is repaired or dropped.
 fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option<StreamStats> {
     // Reported by the streamers of the reference, though not part of its API: when publishing
     // began.
@@ -732,6 +869,7 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
     if let Some(Value::Number(number)) = opened_at {
         *number = rounded(*number).unwrap_or(*number);
     }
+    item.as_object_mut().map(|item| item.remove("name"));
     if let Some(opened_at) = item.get("opened_at")
         && let Err(error) = check_moment(opened_at, format!("{pointer}/opened_at"))
     {
@@ -759,16 +897,13 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
         bytes_out: number("bytes_out"),
         last_dts_at_ms: number("last_dts_at"),
         opened_at_ms: OptionalNumber::of(opened_at),
-        agent: stats
-            .get("current_agent_id")
-            .and_then(Value::as_str)
-            .map(Box::from),
-        // Without a code it is of no use to programs.
-        error: stats
-            .get("error")
-            .and_then(|error| ReportedError::of(error.as_object()?))
-            .map(Box::new),
+        rare: None,
     };
+    let agent = stats.get("current_agent_id").and_then(Value::as_str);
+    let agent = agent.map(Box::from);
+    // Without a code it is of no use to programs.
+    let error = stats.get("error");
+    let error = error.and_then(|error| ReportedError::of(error.as_object()?));
     for name in JOINED {
         stats.remove(name);
     }
@@ -777,11 +912,13 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
     if schema.has_secrets(&stats) {
         kept.text = schema.mask(&kept.text).into();
     }
-    Some(kept)
+    Some(kept.with_rare(agent, error))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::json;
 
@@ -796,7 +933,7 @@ mod tests {
         let mut reader = ReportReader::default();
         for list in lists {
             let list = json::parse(list.as_bytes()).expect("JSON");
-            reader.streams(list).expect("few streams");
+            reader.streams(ValueRef::of(&list)).expect("few streams");
             if looked_up.borrow().len() == 2 {
                 reader.all_configured();
                 looked_up.borrow_mut().push("b".to_owned());
@@ -898,7 +1035,7 @@ mod tests {
             "{listed}"
         );
         let streams = report.streams.expect("a list");
-        assert_eq!(&*streams[0].1.text, r#"{"bitrate":7}"#, "the rest is kept");
+        assert_eq!(streams[0].1.bitrate_kbit.get(), Some(7), "the rest is kept");
         let many = format!(
             r#"{{"dvrs":[{}{{"name":"a"}}]}}"#,
             r#"{"name":"b"},"#.repeat(DVRS_PER_REPORT_MAX)
@@ -910,6 +1047,106 @@ mod tests {
                 .status,
             413
         );
+    }
+
+    /// Stats of a stream as a server sends them.
+    const USUAL: &str = r#"{"id":"61496e8c","status":"running","alive":true,"bitrate":2543.0,
+        "bytes_out":7,"online_clients":3,"opened_at":1700000000000,"last_dts_at":1700000100000,
+        "ts_delay":120.5,"retry_count":0,"media_info":{"title":"Camera \"1\"","tracks":[
+        {"content":"video","codec":"h264","bitrate":2400,"fps":25.0,"width":1920,"level":null},
+        {"track_id":"a1","content":"audio","codec":"aac","x":{"y":[1]}}]}}"#;
+
+    #[test]
+    fn usual_stats_are_kept_as_they_are() {
+        let kept = json::read_in_place(USUAL.as_bytes(), |stats| {
+            valid_stats(stats, &mut schema::stream_stats().valid_writer())
+        });
+        let kept = kept.expect("nothing of them is to be repaired");
+        let tracks = concat!(
+            r#"{"bitrate":2400,"codec":"h264","content":"video","fps":25.0,"width":1920},"#,
+            r#"{"codec":"aac","content":"audio","track_id":"a1"}"#,
+        );
+        let info = format!(r#"{{"title":"Camera \"1\"","tracks":[{tracks}]}}"#);
+        let text = format!(r#"{{"media_info":{info},"ts_delay":120.5}}"#);
+        assert_eq!(*kept.text, *text);
+        assert_eq!(kept.status, Some(StreamStatus::Running));
+        assert_eq!(kept.alive, Some(true));
+        let numbers = [
+            kept.bitrate_kbit,
+            kept.bytes_out,
+            kept.online_clients,
+            kept.opened_at_ms,
+            kept.last_dts_at_ms,
+        ];
+        let expected = [2543, 7, 3, 1_700_000_000_000, 1_700_000_100_000];
+        assert_eq!(numbers.map(OptionalNumber::get), expected.map(Some));
+    }
+
+    /// Values of members: valid ones, such that are repaired, and such that are dropped.
+    fn any_member() -> impl Strategy<Value = Value> {
+        let texts = prop::sample::select(vec![
+            r#""running""#,
+            r#""h264""#,
+            r#""video""#,
+            r#""http://user:pass@host/a""#,
+            r#""http://host/a?token=b""#,
+            r#""""#,
+            "5",
+            "-5",
+            "5.0",
+            "0.5",
+            "1e300",
+            "18446744073709551615",
+            "1700000000000",
+            "true",
+            "null",
+            "{}",
+            "[]",
+            r#"{"code":"no_picture"}"#,
+            r#"[null,"a",5,{"content":"video"}]"#,
+            r#"{"tracks":[{"content":"video","codec":"h264","width":5.0}]}"#,
+            r#"{"tracks":[{"content":"audio","codec":null,"x":1}],"title":null}"#,
+            r#"{"tracks":[{"content":"other"}]}"#,
+            r#"{"tracks":[{"content":"video","track_id":5.0},{"content":"text","track_id":"t"}]}"#,
+            r#"{"tracks":[{"content":"video","track_id":0.5}]}"#,
+            r#"{"tracks":[{"content":"video","codec":"none"},{"content":"video","codec":5}]}"#,
+            r#"{"tracks":[{"width":5}],"$reset":true}"#,
+        ]);
+        texts.prop_map(|text| json::parse(text.as_bytes()).expect("JSON"))
+    }
+
+    proptest! {
+        #![proptest_config(crate::proptests::config())]
+        /// What is written in place is what is left when the tree is repaired, and nothing of it
+        /// was dropped.
+        #[test]
+        fn stats_in_place_equal_repaired_ones(
+            members in prop::collection::btree_map(
+                prop::sample::select(vec![
+                    "agent_status", "alive", "bitrate", "bytes_out", "current_agent_id",
+                    "dvr_info", "episodes_density", "error", "last_dts_at", "lifetime",
+                    "media_info", "online_clients", "opened_at", "running_on", "status",
+                    "streaming_endpoint", "ts_delay", "unknown", "$reset",
+                ]),
+                any_member(),
+                0..6,
+            )
+        ) {
+            let stats = Value::Object(members.into_iter().collect());
+            let schema = schema::stream_stats();
+            let in_tree = valid_stats(ValueRef::of(&stats), &mut schema.valid_writer());
+            let text = stats.to_text();
+            let in_place = json::read_in_place(text.as_bytes(), |stats| {
+                Some(valid_stats(stats, &mut schema.valid_writer()))
+            });
+            prop_assert_eq!(format!("{:?}", in_place.flatten()), format!("{in_tree:?}"));
+            let mut dropped = Dropped::default();
+            let repaired = stream_stats(stats, "/s", &mut dropped);
+            if in_tree.is_some() {
+                prop_assert_eq!(format!("{in_tree:?}"), format!("{repaired:?}"), "{}", text);
+                prop_assert!(dropped.is_empty(), "{}", text);
+            }
+        }
     }
 
     #[test]

@@ -158,26 +158,31 @@ impl StreamReport {
     }
 }
 
+/// There are millions of them.
 #[derive(Debug)]
 struct StreamReports {
     first: StreamReport,
     /// Reports of other nodes; most streams have none.
-    others: Vec<StreamReport>,
+    #[allow(clippy::box_collection, reason = "a third of a vector")]
+    others: Option<Box<Vec<StreamReport>>>,
 }
 
 impl StreamReports {
     fn all(&self) -> impl Iterator<Item = &StreamReport> {
-        std::iter::once(&self.first).chain(&self.others)
+        let others = self.others.as_deref().into_iter().flatten();
+        std::iter::once(&self.first).chain(others)
     }
 
     fn all_mut(&mut self) -> impl Iterator<Item = &mut StreamReport> {
-        std::iter::once(&mut self.first).chain(&mut self.others)
+        let others = self.others.as_deref_mut().into_iter().flatten();
+        std::iter::once(&mut self.first).chain(others)
     }
 }
 
 #[derive(Default)]
 struct StatsShard {
-    streams: HashMap<Box<str>, StreamReports, NameHash>,
+    /// Boxed: a table of them would be half empty after it grew.
+    streams: HashMap<Box<str>, Box<StreamReports>, NameHash>,
     text_bytes: usize,
 }
 
@@ -188,7 +193,7 @@ impl StatsShard {
         let current = || stream.all().filter(|report| report.is_current(oldest_ms));
         // Most streams run on one node, whose name needs not be compared.
         let preferred = || current().find(|report| Some(&*report.host.hostname) == ingest);
-        let several = (!stream.others.is_empty()).then(preferred);
+        let several = stream.others.is_some().then(preferred);
         let chosen = several.flatten().or_else(|| current().next())?;
         Some(StreamFacts {
             chosen,
@@ -203,9 +208,10 @@ impl StatsShard {
         }
         self.text_bytes += report.stats.text_bytes();
         let Some(stream) = self.streams.get_mut(&name) else {
-            let others = Vec::new();
             let first = report;
-            self.streams.insert(name, StreamReports { first, others });
+            let others = None;
+            let stream = Box::new(StreamReports { first, others });
+            self.streams.insert(name, stream);
             return;
         };
         let of_same_node = |old: &&mut StreamReport| Arc::ptr_eq(&old.host, &report.host);
@@ -214,8 +220,8 @@ impl StatsShard {
                 report.stats.follow(&old.stats);
             }
             std::mem::replace(old, report)
-        } else if stream.others.len() + 1 < NODES_PER_STREAM_MAX {
-            stream.others.push(report);
+        } else if stream.all().count() < NODES_PER_STREAM_MAX {
+            stream.others.get_or_insert_default().push(report);
             return;
         } else {
             report
@@ -227,22 +233,22 @@ impl StatsShard {
     fn sweep(&mut self, oldest_ms: u64) {
         let mut freed = 0;
         self.streams.retain(|_, stream| {
-            stream.others.retain(|report| {
+            let mut others = stream.others.take().unwrap_or_default();
+            others.retain(|report| {
                 let holds = report.is_current(oldest_ms);
                 freed += if holds { 0 } else { report.stats.text_bytes() };
                 holds
             });
-            if stream.first.is_current(oldest_ms) {
-                return true;
-            }
-            freed += stream.first.stats.text_bytes();
-            match stream.others.pop() {
-                Some(other) => {
-                    stream.first = other;
-                    true
+            let mut holds = true;
+            if !stream.first.is_current(oldest_ms) {
+                freed += stream.first.stats.text_bytes();
+                match others.pop() {
+                    Some(other) => stream.first = other,
+                    None => holds = false,
                 }
-                None => false,
             }
+            stream.others = (!others.is_empty()).then_some(others);
+            holds
         });
         self.text_bytes -= freed;
         if self.streams.len() * 4 < self.streams.capacity() {
@@ -537,7 +543,7 @@ impl FleetStats {
         let since_ms = self.stamp(now).saturating_sub(ms(age)).max(oldest_ms);
         let shard = self.shards[shard_of(stream)].read();
         let reports = shard.streams.get(stream).into_iter();
-        reports.flat_map(StreamReports::all).any(|report| {
+        reports.flat_map(|stream| stream.all()).any(|report| {
             let is_running = match report.stats.status {
                 Some(status) => status == StreamStatus::Running,
                 None => report.stats.alive == Some(true),
@@ -646,10 +652,11 @@ impl View<'_> {
         let Some(first) = names.peek() else { return };
         let shard = self.stats.shards[shard_of(first)].read();
         let reports = names.filter_map(|name| shard.streams.get(name));
-        let loaded = reports.fold(0, |sum, StreamReports { first, others }| {
+        let loaded = reports.fold(0, |sum, reports| {
+            let StreamReports { first, others } = &**reports;
             let of_host = u64::from(first.host.round.load(Ordering::Relaxed));
             let number = first.stats.bitrate_kbit.get().unwrap_or_default();
-            sum ^ of_host ^ number ^ others.len() as u64
+            sum ^ of_host ^ number ^ u64::from(others.is_some())
         });
         std::hint::black_box(loaded);
     }
@@ -723,7 +730,7 @@ impl<'v> StreamFacts<'v> {
 
     /// Why it does not run on its node.
     pub fn error(&self) -> Option<&'v ReportedError> {
-        self.chosen.stats.error.as_deref()
+        self.chosen.stats.error()
     }
 
     /// The sum of viewers on all nodes.
@@ -758,7 +765,7 @@ impl<'v> StreamFacts<'v> {
 
     /// The agent whose video the node takes, by its report.
     pub fn agent(&self) -> Option<&'v str> {
-        self.chosen.stats.agent.as_deref()
+        self.chosen.stats.agent()
     }
 
     /// Canonical JSON without the [`JOINED`] members.
@@ -801,19 +808,23 @@ impl<'v> StreamFacts<'v> {
     }
 
     /// The values of the [`JOINED`] members and of the endpoint, in their order.
-    fn joined<'a>(&'a self, added: &'a AddedStats) -> [Option<JoinedValue<'a>>; 7] {
+    fn joined<'a>(&'a self, added: &'a AddedStats) -> [Option<JoinedValue<'a>>; 11] {
         let agent = added.agent.as_ref();
         let mut running: Vec<&Hostname> = self.running_on().collect();
         running.sort_unstable();
         [
             agent.map(|agent| JoinedValue::Text(agent.status.as_str())),
+            self.alive().map(JoinedValue::Bool),
+            self.bitrate_kbit().map(JoinedValue::Number),
             self.bytes_out().map(JoinedValue::Number),
             agent.map(|agent| JoinedValue::Text(&agent.id)),
             self.error()
                 .or(added.error.as_ref())
                 .map(JoinedValue::Error),
+            self.last_dts_at_ms().map(JoinedValue::Number),
             self.online_clients().map(JoinedValue::Number),
             (!running.is_empty()).then_some(JoinedValue::Nodes(running)),
+            self.status().map(|it| JoinedValue::Text(it.as_str())),
             added.streaming_endpoint.as_deref().map(JoinedValue::Text),
         ]
     }
@@ -821,6 +832,7 @@ impl<'v> StreamFacts<'v> {
 
 /// The value of a member of a stream's stats that is not in the text of its report.
 enum JoinedValue<'a> {
+    Bool(bool),
     Number(u64),
     Text(&'a str),
     Error(&'a ReportedError),
@@ -830,6 +842,9 @@ enum JoinedValue<'a> {
 impl JoinedValue<'_> {
     fn render(&self, out: &mut Vec<u8>) {
         match self {
+            Self::Bool(value) => {
+                out.extend_from_slice(if *value { b"true" } else { b"false" });
+            }
             Self::Number(number) => {
                 out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
             }
@@ -1031,7 +1046,7 @@ mod tests {
                 .map(|it| it.read().text_bytes)
                 .sum::<usize>()
         };
-        assert_eq!((count(), bytes()), (1000, 1000 * r#"{"bitrate":1}"#.len()));
+        assert_eq!((count(), bytes()), (1000, 1000 * "{}".len()));
         for second in 61..61 + SHARDS as u32 {
             let now = t + second * SECOND;
             stats.report(
@@ -1065,6 +1080,11 @@ mod tests {
         assert_eq!(known.text(true), r#"{"cpu_usage":2,"license_txt":"***"}"#);
         let dvrs = facts.dvrs.as_ref().expect("known");
         assert!(dvrs.text(false).contains("canary") && !dvrs.text(true).contains("canary"));
+    }
+
+    #[test]
+    fn stream_takes_few_bytes_beside_its_texts() {
+        assert_eq!(size_of::<StreamReports>(), 96);
     }
 
     #[test]

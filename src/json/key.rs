@@ -35,6 +35,11 @@ impl Key {
             .map_or_else(|| Key::Other(text.into()), Key::Known)
     }
 
+    /// The key, if it is a name of the dictionary. Allocates nothing.
+    pub(crate) fn known(text: &str) -> Option<Self> {
+        names().find(text).map(Key::Known)
+    }
+
     #[cold]
     fn cmp_texts(&self, other: &Self) -> Ordering {
         (**self).cmp(&**other)

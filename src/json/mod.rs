@@ -5,10 +5,12 @@
 //! text can be compared, hashed and scanned (`scan`) instead of being read again.
 //!
 //! `parse` reads larger bodies through the tape of simd-json (`tape`). The strict reader (`strict`)
-//! defines the accepted text and explains every refusal. Merge patches are in `patch`; the meaning
+//! defines the accepted text and explains every refusal. Large answers of which little is kept are
+//! read on the tape itself (`in_place`). Merge patches are in `patch`; the meaning
 //! of a document is up to `schema`.
 
 mod field_type;
+mod in_place;
 mod key;
 pub mod patch;
 pub mod scan;
@@ -17,6 +19,7 @@ mod tape;
 mod value;
 
 pub use field_type::FieldType;
+pub use in_place::{MemberRefs, ValueRef, ValueShape, read_in_place};
 pub(crate) use key::Key;
 pub(crate) use strict::special_from;
 pub use strict::{DEPTH_MAX, ParseError};

@@ -3,7 +3,8 @@
 //! The strict reader defines the language. For everything that it refuses or that the tape cannot
 //! decide (invalid JSON, duplicate keys, U+0000, deep nesting, floats that may have been rounded),
 //! `read` returns `None`, and the strict reader decides and explains. A property test and the fuzz
-//! target `json_body` compare the two.
+//! target `json_body` compare the two. `with_nodes` hands out the nodes of the tape themselves, for
+//! readers that need no tree (`in_place`).
 
 use std::cell::RefCell;
 
@@ -20,6 +21,9 @@ const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
 /// A shorter float has at most 15 digits, besides its point or `e`. It is an integer as a double
 /// only if it is one as text, because doubles keep 15 digits.
 const EXACT_CHARS_MAX: usize = 16;
+
+/// Objects with more members are not read in place.
+const IN_PLACE_MEMBERS_MAX: usize = 64;
 
 /// 2^64: a greater float is no integer of 64 bits.
 const BITS64: f64 = 18_446_744_073_709_551_616.0;
@@ -49,13 +53,29 @@ thread_local! {
 /// The value of a JSON text that fills the whole body, or `None` if only the strict reader can
 /// decide.
 pub(super) fn read(body: &[u8]) -> Option<Value> {
-    if body.len() > KEPT_BODY_BYTES_MAX {
-        return read_with(&mut Scratch::new(), body);
-    }
-    SCRATCH.with_borrow_mut(|scratch| read_with(scratch, body))
+    with_tape(body, |nodes| value_of(nodes, body))
 }
 
-fn read_with(scratch: &mut Scratch, body: &[u8]) -> Option<Value> {
+/// Calls `read` with the nodes of a JSON text that fills the whole body, or returns `None` if only
+/// the strict reader can decide. `read` must not read other bodies.
+pub(super) fn with_nodes<T>(body: &[u8], read: impl FnOnce(&[Node<'_>]) -> Option<T>) -> Option<T> {
+    with_tape(body, |nodes| {
+        is_exact(nodes, body).then(|| read(nodes)).flatten()
+    })
+}
+
+fn with_tape<T>(body: &[u8], read: impl FnOnce(&[Node<'_>]) -> Option<T>) -> Option<T> {
+    if body.len() > KEPT_BODY_BYTES_MAX {
+        return read_with(&mut Scratch::new(), body, read);
+    }
+    SCRATCH.with_borrow_mut(|scratch| read_with(scratch, body, read))
+}
+
+fn read_with<T>(
+    scratch: &mut Scratch,
+    body: &[u8],
+    read: impl FnOnce(&[Node<'_>]) -> Option<T>,
+) -> Option<T> {
     scratch.text.clear();
     scratch.text.reserve(body.len() + INPUT_PADDING);
     scratch.text.extend_from_slice(body);
@@ -63,27 +83,132 @@ fn read_with(scratch: &mut Scratch, body: &[u8]) -> Option<Value> {
     let mut tape = std::mem::replace(&mut scratch.tape, Tape(Vec::new())).reset();
     let buffers = &mut scratch.buffers;
     let filled = fill_tape_padded(&mut scratch.text, body.len(), buffers, &mut tape);
-    let value = filled.ok().and_then(|()| value_of(&tape, body));
+    let result = filled.ok().and_then(|()| read(&tape.0));
     scratch.tape = tape.reset();
-    value
+    result
 }
 
-fn value_of(tape: &Tape<'_>, body: &[u8]) -> Option<Value> {
+fn value_of(nodes: &[Node<'_>], body: &[u8]) -> Option<Value> {
     let mut builder = Builder {
-        nodes: tape.0.iter(),
+        nodes: nodes.iter(),
         names: key::names(),
         escapes: memchr::memchr(b'\\', body).is_some(),
-        chars_max: usize::MAX,
-        zeros: false,
+        floats: Floats::default(),
     };
     let mut value = Value::Null;
     builder.build(&mut value)?;
-    // The tape has no text of numbers, and the strict reader refuses those that are too long or
-    // lost something.
-    let too_long =
-        builder.chars_max != usize::MAX && has_number_longer_than(body, builder.chars_max);
-    let underflow = builder.zeros && has_negative_exponent(body);
-    (!too_long && !underflow).then_some(value)
+    builder.floats.are_exact_in(body).then_some(value)
+}
+
+/// The value of nodes that [`with_nodes`] handed out.
+pub(super) fn value_of_exact(nodes: &[Node<'_>]) -> Option<Value> {
+    let mut builder = Builder {
+        nodes: nodes.iter(),
+        names: key::names(),
+        escapes: false,
+        floats: Floats::default(),
+    };
+    let mut value = Value::Null;
+    builder.build(&mut value)?;
+    Some(value)
+}
+
+/// The number of nodes of the value that begins with a node.
+pub(super) fn nodes_of(node: &Node<'_>) -> usize {
+    match node {
+        Node::Object { count, .. } | Node::Array { count, .. } => *count + 1,
+        Node::String(_) | Node::Static(_) => 1,
+    }
+}
+
+/// Whether the strict reader would accept the body, and find in it what the nodes have.
+fn is_exact(nodes: &[Node<'_>], body: &[u8]) -> bool {
+    let escapes = memchr::memchr(b'\\', body).is_some();
+    let mut floats = Floats::default();
+    let mut rest = nodes;
+    while let Some((node, after)) = rest.split_first() {
+        let is_exact = match node {
+            Node::String(text) => !escapes || memchr::memchr(0, text.as_bytes()).is_none(),
+            Node::Object { len, .. } => has_different_keys(after, *len),
+            Node::Static(StaticNode::F64(value)) => floats.add(*value).is_some(),
+            Node::Array { .. } | Node::Static(_) => true,
+        };
+        if !is_exact {
+            return false;
+        }
+        rest = after;
+    }
+    floats.are_exact_in(body)
+}
+
+/// Whether the members that the nodes begin with have different keys. False also for too many of
+/// them.
+fn has_different_keys(nodes: &[Node<'_>], len: usize) -> bool {
+    let mut keys = [""; IN_PLACE_MEMBERS_MAX];
+    if len > keys.len() {
+        return false;
+    }
+    // One bit per group of keys: only those of one group are compared.
+    let mut groups = 0_u64;
+    let mut rest = nodes;
+    for index in 0..len {
+        let Some((Node::String(key), after)) = rest.split_first() else {
+            return false;
+        };
+        let Some(value) = after.first() else {
+            return false;
+        };
+        let (first, last) = (key.as_bytes().first(), key.as_bytes().last());
+        let ends = u64::from(*first.unwrap_or(&0)) * 7 + u64::from(*last.unwrap_or(&0));
+        let group = 1 << ((ends + key.len() as u64 * 5) % 64);
+        if groups & group != 0 && keys[..index].contains(key) {
+            return false;
+        }
+        groups |= group;
+        keys[index] = key;
+        rest = &after[nodes_of(value)..];
+    }
+    true
+}
+
+/// What was lost of floats can only be seen in the text, which the tape does not have: the strict
+/// reader refuses numbers that are too long or lost something.
+struct Floats {
+    /// The longest number of which nothing was lost.
+    chars_max: usize,
+    /// One of them is zero.
+    zeros: bool,
+}
+
+impl Default for Floats {
+    fn default() -> Self {
+        Self {
+            chars_max: usize::MAX,
+            zeros: false,
+        }
+    }
+}
+
+impl Floats {
+    /// The number; `None` if only the strict reader can decide.
+    fn add(&mut self, value: f64) -> Option<Number> {
+        self.chars_max = self.chars_max.min(NUMBER_CHARS_MAX);
+        self.zeros |= value == 0.0;
+        if value.fract() == 0.0 {
+            // It may be an integer that only the text has.
+            if (Number::EXACT_MAX..BITS64).contains(&value.abs()) {
+                return None;
+            }
+            self.chars_max = EXACT_CHARS_MAX;
+        }
+        Number::from_float(value)
+    }
+
+    fn are_exact_in(&self, body: &[u8]) -> bool {
+        let too_long = self.chars_max != usize::MAX && has_number_longer_than(body, self.chars_max);
+        let underflow = self.zeros && has_negative_exponent(body);
+        !too_long && !underflow
+    }
 }
 
 /// Builds the value from the nodes of a tape, which come in the order of the text.
@@ -92,10 +217,7 @@ struct Builder<'a> {
     names: &'static Names,
     /// The body has a backslash, so a string may have U+0000.
     escapes: bool,
-    /// The longest number of which nothing was lost.
-    chars_max: usize,
-    /// A float was read that is zero.
-    zeros: bool,
+    floats: Floats,
 }
 
 impl<'a> Builder<'a> {
@@ -113,16 +235,7 @@ impl<'a> Builder<'a> {
                 *slot = Value::Number(Number::from_signed(value));
             }
             Node::Static(StaticNode::F64(value)) => {
-                self.chars_max = self.chars_max.min(NUMBER_CHARS_MAX);
-                self.zeros |= value == 0.0;
-                if value.fract() == 0.0 {
-                    // It may be an integer that only the text has.
-                    if (Number::EXACT_MAX..BITS64).contains(&value.abs()) {
-                        return None;
-                    }
-                    self.chars_max = EXACT_CHARS_MAX;
-                }
-                *slot = Value::Number(Number::from_float(value)?);
+                *slot = Value::Number(self.floats.add(value)?);
             }
             Node::Static(StaticNode::Bool(value)) => *slot = Value::Bool(value),
             Node::Static(StaticNode::Null) => *slot = Value::Null,

@@ -16,7 +16,47 @@ fn parse(body: &[u8]) -> Result<Value, ParseError> {
         }
     }
     assert_eq!(super::parse(body), strict);
+    let in_place = read_in_place(body, |value| Some((copied(value), value.to_value())));
+    let (copied, whole) = in_place.unzip();
+    assert_eq!(copied.as_ref(), strict.as_ref().ok());
+    assert_eq!(whole, copied);
     strict
+}
+
+/// A value that is read in place, part by part.
+fn copied(value: ValueRef<'_>) -> Value {
+    assert_eq!(value.is_null(), matches!(value.shape(), ValueShape::Null));
+    match value.shape() {
+        ValueShape::Null => Value::Null,
+        ValueShape::Bool(value) => Value::Bool(value),
+        ValueShape::Number(number) => Value::Number(number),
+        ValueShape::String(text) => Value::from(text),
+        ValueShape::Array(items) => {
+            let count = items.len();
+            let items: Vec<Value> = items.map(copied).collect();
+            assert_eq!(items.len(), count);
+            Value::Array(items)
+        }
+        ValueShape::Object(members) => {
+            let members: Vec<_> = members.map(|(key, value)| (key, copied(value))).collect();
+            for (key, member) in &members {
+                let found = value.get(key).expect("it is a member");
+                assert_eq!(found.as_str(), member.as_str());
+            }
+            Value::Object(members.into_iter().collect())
+        }
+    }
+}
+
+#[test]
+fn object_of_many_members_is_read_in_place_from_a_tree() {
+    for count in [1, 63, 64, 65, 300] {
+        let members: Vec<String> = (0..count).map(|n| format!(r#""k{n}":{n}"#)).collect();
+        let text = format!("[{{{}}},1]", members.join(","));
+        parse(text.as_bytes()).expect("different keys");
+        let twice = format!(r#"[{{{},"k{}":0}},1]"#, members.join(","), count / 2);
+        parse(twice.as_bytes()).expect_err("a key that is there twice");
+    }
 }
 
 fn text_of(body: &[u8]) -> String {

@@ -58,6 +58,34 @@ pub(super) fn passes(tree: &Tree, id: NodeId, value: &Value) -> bool {
     check.found.is_empty()
 }
 
+/// Whether a number of an allowed type is valid for a node.
+pub(super) fn accepts_number(node: &SchemaNode, number: Number) -> bool {
+    let (minimum, maximum) = bounds_of(node, number);
+    minimum.is_none_or(|minimum| minimum <= number)
+        && maximum.is_none_or(|maximum| number <= maximum)
+}
+
+/// Whether a text that is one of the options, if there are any, is valid for a node.
+pub(super) fn accepts_text(tree: &Tree, node: &SchemaNode, text: &str) -> bool {
+    let mut check = Check {
+        tree,
+        found: Vec::new(),
+        most: 1,
+    };
+    check.string(node, text, &DocumentPath::Root);
+    check.found.is_empty()
+}
+
+/// The bounds of a number, which depend on its own type: integers have 64 bits.
+fn bounds_of(node: &SchemaNode, number: Number) -> (Option<Number>, Option<Number>) {
+    let (mut minimum, mut maximum) = (node.minimum, node.maximum);
+    if node.kinds & tree::FLOAT == 0 && !number.fits_signed() {
+        minimum = minimum.or(Some(Number::from_signed(i64::MIN)));
+        maximum = maximum.or(Some(Number::from_signed(i64::MAX)));
+    }
+    (minimum, maximum)
+}
+
 /// Position in the document: a list on the stack, converted to a pointer only for a violation.
 enum DocumentPath<'a> {
     Root,
@@ -146,14 +174,8 @@ impl<'a> Check<'a> {
     }
 
     fn number(&mut self, node: &SchemaNode, number: Number, path: &DocumentPath<'_>) {
-        let (mut minimum, mut maximum) = (node.minimum, node.maximum);
-        if node.kinds & tree::FLOAT == 0 && !number.fits_signed() {
-            minimum = minimum.or(Some(Number::from_signed(i64::MIN)));
-            maximum = maximum.or(Some(Number::from_signed(i64::MAX)));
-        }
-        if minimum.is_some_and(|minimum| number < minimum)
-            || maximum.is_some_and(|maximum| maximum < number)
-        {
+        if !accepts_number(node, number) {
+            let (minimum, maximum) = bounds_of(node, number);
             let text = |bound: Option<Number>| bound.map(|bound| Value::Number(bound).to_text());
             let (minimum, maximum) = (text(minimum), text(maximum));
             let title = bounds_title("must be", minimum.as_deref(), maximum.as_deref(), "");

@@ -300,6 +300,11 @@ impl Schema {
         self.masks.any(self.masks.root, stored)
     }
 
+    /// Whether only URLs in texts can be secrets.
+    pub(super) fn has_no_secret_members(&self) -> bool {
+        self.masks.root == PLAIN
+    }
+
     /// Whether masking could change a canonical text. Mostly exact, and much faster than `mask`.
     pub fn may_have_secrets(&self, text: &str) -> bool {
         let bytes = text.as_bytes();
@@ -541,6 +546,11 @@ fn masked(state: StateId, text: &str) -> Option<String> {
 /// A text of any kind with the secrets of its URLs masked.
 pub fn mask_urls(text: &str) -> Cow<'_, str> {
     urls_masked(text).map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// Whether a text has secrets in URLs, other than masked ones.
+pub(super) fn has_url_secrets(text: &str) -> bool {
+    memchr::memchr(b':', text.as_bytes()).is_some() && urls_masked(text).is_some()
 }
 
 /// A text with the secrets of its URLs masked; `None` if nothing changes.

@@ -12,7 +12,8 @@
 //! `mask`.
 //!
 //! * `tree` compiles the files; `pattern` and `format` are the rules for text.
-//! * `prune`, `check`, `defaults`, `mask`, `unknown` and `field` each use the tree for one purpose.
+//! * `prune`, `check`, `defaults`, `mask`, `unknown` and `field` each use the tree for one purpose;
+//!   `valid` does the work of several for documents that need no change.
 
 mod check;
 pub mod data;
@@ -24,12 +25,14 @@ mod pattern;
 mod prune;
 mod tree;
 mod unknown;
+mod valid;
 
 pub use check::{Violation, WHOLE};
 pub use defaults::without_filled;
 pub use field::SchemaField;
 pub use mask::{MASK, mask_urls};
 pub use unknown::nearest;
+pub use valid::ValidWriter;
 
 use std::sync::LazyLock;
 

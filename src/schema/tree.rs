@@ -222,6 +222,19 @@ impl ObjectRules {
         at.ok().map(|at| &self.properties[at])
     }
 
+    /// Whether `index_of` knows all properties.
+    pub(super) fn is_indexed(&self) -> bool {
+        self.numbers.len() == self.properties.len()
+    }
+
+    /// The index of the property with a name of the dictionary.
+    pub(super) fn index_of(&self, key: &Key) -> Option<usize> {
+        match key {
+            Key::Known(number) => self.numbers.binary_search(number).ok(),
+            Key::Other(_) => None,
+        }
+    }
+
     /// Finds a property, for keys in ascending order: `from` is the first property that is not less
     /// than the previous key.
     pub(super) fn next_property(&self, key: &Key, from: &mut usize) -> Option<&Property> {

@@ -718,9 +718,8 @@ fn key_mismatch(pointer: String) -> ApiError {
 /// Checks a client's own stamp, which the server's stamp replaces and no schema describes.
 pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
     let (code, title) = match moment {
-        Value::Null | Value::Number(Number::Unsigned(1_000_000_000_000..=10_000_000_000_000)) => {
-            return Ok(());
-        }
+        Value::Null => return Ok(()),
+        Value::Number(Number::Unsigned(ms)) if is_moment(*ms) => return Ok(()),
         Value::Number(Number::Unsigned(_) | Number::Negative(_)) => (
             error::INPUT_OUT_OF_RANGE,
             "must be a time in milliseconds since 1970",
@@ -732,6 +731,11 @@ pub fn check_moment(moment: &Value, pointer: String) -> Result<(), ApiError> {
         | Value::Object(_) => (error::NOT_INTEGER, "must be an integer"),
     };
     Err(code.about(pointer, title))
+}
+
+/// Whether a number is a time in milliseconds since 1970, and not in seconds.
+pub fn is_moment(ms: u64) -> bool {
+    (1_000_000_000_000..=10_000_000_000_000).contains(&ms)
 }
 
 /// Refuses a `$reset` that is not a boolean.

@@ -49,6 +49,12 @@ impl StreamName {
     /// control characters, commas, leading or trailing white space, and a last segment that is an
     /// operation.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
+        Self::check(text)?;
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// Why a text is refused, without making a name of it.
+    pub fn check(text: &str) -> Result<(), &'static str> {
         if text.is_empty() {
             return Err("must not be empty");
         }
@@ -80,7 +86,7 @@ impl StreamName {
                  layout/explain, layouts or preview_layout_change",
             );
         }
-        Ok(Self(Arc::from(text)))
+        Ok(())
     }
 
     /// A name that was checked when it was first stored.

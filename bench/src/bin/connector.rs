@@ -1,8 +1,9 @@
 //! Queries of streamers: processor time of one core, and memory.
 //!
-//! `cargo build --release && cargo run --release -p weir-bench --bin connector -- [STREAMERS]`
-//! starts the program that is built beside it, with one connection thread, and one thread of this
-//! process that answers for all streamers at their interval of 5 s.
+//! `cargo build --release && cargo run --release -p weir-bench --bin connector -- [STREAMERS
+//! [STREAMS]]` starts the program that is built beside it, with one connection thread, and one
+//! thread of this process that answers for all streamers at their interval of 5 s. The counters of
+//! streams differ from answer to answer.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,6 +23,11 @@ const MEASURED: Duration = Duration::from_secs(30);
 
 fn main() {
     let streamers = size(10_000);
+    let streams = std::env::args().nth(2);
+    if let Some(streams) = streams.and_then(|streams| streams.parse().ok()) {
+        measure(streamers, streams);
+        return;
+    }
     for (streamers, streams) in [
         (streamers, 0),
         (streamers, 5),
@@ -157,6 +163,7 @@ fn answer_for_all(streams: usize) -> SocketAddr {
 }
 
 fn serve(sockets: &Receiver<TcpStream>, streams: usize) {
+    let (mut lists, mut made) = (StreamLists::new(streams), Instant::now());
     let mut poll = Poll::new().expect("an epoll");
     let mut connections: Vec<Option<(TcpStream, Vec<u8>)>> = Vec::new();
     let mut ready = Vec::new();
@@ -167,6 +174,9 @@ fn serve(sockets: &Receiver<TcpStream>, streams: usize) {
             let token = connections.len() as u64;
             poll.add(&socket, token, false).expect("room");
             connections.push(Some((socket, Vec::new())));
+        }
+        if made.elapsed() >= Duration::from_secs(1) {
+            (lists, made) = (StreamLists::new(streams), Instant::now());
         }
         ready.clear();
         poll.wait(Duration::from_millis(20), &mut ready)
@@ -184,7 +194,7 @@ fn serve(sockets: &Receiver<TcpStream>, streams: usize) {
                     if arrived.ends_with(b"\r\n\r\n") {
                         let request = String::from_utf8_lossy(arrived).into_owned();
                         arrived.clear();
-                        send(socket, &answer(&request, streams));
+                        send(socket, &answer(&request, &mut lists));
                     }
                 }
                 Err(_) => {}
@@ -200,19 +210,20 @@ fn send(socket: &mut TcpStream, bytes: &[u8]) {
     socket.set_nonblocking(true).expect("a socket");
 }
 
-fn answer(request: &str, streams: usize) -> Vec<u8> {
+fn answer(request: &str, lists: &mut StreamLists) -> Vec<u8> {
     let path = request.split(' ').nth(1).unwrap_or_default();
     let streamer = path.get(2..7).and_then(|number| number.parse().ok());
     let body = match streamer {
-        Some(streamer) if path.contains("/streams?") => list(streamer, streams, path),
-        _ => own_stats(),
+        Some(streamer) if path.contains("/streams?") => lists.page(streamer, path),
+        _ => own_stats().into_bytes(),
     };
     let mut out = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
-    );
-    out.push_str(&body);
-    out.into_bytes()
+    )
+    .into_bytes();
+    out.extend(body);
+    out
 }
 
 /// What a server answers about itself, of usual size.
@@ -235,41 +246,89 @@ fn own_stats() -> String {
     .to_string()
 }
 
-/// A list of streams with stats of usual size.
-fn list(streamer: usize, streams: usize, path: &str) -> String {
-    let parameter = |name: &str| {
-        let pairs = path
-            .split(['?', '&'])
-            .filter_map(|pair| pair.split_once('='));
-        let mut found = pairs.filter(|(known, _)| *known == name);
-        found
-            .next()
-            .and_then(|(_, value)| value.parse::<usize>().ok())
-    };
-    let begin = parameter("cursor").unwrap_or(0);
-    let end = streams.min(begin + parameter("limit").unwrap_or(100));
-    let stats = json!({
-        "id": "61496e8c-87c5-4e90-a05c-d8f3dbb5ff2d", "status": "running", "alive": true,
-        "bitrate": 2543, "input_bitrate": 2600, "output_bandwidth": 7800, "bytes_in": 123_456_789,
-        "bytes_out": 987_654_321, "online_clients": 3, "retry_count": 0, "opened_at":
-        1_700_000_000_000_u64, "last_dts_at": 1_700_000_100_000_u64, "lifetime": 100_000, "ts_delay":
-        120, "input_error_rate": 0, "running": true, "dvr_enabled": true, "source_id": "abc",
-        "media_info": {"tracks": [
-            {"track_id": "v1", "content": "video", "codec": "h264", "bitrate": 2400, "width": 1920,
-             "height": 1080, "fps": 25.0, "gop_size": 50, "profile": "High", "level": "4.0"},
-            {"track_id": "a1", "content": "audio", "codec": "aac", "bitrate": 128, "sample_rate":
-             48000, "channels": 2, "lang": "eng"},
-        ], "title": "Camera"},
-    })
-    .to_string();
-    let items: Vec<String> = (begin..end)
-        .map(|i| format!(r#"{{"name":"{}","stats":{stats}}}"#, name(streamer, i)))
-        .collect();
+/// The lists of streams of all streamers, with stats of usual size: they differ in the names.
+struct StreamLists {
+    streams: usize,
+    now_ms: u64,
+    /// By cursor and limit: a page, and where the number of the streamer is in it.
+    pages: BTreeMap<(usize, usize), (Vec<u8>, Vec<usize>)>,
+}
+
+impl StreamLists {
+    fn new(streams: usize) -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Self {
+            streams,
+            now_ms: now.expect("it is after 1970").as_millis() as u64,
+            pages: BTreeMap::new(),
+        }
+    }
+
+    fn page(&mut self, streamer: usize, path: &str) -> Vec<u8> {
+        let parameter = |name: &str| {
+            let pairs = path
+                .split(['?', '&'])
+                .filter_map(|pair| pair.split_once('='));
+            let mut found = pairs.filter(|(known, _)| *known == name);
+            found
+                .next()
+                .and_then(|(_, value)| value.parse::<usize>().ok())
+        };
+        let begin = parameter("cursor").unwrap_or(0);
+        let end = self.streams.min(begin + parameter("limit").unwrap_or(100));
+        let (streams, now_ms) = (self.streams, self.now_ms);
+        let page = self.pages.entry((begin, end));
+        let (page, places) = page.or_insert_with(|| new_page(begin, end, streams, now_ms));
+        let mut page = page.clone();
+        let number = format!("{streamer:05}");
+        for place in places {
+            page[*place..*place + number.len()].copy_from_slice(number.as_bytes());
+        }
+        page
+    }
+}
+
+/// A page of the list of streamer 0, and where its number is.
+fn new_page(begin: usize, end: usize, streams: usize, now_ms: u64) -> (Vec<u8>, Vec<usize>) {
     let next = if end < streams {
         format!(r#""next":"{end}","#)
     } else {
         String::new()
     };
-    let items = items.join(",");
-    format!(r#"{{"estimated_count":{streams},{next}"streams":[{items}],"timing":{{}}}}"#)
+    let mut page = format!(r#"{{"estimated_count":{streams},{next}"streams":["#);
+    let mut places = Vec::new();
+    for i in begin..end {
+        page.push_str(if i > begin {
+            r#",{"name":""#
+        } else {
+            r#"{"name":""#
+        });
+        places.push(page.len() + 1);
+        let name = name(0, i);
+        page.push_str(&format!(
+            r#"{name}","stats":{}}}"#,
+            stats_of_stream(i as u64, now_ms)
+        ));
+    }
+    page.push_str(r#"],"timing":{}}"#);
+    (page.into_bytes(), places)
+}
+
+fn stats_of_stream(i: u64, now_ms: u64) -> Value {
+    let varies = (now_ms / 1000 * 31 + i * 7) % 500;
+    json!({
+        "id": "61496e8c-87c5-4e90-a05c-d8f3dbb5ff2d", "status": "running", "alive": true,
+        "bitrate": 2300 + varies, "input_bitrate": 2400 + varies, "output_bandwidth": 7800 + varies,
+        "bytes_in": 123_456_789 + now_ms % 1_000_000_000, "bytes_out": 987_654_321 + now_ms,
+        "online_clients": varies / 100, "retry_count": 0, "opened_at": 1_700_000_000_000_u64,
+        "last_dts_at": now_ms - varies, "lifetime": now_ms - 1_700_000_000_000, "ts_delay": varies,
+        "input_error_rate": 0, "running": true, "dvr_enabled": true, "source_id": "abc",
+        "media_info": {"tracks": [
+            {"track_id": "v1", "content": "video", "codec": "h264", "bitrate": 2200 + varies,
+             "width": 1920, "height": 1080, "fps": 25.0, "gop_size": 50, "profile": "High",
+             "level": "4.0"},
+            {"track_id": "a1", "content": "audio", "codec": "aac", "bitrate": 128, "sample_rate":
+             48000, "channels": 2, "lang": "eng"},
+        ], "title": "Camera"},
+    })
 }
