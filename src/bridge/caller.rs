@@ -19,6 +19,11 @@ pub const ANSWER_BYTES_MAX: u64 = 64 << 20;
 const FAULT_CHARACTERS_MAX: usize = 200;
 /// Largest head of an answer.
 const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Buffers of a connection, one for each direction.
+const BUFFER_BYTES: usize = 32 << 10;
+const _: () = assert!(HEAD_BYTES_MAX < BUFFER_BYTES, "a head is read as a whole");
+/// A body is read into memory of the length that was announced, if that is not more.
+const EXACT_BODY_BYTES_MAX: u64 = 8 << 20;
 
 /// Why a call had no effect, or none that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +155,9 @@ impl HttpCaller {
             .allow_non_standard_methods(true)
             .build();
         let mut response = agent.run(request).map_err(unreachable)?;
-        let mut body = Vec::new();
+        let length = response.body().content_length().unwrap_or(0);
+        // A vector that grows takes up to three times as much.
+        let mut body = Vec::with_capacity(length.min(EXACT_BODY_BYTES_MAX) as usize + 1);
         // One byte above the limit shows that the body is too large.
         let mut reader = response.body_mut().as_reader().take(ANSWER_BYTES_MAX + 1);
         let read = reader.read_to_end(&mut body);
@@ -187,6 +194,8 @@ fn config(base: &str, connections_kept: usize) -> Config {
         .accept_encoding(AutoHeaderValue::None)
         .timeout_connect(Some(Duration::from_secs(3)))
         .max_response_header_size(HEAD_BYTES_MAX)
+        .input_buffer_size(BUFFER_BYTES)
+        .output_buffer_size(BUFFER_BYTES)
         .max_idle_connections(connections_kept)
         .max_idle_connections_per_host(connections_kept)
         .tls_config(authorities::client_config(base))

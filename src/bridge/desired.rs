@@ -91,7 +91,8 @@ impl AnsweredStream {
                 source_timeout,
             })
         });
-        let inputs = inputs.collect();
+        let mut inputs: Vec<WantedInput> = inputs.collect();
+        inputs.shrink_to_fit();
         let dvr = self.dvr.is_some();
         (self.name, WantedStream { inputs, dvr })
     }
@@ -99,12 +100,12 @@ impl AnsweredStream {
 
 /// Reads a whole list. Whatever is odd about the answer makes it none.
 pub fn read_list(answer: CallAnswer) -> Result<Wanted, CallFault> {
-    let mut wanted = Wanted::new();
-    for stream in read_answer(answer, true)? {
-        let (name, stream) = stream.wanted();
-        if name.is_empty() || wanted.insert(name, stream).is_some() {
-            return Err(CallFault::Unexpected("a stream without a name, or twice"));
-        }
+    let streams = read_answer(answer, true)?.into_iter();
+    let count = streams.len();
+    // Collected at once, the nodes of the map are full.
+    let wanted: Wanted = streams.map(AnsweredStream::wanted).collect();
+    if wanted.len() < count || wanted.contains_key("") {
+        return Err(CallFault::Unexpected("a stream without a name, or twice"));
     }
     Ok(wanted)
 }

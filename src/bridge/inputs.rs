@@ -41,7 +41,7 @@ impl PullInput {
 
 #[derive(Debug, Clone)]
 pub struct InputChoice {
-    inputs: Vec<PullInput>,
+    inputs: Box<[PullInput]>,
     chosen: usize,
     /// The last bytes, or when the source was given.
     flowed_at: Option<Instant>,
@@ -56,7 +56,7 @@ impl InputChoice {
     /// `inputs` has at least one.
     pub fn new(inputs: Vec<PullInput>) -> Self {
         Self {
-            inputs,
+            inputs: inputs.into(),
             chosen: 0,
             flowed_at: None,
             probed_at: None,
@@ -70,7 +70,7 @@ impl InputChoice {
     }
 
     pub fn has_inputs(&self, inputs: &[PullInput]) -> bool {
-        self.inputs == inputs
+        *self.inputs == *inputs
     }
 
     pub fn source(&self) -> &str {

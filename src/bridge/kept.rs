@@ -82,9 +82,15 @@ impl KeptFile {
 
     /// Replaces the file, durably: at any moment it has the old content or the new one.
     pub fn write(&self, kept: &KeptRef<'_>) -> io::Result<()> {
-        let body = serde_json::to_string(kept)?;
-        let sum = xxh3_64(body.as_bytes());
-        let text = format!("{FIRST_WORD} {VERSION} {sum:016x}\n{body}\n");
+        let head = |sum: u64| format!("{FIRST_WORD} {VERSION} {sum:016x}\n");
+        // The list may be long: it is there once, behind room for the head.
+        let mut text = head(0).into_bytes();
+        let begin = text.len();
+        serde_json::to_writer(&mut text, kept)?;
+        let sum = xxh3_64(&text[begin..]);
+        text[..begin].copy_from_slice(head(sum).as_bytes());
+        text.push(b'\n');
+        let text = String::from_utf8(text).map_err(io::Error::other)?;
         replace_file(&self.path, &text, MODE)
     }
 }

@@ -79,18 +79,22 @@ pub struct Meter {
 impl Meter {
     /// Takes the counters of the server; what the planner is to know of them.
     pub fn add(&mut self, now: Instant, measure: ServerMeasure) -> BTreeMap<Box<str>, Observation> {
-        self.streams
-            .retain(|native, _| measure.streams.contains_key(native));
+        let mut known = std::mem::take(&mut self.streams);
         let mut seen = BTreeMap::new();
-        for (native, stream) in &measure.streams {
-            let meter = self.streams.entry(native.clone()).or_default();
+        let metered = measure.streams.iter().map(|(native, stream)| {
+            let entry = known.remove_entry(native);
+            let (name, mut meter) =
+                entry.unwrap_or_else(|| (native.clone(), StreamMeter::default()));
             let observation = Observation {
                 is_growing: meter.add(now, stream.bytes_in),
                 lacks_picture: stream.picture == Some(Picture::Missing),
                 viewers: stream.viewers,
             };
             seen.insert(native.clone(), observation);
-        }
+            (name, meter)
+        });
+        // Collected at once, the nodes of the map are full.
+        self.streams = metered.collect();
         self.last = measure;
         seen
     }
