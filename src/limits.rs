@@ -91,10 +91,10 @@ pub const QUERIES_RUNNING_MAX: usize = 1024;
 /// millisecond.
 pub const QUERY_OFFLOADED_BYTES_MIN: usize = 64 * 1024;
 
-/// Threads that scan large collections: as many as processors, so that a scan that is alone has all
-/// of them. At least two, so that scans take turns by time on one processor, too. At most this
-/// many: each holds the best positions of every scan that it works for.
+/// Fewest threads that scan large collections, of which there are as many as processors. With two,
+/// scans take turns by time on one processor, too.
 pub const SCAN_THREADS_MIN: usize = 2;
+/// Most of them: each holds the best positions of every scan that it works for.
 pub const SCAN_THREADS_MAX: usize = 16;
 
 /// Scans that these threads work for in turns. A core makes further ones itself, in slices.
