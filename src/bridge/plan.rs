@@ -124,8 +124,8 @@ struct Track {
     failures: u32,
     retry_at: Option<Instant>,
     refusal: Option<Box<str>>,
-    /// The source did not accept a connection when the server was to pull it again.
-    is_unreachable: bool,
+    /// What kept the server from pulling the source again.
+    source_fault: Option<SourceFault>,
 }
 
 /// The calls that are due.
@@ -568,7 +568,7 @@ impl Planner {
                     track.failures = 0;
                     track.retry_at = None;
                     track.refusal = None;
-                    track.is_unreachable = false;
+                    track.source_fault = None;
                 }
                 if !is_put {
                     self.owned.remove(native);
@@ -583,7 +583,7 @@ impl Planner {
                 track.retry_at = Some(now + pause.min(RETRY_MAX));
                 track.failures += 1;
                 track.refusal = end.refusal;
-                track.is_unreachable = end.is_unreachable;
+                track.source_fault = end.source_fault;
                 let is_refused = track.refusal.is_some() && track.is_first_call;
                 let owned = self.owned.get(native);
                 let is_unsure = owned.is_some_and(|owned| owned.state == OwnedState::Unsure);
@@ -673,9 +673,11 @@ impl Planner {
         } else if track.is_sick(now) {
             let text = "bytes arrive, and the server finds no picture in them";
             errors.push((name.into(), "no_picture", text.into()));
-        } else if is_unreachable || track.is_unreachable {
-            let text = "the source accepts no connection";
-            errors.push((name.into(), "source_unreachable", text.into()));
+        } else if let Some(fault) = track
+            .source_fault
+            .or(is_unreachable.then_some(SourceFault::Unreachable))
+        {
+            errors.push((name.into(), fault.code(), fault.text().into()));
         } else if target.is_to_be_recorded {
             let text = "recordings of this server are not configured";
             errors.push((name.into(), "dvr_not_supported", text.into()));
@@ -699,8 +701,39 @@ impl Planner {
 pub struct CallEnd {
     /// The server received the call and refused it, in its words.
     pub refusal: Option<Box<str>>,
-    /// The source of the stream accepts no connection.
-    pub is_unreachable: bool,
+    /// What is wrong with the source of the stream, not with the call.
+    pub source_fault: Option<SourceFault>,
+}
+
+/// Why a server does not pull a source, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceFault {
+    /// It accepts no connection.
+    Unreachable,
+    /// It answered the server's request with an error.
+    Refused,
+    /// It wants other credentials.
+    Unauthorized,
+}
+
+impl SourceFault {
+    pub const ALL: [Self; 3] = [Self::Unreachable, Self::Refused, Self::Unauthorized];
+
+    fn code(self) -> &'static str {
+        match self {
+            Self::Unreachable => "source_unreachable",
+            Self::Refused => "source_refused",
+            Self::Unauthorized => "source_unauthorized",
+        }
+    }
+
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Unreachable => "the source accepts no connection",
+            Self::Refused => "the source answers with an error",
+            Self::Unauthorized => "the source does not accept the credentials of its URL",
+        }
+    }
 }
 
 enum Verdict {

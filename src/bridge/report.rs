@@ -15,7 +15,13 @@ const ALIVE_FOR: Duration = Duration::from_secs(12);
 /// The time over which bitrates are measured.
 const BITRATE_OVER: Duration = Duration::from_secs(5);
 /// Errors of streams that the server has and that may flow, now or later.
-const WAITING_CODES: [&str; 3] = ["dvr_not_supported", "source_unreachable", "no_picture"];
+const WAITING_CODES: [&str; 5] = [
+    "dvr_not_supported",
+    "no_picture",
+    "source_refused",
+    "source_unauthorized",
+    "source_unreachable",
+];
 /// Samples of a stream that are kept.
 const SAMPLES_MAX: usize = 7;
 

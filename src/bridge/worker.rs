@@ -12,7 +12,7 @@ use super::desired::Wanted;
 use super::kept::{KeptFile, KeptRef};
 use super::kind::{ListedStream, MediaServer, ServerRules, StreamCall};
 use super::liveness::{LifeSigns, Liveness, ServerLife};
-use super::plan::{CallEnd, CallPlan, Planner, ServerList};
+use super::plan::{CallEnd, CallPlan, Planner, ServerList, SourceFault};
 use super::prober::MediaPort;
 use super::report::{ConfigStatus, Meter, ReportInput, report};
 use super::shared::BridgeShared;
@@ -385,11 +385,14 @@ pub fn call_end(result: &Result<(), CallFault>) -> Result<(), CallEnd> {
     let Err(fault) = result else {
         return Ok(());
     };
+    let mut source_faults = SourceFault::ALL.into_iter();
     Err(CallEnd {
         refusal: fault.is_refusal().then(|| fault.to_string().into()),
-        is_unreachable: *fault == SOURCE_UNREACHABLE,
+        source_fault: source_faults.find(|of_source| *fault == source_fault(*of_source)),
     })
 }
 
-/// The result of a call that found the source of the stream, not the server, out of reach.
-pub const SOURCE_UNREACHABLE: CallFault = CallFault::Unexpected("the source accepts no connection");
+/// The result of a call that found fault with the source of the stream, not with the server.
+pub const fn source_fault(fault: SourceFault) -> CallFault {
+    CallFault::Unexpected(fault.text())
+}

@@ -48,6 +48,11 @@ impl StreamStatus {
 }
 
 /// The codes of errors that are counted by name, sorted. Streamers may report others.
+///
+/// Of the servers behind bridges, go2rtc alone reports why a source gave nothing: MediaMTX and
+/// node-media-server write it to their logs, SRS to those of its ffmpeg, and their streams just
+/// wait. So `source_refused` and `source_unauthorized` come from go2rtc, and from streamers that
+/// report themselves.
 pub const ERROR_CODES: [&str; 10] = [
     "dvr_not_supported",
     "foreign_stream",

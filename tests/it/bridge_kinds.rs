@@ -115,6 +115,41 @@ fn go2rtc_does_not_wait_for_sources_that_are_away() {
 }
 
 #[test]
+fn go2rtc_names_what_is_wrong_with_sources() {
+    let server = TestServer::new();
+    let fake = FakeServer::new(FakeGo2rtc::default());
+    save_streamers(&server, &["g1"]);
+    let table = [
+        ("a", "wrong user/pass", "source_unauthorized"),
+        ("b", "wrong response on DESCRIBE", "source_refused"),
+        ("c", "EOF", "source_unreachable"),
+        ("d", "403 Forbidden", "source_unauthorized"),
+        ("e", "404 Not Found", "source_refused"),
+    ];
+    let mut sources = Vec::new();
+    for (host, (name, error, _)) in (2..).zip(table) {
+        // Of one host, two streams are started at a time.
+        let listener = TcpListener::bind(format!("127.0.0.{host}:0")).expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        save_stream(&server, "g1", name, &format!("rtsp://u:p@{address}/{name}"));
+        fake.kind().source_errors.insert(name.into(), error);
+        sources.push(listener);
+    }
+    let bridge = Bridge::new("go2rtc", &server, &fake, "g1", &[]);
+    for (name, _, code) in table {
+        looking(
+            &format!("{name} has its error"),
+            || stats_of(&server, name)["error"]["code"].clone(),
+            |seen| *seen == code,
+        );
+        wait_for_status(&server, name, "waiting");
+        let text = stats_of(&server, name)["error"]["text"].to_string();
+        assert!(!text.contains("u:p"), "no credentials: {text}");
+    }
+    drop((bridge, sources));
+}
+
+#[test]
 fn node_media_server_relays_follow() {
     let server = TestServer::new();
     let mut fake = FakeServer::new(FakeNodeMediaServer::default());

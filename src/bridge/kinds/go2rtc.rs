@@ -9,6 +9,7 @@
 //!   is removed first.
 //! * Without a writable file, PUT answers 400 although it worked.
 //! * Passwords read back as `***`: sources are not compared.
+//! * The answer to a preload has the error of the source as text.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,8 +23,9 @@ use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, PutCause, ServerMeasure,
     ServerRules, StreamCall, pull_url,
 };
+use crate::bridge::plan::SourceFault;
 use crate::bridge::prober;
-use crate::bridge::worker::SOURCE_UNREACHABLE;
+use crate::bridge::worker::source_fault;
 use crate::client::escape as percent;
 use crate::native_name::MediaServerKind;
 
@@ -117,10 +119,28 @@ impl Go2rtc {
     /// Pulls a stream without a viewer, if its source accepts a connection.
     fn preload(&self, name: &str, source: &str) -> Result<(), CallFault> {
         if !prober::source_accepts(source) {
-            return Err(SOURCE_UNREACHABLE);
+            return Err(source_fault(SourceFault::Unreachable));
         }
         let preloaded = self.put(&format!("/api/preload?src={name}"));
-        preloaded.map_err(|_| SOURCE_UNREACHABLE)
+        preloaded.map_err(|fault| source_fault(fault_of_preload(&fault)))
+    }
+}
+
+/// What go2rtc found at the source, by the words of its answer: a status of HTTP other than
+/// 200 as it came, one of RTSP without the number.
+fn fault_of_preload(fault: &CallFault) -> SourceFault {
+    let CallFault::Status(_, text) = fault else {
+        return SourceFault::Unreachable;
+    };
+    let found = text.strip_prefix("streams: ").unwrap_or_default();
+    let status = found.split(' ').next().and_then(|word| word.parse().ok());
+    match (found, status) {
+        ("wrong user/pass" | "user/pass not provided", _) | (_, Some(401 | 403)) => {
+            SourceFault::Unauthorized
+        }
+        (_, Some(400..=599)) => SourceFault::Refused,
+        _ if found.starts_with("wrong response on ") => SourceFault::Refused,
+        _ => SourceFault::Unreachable,
     }
 }
 

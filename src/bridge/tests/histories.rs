@@ -245,7 +245,7 @@ impl History {
             }
             let end = |refusal| CallEnd {
                 refusal,
-                is_unreachable: false,
+                source_fault: None,
             };
             let result = match (is_lost, is_refused) {
                 (true, _) => Err(end(None)),

@@ -7,7 +7,7 @@ use super::super::desired::{Wanted, WantedInput, WantedStream};
 use super::super::kind::{ListedStream, PutCause, StreamCall};
 use super::super::plan::{
     CallEnd, CallPlan, Observation, Owned, OwnedState, OwnedStream, PlanSettings, Planner,
-    RECORDED_AHEAD_MAX, ServerList,
+    RECORDED_AHEAD_MAX, ServerList, SourceFault,
 };
 use super::{Clock, TestRules, settings};
 
@@ -385,7 +385,7 @@ fn refused_stream_is_an_error_and_tried_again_later() {
             let refusal = Some("no".into());
             let end = CallEnd {
                 refusal,
-                is_unreachable: false,
+                source_fault: None,
             };
             bench.planner.begin(bench.clock.0, call);
             bench.planner.end(bench.clock.0, call, Err(end));
@@ -437,7 +437,7 @@ fn idle_streams_resume_one_at_a_time() {
     assert_eq!(*cause, PutCause::Resume);
     let end = CallEnd {
         refusal: None,
-        is_unreachable: true,
+        source_fault: Some(SourceFault::Unreachable),
     };
     bench.planner.begin(bench.clock.0, call);
     bench.planner.end(bench.clock.0, call, Err(end));

@@ -17,6 +17,8 @@ pub struct FakeGo2rtc {
     pub is_read_only: bool,
     /// The next preloads that fail although the source accepts connections.
     pub failing_preloads: usize,
+    /// What the sources of streams answer it with, as it words it.
+    pub source_errors: BTreeMap<String, &'static str>,
     /// Sources by name.
     pub streams: BTreeMap<String, String>,
     pub preloads: BTreeSet<String>,
@@ -83,6 +85,9 @@ impl FakeGo2rtc {
         if self.failing_preloads > 0 {
             self.failing_preloads -= 1;
             return FakeAnswer::text(500, "EOF");
+        }
+        if let Some(error) = self.source_errors.get(name) {
+            return FakeAnswer::text(500, &format!("streams: {error}"));
         }
         if self.preloads.insert(name.to_owned()) {
             *self.starts.entry(name.to_owned()).or_default() += 1;
