@@ -88,8 +88,8 @@ impl<'s> Endpoints<'s> {
         chosen.or_else(|| public_base(&facts?.reported_endpoint()?))
     }
 
-    /// Finds what endpoints of all streams need, unless it is found. Endpoints are wanted while reports
-    /// are locked, and reading all streamers and load balancers may take milliseconds.
+    /// Finds what endpoints of all streams need, unless it is found. Endpoints are wanted while
+    /// reports are locked, and reading all streamers and load balancers may take milliseconds.
     pub fn prepare(&self) {
         self.players();
         if let ViewerOrigin::In(country) = self.viewer.origin {
