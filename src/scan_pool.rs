@@ -160,7 +160,7 @@ impl ScanPool {
             thread::Builder::new()
                 .name(format!("scan-{index}"))
                 .spawn(move || {
-                    rt::sys::lower_priority();
+                    rt::sys::lower_priority(rt::sys::NICENESS_OF_SCANS);
                     line.work();
                 })?;
         }

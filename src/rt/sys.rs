@@ -178,11 +178,15 @@ pub fn raise_priority() {
     }
 }
 
+/// Niceness of threads that work while clients wait for them.
+pub const NICENESS_OF_WORKERS: i32 = 5;
+/// Niceness of threads that use all processors. Beside a busy core they get a tenth of its time.
+pub const NICENESS_OF_SCANS: i32 = 10;
+
 /// Lowers the scheduling priority of the calling thread: the cores come first.
-pub fn lower_priority() {
-    const NICENESS: i32 = 5;
-    if process::getpriority_process(None).is_ok_and(|current| current < NICENESS) {
-        let _ = process::setpriority_process(None, NICENESS);
+pub fn lower_priority(niceness: i32) {
+    if process::getpriority_process(None).is_ok_and(|current| current < niceness) {
+        let _ = process::setpriority_process(None, niceness);
     }
 }
 

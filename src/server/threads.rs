@@ -98,7 +98,7 @@ pub(super) fn start_followers(
 fn start_counts(shared: &Arc<Shared>) -> Result<(), Failure> {
     let shared = shared.clone();
     spawn("cluster-counts", move || {
-        rt::sys::lower_priority();
+        rt::sys::lower_priority(rt::sys::NICENESS_OF_WORKERS);
         counting::run(&shared);
     })
     .map(drop)
@@ -108,7 +108,7 @@ fn start_counts(shared: &Arc<Shared>) -> Result<(), Failure> {
 fn start_sampling(shared: &Arc<Shared>, commits: Receiver<Arc<Commit>>) -> Result<(), Failure> {
     let shared = shared.clone();
     spawn("sampling", move || {
-        rt::sys::lower_priority();
+        rt::sys::lower_priority(rt::sys::NICENESS_OF_WORKERS);
         sampling::run(&shared, &commits);
     })
     .map(drop)
