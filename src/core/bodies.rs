@@ -4,11 +4,9 @@
 //! disconnected by the send timeout, one that takes too little when the time of the body is over,
 //! and all of them when the server stops: what is left would keep it from stopping.
 
-use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -125,12 +123,7 @@ impl Core {
             if left.is_zero() {
                 return Waited::Late;
             }
-            let mut pause = pin!(rt::sleep(left.min(LOOK_PAUSE)));
-            let done = poll_fn(|context| match future.as_mut().poll(context) {
-                Poll::Ready(done) => Poll::Ready(Some(done)),
-                Poll::Pending => pause.as_mut().poll(context).map(|()| None),
-            });
-            if let Some(done) = done.await {
+            if let Some(done) = rt::within(left.min(LOOK_PAUSE), future.as_mut()).await {
                 return Waited::Done(done);
             }
         }

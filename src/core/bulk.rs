@@ -5,12 +5,10 @@
 //! the batch under way; an error does, too. A record that changed since it was selected is looked
 //! at again, so that no stream is changed that does not match any more.
 
-use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tracing::info;
@@ -441,12 +439,7 @@ impl Core {
     ) -> Result<Done, ApiError> {
         let mut received = pin!(run.replies.recv());
         loop {
-            let mut pause = pin!(rt::sleep(LINE_PAUSE));
-            let reply = poll_fn(|context| match received.as_mut().poll(context) {
-                Poll::Ready(reply) => Poll::Ready(Some(reply)),
-                Poll::Pending => pause.as_mut().poll(context).map(|()| None),
-            });
-            match reply.await {
+            match rt::within(LINE_PAUSE, received.as_mut()).await {
                 Some(BulkReply::Changed(outcome)) => return outcome,
                 Some(_) => return Err(error::TIMED_OUT.error()),
                 None => {

@@ -4,10 +4,8 @@
 //! is room for what is found, and whether it takes too long. A scan that finds the line of the
 //! threads full is made by its core, in slices.
 
-use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Core;
@@ -150,12 +148,7 @@ impl Core {
         let running = scans.run(scan, move |found| outcome.push(found))?;
         let mut received = pin!(ended.recv());
         loop {
-            let mut pause = pin!(rt::sleep(LOOK_PAUSE));
-            let found = poll_fn(|context| match received.as_mut().poll(context) {
-                Poll::Ready(found) => Poll::Ready(Some(found)),
-                Poll::Pending => pause.as_mut().poll(context).map(|()| None),
-            });
-            match found.await {
+            match rt::within(LOOK_PAUSE, received.as_mut()).await {
                 Some(Some(found)) => return Some(Ok(found)),
                 // It panicked.
                 Some(None) => return Some(Err(ScanEnd::Refused(error::INTERNAL_ERROR))),

@@ -18,10 +18,12 @@ pub mod sys;
 
 use std::cell::{Cell, OnceCell};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::pin::{Pin, pin};
 use std::sync::LazyLock;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
@@ -163,6 +165,19 @@ pub fn spawn<F: Future<Output = ()> + 'static>(future: F) {
 /// per core, never one per connection.
 pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
+}
+
+/// Waits for a future for some time. `None`: it goes on and can be waited for again.
+pub async fn within<T>(
+    pause: Duration,
+    mut future: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
+    let mut pause = pin!(sleep(pause));
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => pause.as_mut().poll(context).map(|()| None),
+    })
+    .await
 }
 
 /// Runs everything that is ready on this core before the caller.
