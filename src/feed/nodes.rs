@@ -7,18 +7,18 @@
 //! atomic.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Commit;
 use super::rendered::{Body, RenderedCache, RenderedSlot};
 use crate::http::Coding;
 use crate::state::name::Hostname;
+use crate::state::name_hash::NameHash;
 
 /// Parts of the table, each with a lock of its own: cores that serve different nodes rarely meet.
 const SHARDS: usize = 64;
@@ -210,25 +210,7 @@ impl Activity {
     }
 }
 
-type NodeShard = RwLock<HashMap<Hostname, Arc<NodeRuntime>, BuildHasherDefault<HostHasher>>>;
-
-/// Hashes a hostname in one call. Every poll looks a node up, and hostnames come from operators,
-/// who gain nothing by collisions.
-#[derive(Default)]
-struct HostHasher(u64);
-
-impl Hasher for HostHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
-
-    // The end mark of a string, which is the only part of the key.
-    fn write_u8(&mut self, _: u8) {}
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
+type NodeShard = RwLock<HashMap<Hostname, Arc<NodeRuntime>, NameHash>>;
 
 /// The runtime facts of every node. Shared by all threads.
 pub struct NodeTable {

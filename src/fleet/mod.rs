@@ -9,7 +9,6 @@
 pub mod health;
 pub mod healthcheck;
 pub mod history;
-mod name_hash;
 pub mod peer;
 pub mod queries;
 pub mod recordings;

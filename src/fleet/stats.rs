@@ -19,7 +19,6 @@ use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::healthcheck::FailedQuery;
-use super::name_hash::NameHash;
 use super::report::{
     JOINED, OptionalNumber, ReportedDvrs, ReportedError, StreamStats, StreamStatus, StreamerReport,
     StreamerStats,
@@ -31,6 +30,7 @@ use crate::feed::nodes::{
 use crate::json::{scan, write_string};
 use crate::state::SHARDS;
 use crate::state::name::{Hostname, shard_of};
+use crate::state::name_hash::NameHash;
 use crate::state::pull::text_of;
 
 /// Text of all streams together. Above it only the numbers of a stream are kept.

@@ -23,6 +23,7 @@ pub mod label;
 mod loader;
 mod merged;
 pub mod name;
+pub mod name_hash;
 pub mod node;
 pub mod pause;
 pub mod pull;

@@ -1,4 +1,4 @@
-//! Hashes of names for tables that scans look into once per stream.
+//! Hashes of names for tables that scans look into once per stream, and polls once per node.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Hashes names several times faster than the standard hasher. Its seed is random and never shown,
 /// so that collisions cannot be chosen.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct NameHash(u64);
+pub struct NameHash(u64);
 
 impl Default for NameHash {
     fn default() -> Self {
@@ -27,7 +27,7 @@ impl BuildHasher for NameHash {
 
 /// The hash of what was written so far.
 #[derive(Debug)]
-pub(super) struct NameHasher(u64);
+pub struct NameHasher(u64);
 
 impl Hasher for NameHasher {
     fn write(&mut self, bytes: &[u8]) {
