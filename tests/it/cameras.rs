@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -170,6 +171,8 @@ impl Camera {
 fn serve(socket: TcpStream, film: &Arc<Film>) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let mut lines = BufReader::new(socket.try_clone()?);
+    // Pictures that are played end when these are dropped.
+    let mut playing = Vec::new();
     loop {
         // Between requests the client may send reports, in frames that begin with a dollar.
         if lines.fill_buf()?.first() == Some(&b'$') {
@@ -212,7 +215,9 @@ fn serve(socket: TcpStream, film: &Arc<Film>) -> io::Result<()> {
         match method {
             "PLAY" => {
                 let (socket, film) = (socket.try_clone()?, film.clone());
-                thread::spawn(move || drop(play(&socket, &film)));
+                let (watched, left) = mpsc::channel();
+                playing.push(watched);
+                thread::spawn(move || drop(play(&socket, &film, &left)));
             }
             "TEARDOWN" => return socket.shutdown(std::net::Shutdown::Both),
             _ => {}
@@ -229,14 +234,16 @@ fn describe(film: &Film) -> String {
     )
 }
 
-/// Sends the pictures, until the client leaves. The pauses are the rate of a camera; no test waits
-/// for them.
-fn play(mut socket: &TcpStream, film: &Film) -> io::Result<()> {
+/// Sends the pictures at the rate of a camera, until the client has left.
+fn play(mut socket: &TcpStream, film: &Film, left: &Receiver<()>) -> io::Result<()> {
     let (mut sequence, mut timestamp) = (0_u16, 0_u32);
-    thread::sleep(FIRST_PICTURE_AFTER);
+    let mut pause = FIRST_PICTURE_AFTER;
     loop {
         for picture in &film.pictures {
-            thread::sleep(Duration::from_secs(1) / PICTURES_PER_SECOND);
+            if left.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return Ok(());
+            }
+            pause = Duration::from_secs(1) / PICTURES_PER_SECOND;
             let mut bytes = Vec::new();
             for (i, unit) in picture.iter().enumerate() {
                 let is_last = i + 1 == picture.len();
