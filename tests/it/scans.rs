@@ -8,9 +8,10 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::calls::{get_request, names};
+use crate::faults::limit_files;
 use crate::memory::metric;
 use crate::restricted::token;
-use weir_testkit::{API_KEY, Client, SetOnDrop, TestServer, encode_segment, wait_until};
+use weir_testkit::{API_KEY, Client, Response, SetOnDrop, TestServer, encode_segment, wait_until};
 
 /// So many that a list with [`filters`] is not finished before a core hands it over.
 const STREAMS: usize = 9000;
@@ -32,13 +33,17 @@ fn title(n: usize) -> String {
 
 fn filled() -> TestServer {
     let server = TestServer::new();
+    fill(&server);
+    server
+}
+
+fn fill(server: &TestServer) {
     let stream = |n: usize| {
         let labels = json!({"zone": format!("z{}", n % ZONES)});
         json!({"name": name(n), "title": title(n), "labels": labels})
     };
     let streams = (0..STREAMS).map(stream).collect();
     server.put("/streams/batch", streams).expect(204);
-    server
 }
 
 /// Streams of the walks; those of zone 0 are changed meanwhile.
@@ -211,6 +216,43 @@ fn scan_ends_when_its_client_is_gone() {
     wait_until("no scan runs", running, |scans| *scans == 0);
     let page = server.get("/streams?title=t0001&limit=10");
     assert_eq!(page.expect(200).json()["estimated_count"], 1);
+}
+
+#[test]
+fn more_scans_than_fit_in_line_are_answered_with_a_full_disk() {
+    // Goal: cores make the scans for which the threads have no room, scans write nothing, and what
+    // a slow machine does not finish in time is refused, not shortened. Method: half as many scans
+    // more than the line takes, at the same moment; then one alone.
+    let server = TestServer::with(&["--layouter-enabled"]);
+    fill(&server);
+    limit_files(server.id(), Some(0));
+    server.put("/streams/more", json!({})).expect(503);
+    let last: Vec<String> = (STREAMS - 10..STREAMS)
+        .rev()
+        .map(|n| format!("t{n:04}"))
+        .collect();
+    let is_whole = |answer: &Response| {
+        let page = answer.json();
+        let items = page["streams"].as_array().expect("a list").iter();
+        let titles: Vec<&str> = items.filter_map(|it| it["title"].as_str()).collect();
+        page["estimated_count"] == STREAMS && titles == last
+    };
+    for mut client in scanning(&server, 96) {
+        let answer = client.response(false);
+        if answer.status == 503 {
+            assert_eq!(answer.errors(), ["too_expensive"]);
+        } else {
+            assert!(is_whole(&answer.expect(200)));
+        }
+    }
+    wait_until(
+        "no scan runs",
+        || metric(&server, "weir_scans_running"),
+        |scans| *scans == 0,
+    );
+    let [mut alone] = scanning(&server, 1).try_into().ok().expect("one client");
+    assert!(is_whole(&alone.response(false).expect(200)));
+    limit_files(server.id(), None);
 }
 
 #[test]
