@@ -528,9 +528,11 @@ impl Controller {
             if now_ms >= self.due.tick_ms {
                 self.due.tick_ms = now_ms + self.settings.interval_ms;
             }
+            let before = self.metrics.decided();
             self.apply(Event::Tick { now_ms });
             if self.engine.is_some() {
-                self.history.ticked(now_ms);
+                let moves = self.metrics.decided_since(&before).iter().sum();
+                self.history.ticked(now_ms, moves);
             }
         }
     }

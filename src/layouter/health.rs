@@ -279,6 +279,16 @@ struct HealthNode {
     ticket: u64,
 }
 
+/// Holds all moves after most nodes were lost at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Brake {
+    pub since_ms: u64,
+    pub until_ms: u64,
+    /// Nodes that were lost when it was applied, of how many.
+    pub lost: usize,
+    pub of: usize,
+}
+
 /// The health of all nodes.
 pub struct HealthTracker {
     settings: HealthSettings,
@@ -295,7 +305,7 @@ pub struct HealthTracker {
     unseen: usize,
     /// Times of losses within the brake's window, oldest first.
     losses: VecDeque<u64>,
-    brake_until_ms: Option<u64>,
+    brake: Option<Brake>,
     events: Vec<HealthEvent>,
 }
 
@@ -312,7 +322,7 @@ impl HealthTracker {
             alive: 0,
             unseen: 0,
             losses: VecDeque::new(),
-            brake_until_ms: None,
+            brake: None,
             events: Vec::new(),
         }
     }
@@ -487,8 +497,8 @@ impl HealthTracker {
                 self.schedule(id);
             }
         }
-        if let Some(until_ms) = &mut self.brake_until_ms {
-            *until_ms = (*until_ms).min(self.ticked_ms + settings.brake_ms);
+        if let Some(brake) = &mut self.brake {
+            brake.until_ms = brake.until_ms.min(self.ticked_ms + settings.brake_ms);
         }
     }
 
@@ -506,13 +516,13 @@ impl HealthTracker {
         names.into_iter().flatten()
     }
 
-    /// When the brake is released, if it is on.
-    pub fn brake_until_ms(&self) -> Option<u64> {
-        self.brake_until_ms
+    /// The brake, while it is on.
+    pub fn brake(&self) -> Option<Brake> {
+        self.brake
     }
 
     pub fn is_braked(&self) -> bool {
-        self.brake_until_ms.is_some()
+        self.brake.is_some()
     }
 
     fn node(&self, id: usize) -> &HealthNode {
@@ -662,9 +672,14 @@ impl HealthTracker {
         self.losses.extend(std::iter::repeat_n(now_ms, now_lost));
         let (all_lost, of) = (before + now_lost + suspects, before + self.alive);
         let most = all_lost as u64 * 1000 > of as u64 * settings.brake_permille;
-        if self.brake_until_ms.is_none() && of >= settings.brake_nodes_min && most && now_lost > 0 {
+        if self.brake.is_none() && of >= settings.brake_nodes_min && most && now_lost > 0 {
             let until_ms = now_ms + settings.brake_ms;
-            self.brake_until_ms = Some(until_ms);
+            self.brake = Some(Brake {
+                since_ms: now_ms,
+                until_ms,
+                lost: all_lost,
+                of,
+            });
             self.events.push(HealthEvent::BrakeOn {
                 at_ms: now_ms,
                 lost: all_lost,
@@ -673,7 +688,7 @@ impl HealthTracker {
             });
         }
         for (id, cause) in lost {
-            if self.brake_until_ms.is_some() && self.node(id).counts() {
+            if self.brake.is_some() && self.node(id).counts() {
                 self.enter(id, HealthPhase::Braked, HealthCause::Braked, now_ms);
             } else {
                 self.fail(id, cause, now_ms);
@@ -701,10 +716,10 @@ impl HealthTracker {
     }
 
     fn release_brake(&mut self, now_ms: u64) {
-        if self.brake_until_ms.is_none_or(|until_ms| until_ms > now_ms) {
+        if self.brake.is_none_or(|brake| brake.until_ms > now_ms) {
             return;
         }
-        self.brake_until_ms = None;
+        self.brake = None;
         self.losses.clear();
         self.events.push(HealthEvent::BrakeOff { at_ms: now_ms });
         for id in 0..self.nodes.len() {
@@ -739,8 +754,8 @@ impl HealthTracker {
             self.set_overdue(id, false);
             self.schedule(id);
         }
-        if let Some(until_ms) = &mut self.brake_until_ms {
-            *until_ms = now_ms + self.settings.brake_ms;
+        if let Some(brake) = &mut self.brake {
+            brake.until_ms = now_ms + self.settings.brake_ms;
         }
     }
 }

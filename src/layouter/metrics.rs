@@ -84,6 +84,15 @@ impl LayouterMetrics {
         std::array::from_fn(|reason| self.decided[reason].load(Ordering::Relaxed))
     }
 
+    /// Decisions after a moment with other counts.
+    pub fn decided_since(&self, before: &DecisionCounts) -> DecisionCounts {
+        let mut counts = self.decided();
+        for (count, before) in counts.iter_mut().zip(before) {
+            *count = count.saturating_sub(*before);
+        }
+        counts
+    }
+
     /// Duration of the last tick.
     pub fn last_tick(&self) -> Duration {
         Duration::from_nanos(self.last_round_ns.load(Ordering::Relaxed))

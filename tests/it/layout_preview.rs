@@ -85,6 +85,12 @@ fn preview_changes_nothing_and_predicts_the_save() {
     let preview = server.post(&path, edit.clone()).expect(200).json();
     let item = &changes(&preview)[0];
     assert_eq!(preview["estimated_count"], 1, "{preview}");
+    let revision = &server.get("/cluster/summary").expect(200).json()["revision"];
+    let based_on = preview["revision"].as_u64();
+    assert!(
+        based_on > Some(0) && based_on <= revision.as_u64(),
+        "{preview}"
+    );
     assert_eq!(
         *item,
         json!({

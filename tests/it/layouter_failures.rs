@@ -302,6 +302,11 @@ fn mass_failure_moves_nothing_until_the_brake_is_off() {
     let brake = await_event(&server, mark, "event=layouter_brake_on");
     let facts = ["lost", "streamers", "hold_ms"].map(|member| brake[member].as_u64());
     assert_eq!(facts, [Some(6), Some(11), Some(25_000)]);
+    let shown = &server.get("/layouter").expect(200).json()["brake"];
+    assert_eq!(shown["on"], true, "{shown}");
+    assert_eq!(shown["why"], "6 of 11 streamers were lost at once");
+    let [since, until] = ["since", "until"].map(|member| shown[member].as_u64());
+    assert_eq!(until, since.map(|since| since + 25_000), "{shown}");
     // Each is braked after its usual interval.
     let look = || states(&server, mark);
     let logged = wait_until("six are braked", look, |logged| logged.len() >= 6);

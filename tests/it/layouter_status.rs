@@ -32,6 +32,7 @@ fn layouter_status_counts_places_decisions_and_budgets() {
     let waiting = json!({"by_reason": {}, "improving": 0, "unplaced": 0, "urgent": 0});
     assert_eq!(status["waiting"], waiting);
     assert_eq!(status["brake"], json!({"on": false}));
+    assert!(status["last_run"]["moves"].is_u64(), "{status}");
     let next = status["next_run_at"].as_u64();
     assert!(next > status["last_run"]["at"].as_u64(), "{status}");
     let budgets = status["budgets"].as_object().expect("budgets");

@@ -18,17 +18,18 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 pub struct WorkHistory {
     /// Ticks since the start.
     pub ticks: u64,
-    last_tick_ms: Option<u64>,
+    /// When the last one was, and its decisions.
+    last_tick: Option<(u64, u64)>,
     /// Decisions since the start, once a minute. The first sample is an hour old, if the start was
     /// that long ago.
     samples: VecDeque<(u64, DecisionCounts)>,
 }
 
 impl WorkHistory {
-    /// Counts a tick.
-    pub fn ticked(&mut self, now_ms: u64) {
+    /// Counts a tick and its decisions.
+    pub fn ticked(&mut self, now_ms: u64, moves: u64) {
         self.ticks += 1;
-        self.last_tick_ms = Some(now_ms);
+        self.last_tick = Some((now_ms, moves));
     }
 
     /// Takes a sample of the decisions once a minute.
@@ -48,13 +49,10 @@ impl WorkHistory {
 
     /// Decisions since the first sample.
     fn of_hour(&self, metrics: &LayouterMetrics) -> DecisionCounts {
-        let mut counts = metrics.decided();
-        if let Some((_, before)) = self.samples.front() {
-            for (count, before) in counts.iter_mut().zip(before) {
-                *count = count.saturating_sub(*before);
-            }
+        match self.samples.front() {
+            Some((_, before)) => metrics.decided_since(before),
+            None => metrics.decided(),
         }
-        counts
     }
 }
 
@@ -78,12 +76,8 @@ impl Controller {
             out,
             ",\"improving\":{improving},\"unplaced\":{unplaced},\"urgent\":{urgent}}}"
         );
-        let until_ms = self.health.brake_until_ms();
-        let _ = write!(out, ",\"brake\":{{\"on\":{}", until_ms.is_some());
-        if let Some(until_ms) = until_ms {
-            let _ = write!(out, ",\"until\":{}", utc_ms_of(until_ms));
-        }
-        out.push_str("},\"moves_1h\":{\"by_reason\":");
+        self.write_brake(&mut out);
+        out.push_str(",\"moves_1h\":{\"by_reason\":");
         write_by_reason(&mut out, &self.history.of_hour(&self.metrics));
         let pause = pause.map_or(Value::Null, |pause| pause.to_value());
         let _ = write!(out, "}},\"paused\":{}}}", pause.to_text());
@@ -118,12 +112,29 @@ impl Controller {
     }
 
     fn write_runs(&self, out: &mut String) {
-        if let Some(at_ms) = self.history.last_tick_ms {
+        if let Some((at_ms, moves)) = self.history.last_tick {
             let (at, us) = (utc_ms_of(at_ms), self.metrics.last_tick().as_micros());
-            let _ = write!(out, ",\"last_run\":{{\"at\":{at},\"us\":{us}}}");
+            let _ = write!(
+                out,
+                ",\"last_run\":{{\"at\":{at},\"moves\":{moves},\"us\":{us}}}"
+            );
         }
         let next = utc_ms_of(self.due.tick_ms);
         let _ = write!(out, ",\"next_run_at\":{next}");
+    }
+
+    fn write_brake(&self, out: &mut String) {
+        let Some(brake) = self.health.brake() else {
+            out.push_str(",\"brake\":{\"on\":false}");
+            return;
+        };
+        let (since, until) = (utc_ms_of(brake.since_ms), utc_ms_of(brake.until_ms));
+        let (lost, of) = (brake.lost, brake.of);
+        let _ = write!(
+            out,
+            ",\"brake\":{{\"on\":true,\"since\":{since},\"until\":{until},\
+             \"why\":\"{lost} of {of} streamers were lost at once\"}}"
+        );
     }
 }
 

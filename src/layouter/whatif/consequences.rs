@@ -149,10 +149,11 @@ impl<'s> LayoutPreview<'s> {
         Value::Array(self.unplaced_sample(visible)).write(&mut sample);
         let _ = write!(
             out,
-            "\"moves_caused\":{},\"moves_pending\":{},\"unplaced\":{},\"unplaced_before\":{},\
-             \"unplaced_copies\":{},\"unplaced_sample\":{}",
+            "\"moves_caused\":{},\"moves_pending\":{},\"revision\":{},\"unplaced\":{},\
+             \"unplaced_before\":{},\"unplaced_copies\":{},\"unplaced_sample\":{}",
             self.moves_caused(),
             self.moves_pending(),
+            self.snapshot.state.revision(),
             after.streams,
             before.streams,
             after.copies,

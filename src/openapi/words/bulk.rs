@@ -38,7 +38,7 @@ pub const STREAMS_BATCH_UPDATE_BY_FILTER: OperationDoc = OperationDoc {
                  streams: lines of JSON.",
             content: Content::JsonOr(
                 Shape::AnyOf(&["streams_by_filter_preview", "streams_by_filter_result"]),
-                r#"{"count":412,"moves":{"moves_caused":12,"moves_pending":0,"unplaced":0,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[]},"revision":4503599627370495,"sample":["harbour/cam1"]}"#,
+                r#"{"count":412,"moves":{"moves_caused":12,"moves_pending":0,"revision":716,"unplaced":0,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[]},"revision":4503599627370495,"sample":["harbour/cam1"]}"#,
                 "application/x-ndjson",
                 "{\"changed\":10000,\"count\":10412,\"done\":10000,\"skipped\":0}\n{\"changed\":10410,\"count\":10412,\"done\":10412,\"skipped\":2,\"ended\":\"complete\"}\n",
             ),

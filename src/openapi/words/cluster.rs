@@ -17,8 +17,9 @@ pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
          of each streamer. For monitoring: the metrics have the names of the reference; the \
          names of this server's own metrics begin with `weir_`. One count is made for all \
          callers. In a cluster of up to about 15,000 streams it begins after the request; in a \
-         larger one it may be 2 s old, and from about 500,000 streams on up to 15 s: \
-         `collected_at` is when it began.",
+         larger one it may be 2 s old. From about 200,000 streams on no caller waits for a count: \
+         it is also made while there are none, then at most once in 10 s, and the first of them \
+         may get one that is a minute old. `collected_at` is when it began.",
     responses: &[
         ResponseDoc {
             status: 200,
@@ -57,7 +58,7 @@ pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
             200,
             "The resulting changes.",
             Shape::One("cluster_preview"),
-            r#"{"moves":240,"moves_caused":240,"moves_pending":2,"unplaced":3,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[{"name":"harbour/cam1","reasons":["node_channel_limit_exceeded","node_offline"]}],"changes":[{"hostname":"streamer2.example.com","role":"ingest","before":320,"after":441,"delta":121,"capacity":500}],"summary":"240 streams would move; 1 load would change. 3 streams would be without a running node, 0 of them already now."}"#,
+            r#"{"moves":240,"moves_caused":240,"moves_pending":2,"revision":716,"unplaced":3,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[{"name":"harbour/cam1","reasons":["node_channel_limit_exceeded","node_offline"]}],"changes":[{"hostname":"streamer2.example.com","role":"ingest","before":320,"after":441,"delta":121,"capacity":500}],"summary":"240 streams would move; 1 load would change. 3 streams would be without a running node, 0 of them already now."}"#,
         ),
         BAD_BODY,
         UNAUTHORIZED,
@@ -84,7 +85,7 @@ pub const LAYOUTER_GET: OperationDoc = OperationDoc {
             200,
             "The state.",
             Shape::One("layouter_status"),
-            r#"{"enabled":true,"last_run":{"at":1727274724000,"us":180},"next_run_at":1727274754000,"budgets":{"improving":{"left":950,"limit":1000},"make_room":{"left":64,"limit":64},"preferred":{"left":50,"limit":50},"rebalance":{"left":38,"limit":50},"restore":{"left":500,"limit":500}},"waiting":{"by_reason":{"rebalance":12},"improving":12,"unplaced":0,"urgent":0},"brake":{"on":false},"moves_1h":{"by_reason":{"not_distributed":40,"rebalance":50}},"paused":null}"#,
+            r#"{"enabled":true,"last_run":{"at":1727274724000,"moves":12,"us":180},"next_run_at":1727274754000,"budgets":{"improving":{"left":950,"limit":1000},"make_room":{"left":64,"limit":64},"preferred":{"left":50,"limit":50},"rebalance":{"left":38,"limit":50},"restore":{"left":500,"limit":500}},"waiting":{"by_reason":{"rebalance":12},"improving":12,"unplaced":0,"urgent":0},"brake":{"on":false},"moves_1h":{"by_reason":{"not_distributed":40,"rebalance":50}},"paused":null}"#,
         ),
         UNAUTHORIZED,
         UNAVAILABLE,
@@ -158,8 +159,8 @@ pub const CLUSTER_SUMMARY_GET: OperationDoc = OperationDoc {
     summary: "Read what an overview of the cluster shows",
     description: "Counts of streams and streamers, traffic, the layouter, free capacity, what \
          needs attention, polls and the store, in at most 8 KiB whatever the size of the cluster. \
-         One count is made for all callers, and only while there are some, as for `GET \
-         /cluster/stats`; `at` is when it began. Each count equals the `estimated_count` of the \
+         One count is made for all callers, as for `GET /cluster/stats`; `at` is when it began. \
+         Each count equals the `estimated_count` of the \
          list of what it counts. A token with `read` on `cluster` gets all numbers; lines of \
          attention and losses about streamers only if it has a right to the streamer, and \
          `layouter` only with `read` on it (else null).",

@@ -233,7 +233,7 @@ pub const STREAM_LAYOUTS_GET: OperationDoc = OperationDoc {
     ..OPERATION
 };
 
-const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"moves_caused":1,"moves_pending":0,"unplaced":0,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[],"changes":[{"name":"harbour/cam1","ingest":"streamer2.example.com","change_reason":"node_misses_stream_required_labels","originator":"layouter"}]}"#;
+const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":1,"next":null,"prev":null,"timing":{},"moves_caused":1,"moves_pending":0,"revision":716,"unplaced":0,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[],"changes":[{"name":"harbour/cam1","ingest":"streamer2.example.com","change_reason":"node_misses_stream_required_labels","originator":"layouter"}]}"#;
 
 /// Responses of both previews.
 const PREVIEWED: &[ResponseDoc] = &[

@@ -228,7 +228,7 @@ pub const STREAMER_STATS_REPORT: OperationDoc = OperationDoc {
     ..OPERATION
 };
 
-const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null,"timing":{},"moves_caused":21,"moves_pending":0,"unplaced":0,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[],"changes":[{"hostname":"streamer1.example.com","role":"ingest","before":321,"after":300,"delta":-21,"capacity":300},{"hostname":"streamer2.example.com","role":"ingest","before":240,"after":261,"delta":21,"capacity":500}]}"#;
+const PREDICTION_EXAMPLE: &str = r#"{"estimated_count":2,"next":null,"prev":null,"timing":{},"moves_caused":21,"moves_pending":0,"revision":716,"unplaced":0,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[],"changes":[{"hostname":"streamer1.example.com","role":"ingest","before":321,"after":300,"delta":-21,"capacity":300},{"hostname":"streamer2.example.com","role":"ingest","before":240,"after":261,"delta":21,"capacity":500}]}"#;
 
 /// Responses of both previews.
 const PREVIEWED: &[ResponseDoc] = &[
