@@ -24,9 +24,11 @@
 //!   resolve          names of streamers that are queried
 //!   offload          work of milliseconds: large bodies, large configurations, compression
 //!   scans            scan streams for lists, facets and bulk changes, at a lower priority
-//!   what-if worker   previews, explanations and capacity, on a snapshot of the layouter
+//!   what-if worker   previews and explanations on a snapshot of the layouter, capacity on another
+//!                    thread
 //!   old states       a follower of commits: frees what no thread holds any more
-//!   cluster-counts   counts streams and streamers by health, while callers want the counts
+//!   cluster-counts   counts streams and streamers by health, while callers want the counts and, of
+//!                    a large cluster, at least every minute
 //!   sampling         samples numbers of the cluster and of streamers, every 10 s
 //!   publications     a follower of commits: when streams began and ended
 //!   traces           sends spans of requests to a collector, if there is one

@@ -38,6 +38,13 @@ pub fn request(shared: &Arc<Shared>) -> CapacityLookup {
     }
 }
 
+/// Computes a report if it is time for one without a caller.
+pub fn renew(shared: &Arc<Shared>, now: Instant) {
+    if shared.layouter.capacity.renew_by_itself(now).0 {
+        compute(shared);
+    }
+}
+
 /// Returns the report, or lets `waiter` wait for the next one.
 fn look_up(shared: &Arc<Shared>, waiter: impl FnOnce() -> CapacityWaiter) -> Option<Reported> {
     let capacity = &shared.layouter.capacity;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::capacity::{self, CapacityLookup};
-use super::cluster_counts::{ClusterCounts, CountsForm};
-use super::cluster_scan::{ClusterScan, NodeEntry};
+use super::cluster_counts::{ClusterCounts, CountsForm, CountsWaiter};
+use super::cluster_scan::{ClusterScan, NodeEntry, STREAMS_COUNTED_MIN};
 use super::cluster_summary::{AttentionLine, ClusterSummary, SummaryCapacity};
 use super::config_document::source_kind;
 use super::server_metrics::store_bytes;
@@ -32,6 +32,8 @@ const SCANNED_IN_A_ROW: usize = 1024;
 /// The thread rests for this multiple of each count's cost if callers wait for the next one.
 const REST_COSTS: u32 = 4;
 const REST_MAX: Duration = Duration::from_millis(40);
+/// How often the thread looks whether the counts of a large cluster are due.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest waits of a summary for the cores, for the first capacity, and for a newer one.
 const CORES_WAIT_MAX: Duration = Duration::from_millis(100);
@@ -47,30 +49,65 @@ const RATE_OVER: Duration = Duration::from_secs(10);
 /// Least time between two samples of the counters behind rates.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Counts the cluster whenever that is requested, until the process ends.
+/// Counts the cluster whenever that is requested, and from time to time if it is large, until the
+/// process ends.
 pub fn run(shared: &Arc<Shared>) {
     let worker = &shared.workers.cluster_counts;
     let mut summarizer = Summarizer::new(shared.clone());
-    for () in worker.started.clone() {
-        loop {
-            let last = worker.counts.begin(Instant::now());
-            let waiting = worker.counts.served();
-            let forms: Vec<CountsForm> = waiting.iter().map(|waiter| waiter.form).collect();
-            // A panic fails these requests, not the server.
-            let count = AssertUnwindSafe(|| summarizer.count(&forms, last));
-            let counted = catch_unwind(count).map_err(|_| ApiError::internal("cluster-counts"));
-            let cost = counted.as_ref().map_or(Duration::ZERO, |it| it.cost);
-            for waiter in waiting {
-                waiter.completion.send(match &counted {
-                    Ok(counted) => Reply::Finished(Box::new(counted.clone())),
-                    Err(error) => Reply::Body(Err(error.clone())),
-                });
+    loop {
+        match worker.started.recv_timeout(RENEWAL_PAUSE) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                if !renew_without_callers(shared) {
+                    continue;
+                }
             }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        loop {
+            let cost = summarizer.serve();
             if !worker.counts.end() {
                 break;
             }
             thread::sleep((cost * REST_COSTS).min(REST_MAX));
         }
+    }
+}
+
+/// Begins a new capacity report of a large cluster if it is time. Returns whether the cluster must
+/// be counted, too.
+fn renew_without_callers(shared: &Arc<Shared>) -> bool {
+    if shared.published.state().load().streams_count() < STREAMS_COUNTED_MIN {
+        return false;
+    }
+    let now = Instant::now();
+    if is_layouter_enabled(shared) {
+        capacity::renew(shared, now);
+    }
+    shared.workers.cluster_counts.counts.renew_by_itself(now).0
+}
+
+fn is_layouter_enabled(shared: &Shared) -> bool {
+    shared.settings.running.config().settings.layouter.enabled
+}
+
+/// What is counted or rendered; a panic fails these requests, not the server.
+fn caught(
+    run: impl FnOnce() -> Arc<Computed<ClusterCounts>>,
+) -> Result<Arc<Computed<ClusterCounts>>, ApiError> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| ApiError::internal("cluster-counts"))
+}
+
+/// Sends counts to all callers that wait.
+fn answer(
+    waiting: &mut Vec<CountsWaiter>,
+    counted: &Result<Arc<Computed<ClusterCounts>>, ApiError>,
+) {
+    for waiter in waiting.drain(..) {
+        waiter.completion.send(match counted {
+            Ok(counted) => Reply::Finished(Box::new(counted.clone())),
+            Err(error) => Reply::Body(Err(error.clone())),
+        });
     }
 }
 
@@ -107,31 +144,54 @@ impl Summarizer {
         }
     }
 
-    /// Counts the cluster, unless the last counts will do, and renders forms.
-    fn count(
-        &mut self,
-        forms: &[CountsForm],
-        last: Option<Arc<Computed<ClusterCounts>>>,
-    ) -> Arc<Computed<ClusterCounts>> {
-        let wants_facets = self.wants_facets(forms);
+    /// Answers the callers that wait, from the last counts if they will do, and counts the cluster
+    /// if it is time. Returns the processor time of a count.
+    fn serve(&mut self) -> Duration {
+        let shared = self.shared.clone();
+        let counts = &shared.workers.cluster_counts.counts;
+        let now = Instant::now();
+        let is_current = counts.begin(now).is_some();
+        let mut waiting = counts.served();
+        let forms: Vec<CountsForm> = waiting.iter().map(|waiter| waiter.form).collect();
+        let wants_facets = self.wants_facets(&forms);
+        let has_all = |last: &Arc<Computed<ClusterCounts>>| {
+            let has_facets = last.value.has(CountsForm::Facets);
+            has_facets || !forms.contains(&CountsForm::Facets)
+        };
+        if let Some(last) = counts.usable(now).filter(has_all) {
+            let rendered = caught(|| {
+                self.render(&last.value, &forms);
+                last.clone()
+            });
+            answer(&mut waiting, &rendered);
+            if is_current {
+                return Duration::ZERO;
+            }
+        }
+        let forms: Vec<CountsForm> = waiting.iter().map(|waiter| waiter.form).collect();
+        let counted = caught(|| self.count(&forms, wants_facets));
+        answer(&mut waiting, &counted);
+        counted.map_or(Duration::ZERO, |it| it.cost)
+    }
+
+    fn render(&mut self, counts: &ClusterCounts, forms: &[CountsForm]) {
         let shared = self.shared.clone();
         let state = shared.published.state().load_full();
-        let mut render = |counts: &ClusterCounts| {
-            for form in forms {
-                let summarize = || self.summarize(&counts.scan, &state);
-                counts.render(*form, &shared.identity.server_id, summarize);
-            }
-        };
-        let has_facets = |it: &Arc<Computed<ClusterCounts>>| it.value.has(CountsForm::Facets);
-        let is_enough = !forms.contains(&CountsForm::Facets);
-        if let Some(last) = last.filter(|last| is_enough || has_facets(last)) {
-            render(&last.value);
-            return last;
+        for form in forms {
+            let summarize = || self.summarize(&counts.scan, &state);
+            counts.render(*form, &shared.identity.server_id, summarize);
         }
+    }
+
+    /// Counts the cluster, and renders forms.
+    fn count(&mut self, forms: &[CountsForm], wants_facets: bool) -> Arc<Computed<ClusterCounts>> {
+        let shared = self.shared.clone();
+        let state = shared.published.state().load_full();
         let (began, used) = (Instant::now(), thread_time());
         let (fleet, presence) = (shared.fleet.view(began), &shared.agents.presence);
+        let with_facets = wants_facets || state.streams_count() >= STREAMS_COUNTED_MIN;
         let mut scan =
-            ClusterScan::new(&state, fleet, presence, super::now_ms()).with_facets(wants_facets);
+            ClusterScan::new(&state, fleet, presence, super::now_ms()).with_facets(with_facets);
         while !scan.step(&state, shared.fleet.view(Instant::now()), SCANNED_IN_A_ROW) {}
         for node in &scan.nodes {
             if let Some(runtime) = shared.nodes.find(&node.hostname) {
@@ -142,7 +202,7 @@ impl Summarizer {
             }
         }
         let value = ClusterCounts::new(scan);
-        render(&value);
+        self.render(&value, forms);
         let cost = thread_time().saturating_sub(used);
         let counted = Arc::new(Computed { value, began, cost });
         shared.workers.cluster_counts.counts.store(counted.clone());
@@ -197,8 +257,7 @@ impl Summarizer {
 
     /// The free capacity: the newest if it is there soon, else the last one.
     fn capacity(&self) -> Option<SummaryCapacity> {
-        let config = self.shared.settings.running.config();
-        if !config.settings.layouter.enabled {
+        if !is_layouter_enabled(&self.shared) {
             return None;
         }
         let last = self.shared.layouter.capacity.last();

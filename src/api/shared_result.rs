@@ -1,9 +1,10 @@
 //! Results that take long to compute, shared by all callers.
 //!
-//! One computation runs at a time, and only for a caller. A cheap one begins after the call that
-//! waits for it, so that its result has all that was written before. The result of an expensive one
-//! is reused for a time that grows with its cost: computations take a bounded part of one
-//! processor, however many callers there are.
+//! One computation runs at a time. A cheap one begins after the call that waits for it, so that its
+//! result has all that was written before. The result of an expensive one is reused for a time that
+//! grows with its cost: computations take a bounded part of one processor, however many callers
+//! there are. It is also renewed without callers, at a lower rate, so that the next caller of a
+//! slow one need not wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,11 @@ const REUSED_COSTS_MIN: u32 = 4;
 const SLOW: Duration = Duration::from_millis(200);
 /// How much longer a slow result is used.
 const STALE_MAX: Duration = Duration::from_secs(10);
+/// After which multiple of its cost an expensive result is renewed without a caller, and the bounds
+/// of that time.
+const RENEWED_COSTS: u32 = 40;
+const RENEWED_AFTER_MIN: Duration = Duration::from_secs(10);
+const RENEWED_AFTER_MAX: Duration = Duration::from_mins(1);
 
 /// A result, when its computation began, and the processor time that it took.
 #[derive(Debug)]
@@ -39,13 +45,24 @@ impl<T> Computed<T> {
 
     /// Whether a caller may get it while a new one is computed.
     fn is_usable(&self, now: Instant) -> bool {
-        let stale = if self.cost >= SLOW {
-            STALE_MAX
+        let usable_for = if self.cost >= SLOW {
+            renewed_after(self.cost) + STALE_MAX
         } else {
-            Duration::ZERO
+            reused_for(self.cost)
         };
-        now.saturating_duration_since(self.began) < reused_for(self.cost) + stale
+        now.saturating_duration_since(self.began) < usable_for
     }
+
+    /// Whether it must be renewed without a caller.
+    fn is_due(&self, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.began);
+        self.cost > CHEAP && age >= renewed_after(self.cost)
+    }
+}
+
+fn renewed_after(cost: Duration) -> Duration {
+    let after = (cost * RENEWED_COSTS).clamp(RENEWED_AFTER_MIN, RENEWED_AFTER_MAX);
+    after.max(reused_for(cost))
 }
 
 fn reused_for(cost: Duration) -> Duration {
@@ -131,6 +148,23 @@ impl<T, W> SharedResult<T, W> {
         (known, renew)
     }
 
+    /// Whether a computation must begin without a caller: the last result is due, or there is
+    /// none.
+    pub fn renew_by_itself(&self, now: Instant) -> Renew {
+        let last = self.last.load();
+        let is_due = last.as_ref().is_none_or(|last| last.is_due(now));
+        let mut queue = self.queue.lock();
+        let renew = Renew(is_due && !queue.is_running);
+        queue.is_running |= renew.0;
+        renew
+    }
+
+    /// The last result if callers may get it while a new one is computed.
+    pub fn usable(&self, now: Instant) -> Option<Arc<Computed<T>>> {
+        let last = self.last.load_full();
+        last.filter(|last| last.is_usable(now))
+    }
+
     /// The last result, however old.
     pub fn last(&self) -> Option<Arc<Computed<T>>> {
         self.last.load_full()
@@ -178,8 +212,9 @@ mod tests {
             (10, 0, 0),
             (20, 400, 400),
             (130, 2000, 2000),
-            (200, 2000, 12_000),
-            (1000, 4000, 14_000),
+            (200, 2000, 20_000),
+            (1000, 4000, 50_000),
+            (4000, 16_000, 70_000),
             (30_000, 120_000, 130_000),
         ] {
             let began = Instant::now();
@@ -201,6 +236,47 @@ mod tests {
             // It takes at most a quarter of a processor.
             assert!(cost_ms <= 10 || cost_ms * 4 <= reused_ms, "{cost_ms}");
         }
+    }
+
+    #[test]
+    fn expensive_results_are_renewed_without_callers() {
+        let shared: SharedResult<u32, u8> = SharedResult::default();
+        let began = Instant::now();
+        let is_due = |age: Duration| {
+            let renew = shared.renew_by_itself(began + age);
+            if renew.0 {
+                assert!(!shared.end(), "no caller waits");
+            }
+            renew.0
+        };
+        assert!(is_due(Duration::ZERO), "there is none");
+        for (cost_ms, due_ms) in [
+            (10, None),
+            (11, Some(10_000)),
+            (200, Some(10_000)),
+            (1000, Some(40_000)),
+            (4000, Some(60_000)),
+            (30_000, Some(120_000)),
+        ] {
+            shared.store(Arc::new(Computed {
+                value: 1,
+                began,
+                cost: cost_ms * MS,
+            }));
+            match due_ms {
+                None => assert!(!is_due(3_600_000 * MS), "{cost_ms} ms is cheap"),
+                Some(due_ms) => {
+                    assert!(!is_due((due_ms - 1) * MS), "{cost_ms} ms is due too early");
+                    assert!(is_due(due_ms * MS), "{cost_ms} ms is not due");
+                    // A slow one can be used until it was renewed.
+                    let usable = shared.usable(began + due_ms * MS).is_some();
+                    assert_eq!(usable, cost_ms >= 200, "{cost_ms} ms");
+                }
+            }
+        }
+        let running = shared.get(began + 3_600_000 * MS, |_| true, || 1);
+        assert!(matches!(running, SharedLookup::Waits(Renew(true))));
+        assert!(!is_due(3_600_000 * MS), "one is started");
     }
 
     /// Looks a result up; the new one if the caller has to start a computation.
@@ -272,11 +348,11 @@ mod tests {
         assert_eq!(get(&shared, now + 1999 * MS, 5), (Some(8), false));
         assert_eq!(get(&shared, now + 2000 * MS, 5), (Some(8), true));
         assert_eq!(get(&shared, now + 2001 * MS, 5), (Some(8), false));
-        assert_eq!(get(&shared, now + 12_000 * MS, 6), (None, false));
-        assert!(shared.begin(now + 12_000 * MS).is_none());
+        assert_eq!(get(&shared, now + 22_000 * MS, 6), (None, false));
+        assert!(shared.begin(now + 22_000 * MS).is_none());
         assert_eq!(shared.served(), [6]);
         assert!(!shared.end());
         // Without a result the next caller starts again.
-        assert_eq!(get(&shared, now + 12_000 * MS, 7), (None, true));
+        assert_eq!(get(&shared, now + 22_000 * MS, 7), (None, true));
     }
 }

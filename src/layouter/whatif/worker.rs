@@ -1,4 +1,5 @@
-//! The what-if worker: a thread that answers queries about layouts.
+//! The what-if worker: a thread that answers queries about layouts, and one for the capacity of
+//! large clusters, which takes seconds.
 //!
 //! A query is answered from a snapshot of the engine and of the state it is based on, taken when
 //! the query's turn comes: the layouter continues meanwhile, and an answer is consistent. Queries
@@ -68,20 +69,31 @@ pub struct PreviewRequest {
 /// Receives the answer, as the JSON body of a response, and the processor time that it took.
 pub type WhatIfReply = Box<dyn FnOnce(Result<Vec<u8>, ApiError>, Duration) + Send>;
 
-/// Sends queries to the worker's thread.
+/// A query, and what receives its answer.
+type PendingQuery = (WhatIfQuery, WhatIfReply);
+
+/// Sends queries to the worker's threads.
 #[derive(Clone)]
 pub struct WhatIfWorker {
-    queries: Sender<(WhatIfQuery, WhatIfReply)>,
+    queries: Sender<PendingQuery>,
+    capacities: Sender<PendingQuery>,
 }
 
 impl WhatIfWorker {
-    /// Starts the thread.
+    /// Starts the threads.
     pub fn start(layouter: LayouterHandle, render: RenderLayout) -> std::io::Result<Self> {
-        let (sender, queries) = bounded(QUERIES_WAITING_MAX);
-        thread::Builder::new()
-            .name("whatif".into())
-            .spawn(move || run(&queries, &layouter, render))?;
-        Ok(Self { queries: sender })
+        let start = |name: &str| {
+            let (sender, queries) = bounded(QUERIES_WAITING_MAX);
+            let layouter = layouter.clone();
+            thread::Builder::new()
+                .name(name.into())
+                .spawn(move || run(&queries, &layouter, render))?;
+            std::io::Result::Ok(sender)
+        };
+        Ok(Self {
+            queries: start("whatif")?,
+            capacities: start("capacity")?,
+        })
     }
 
     /// A worker without a thread, which refuses every query.
@@ -89,13 +101,18 @@ impl WhatIfWorker {
     pub fn closed() -> Self {
         Self {
             queries: bounded(1).0,
+            capacities: bounded(1).0,
         }
     }
 
-    /// Queues a query; `reply` is called on the worker's thread. Without room in the queue, `reply`
-    /// is dropped and an error returned.
+    /// Queues a query; `reply` is called on a thread of the worker. Without room in the queue,
+    /// `reply` is dropped and an error returned.
     pub fn query(&self, query: WhatIfQuery, reply: WhatIfReply) -> Result<(), ApiError> {
-        self.queries
+        let queue = match query {
+            WhatIfQuery::Capacity => &self.capacities,
+            _ => &self.queries,
+        };
+        queue
             .try_send((query, reply))
             .map_err(|refused| match refused {
                 TrySendError::Full(_) => error::LAYOUTER_BUSY
@@ -132,11 +149,7 @@ fn snapshot_of(layouter: &LayouterHandle) -> Result<WhatIfSnapshot, ApiError> {
     }
 }
 
-fn run(
-    queries: &Receiver<(WhatIfQuery, WhatIfReply)>,
-    layouter: &LayouterHandle,
-    render: RenderLayout,
-) {
+fn run(queries: &Receiver<PendingQuery>, layouter: &LayouterHandle, render: RenderLayout) {
     let mut pages = PreviewPages::default();
     for (query, reply) in queries {
         let used = thread_time();
