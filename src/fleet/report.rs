@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::healthcheck::{FailedQuery, Healthcheck};
 use super::repair::{Dropped, repaired, rounded};
 use crate::error::{self, ApiError};
-use crate::json::{Number, Object, Value, ValueRef, ValueShape, write_string};
+use crate::json::{Number, Object, PackedText, Value, ValueRef, ValueShape, write_string};
 use crate::limits::UNCONFIGURED_TEXT_BYTES_MAX;
 use crate::schema::{self, Schema, ValidWriter};
 use crate::state::command::{check_moment, is_moment};
@@ -336,7 +336,7 @@ impl OptionalNumber {
 #[derive(Debug, Clone, Default)]
 pub struct StreamStats {
     /// Canonical JSON without the [`JOINED`] members; secrets are always masked.
-    pub(super) text: Box<str>,
+    pub(super) text: PackedText,
     pub(super) status: Option<StreamStatus>,
     pub(super) alive: Option<bool>,
     pub(super) bitrate_kbit: OptionalNumber,
@@ -378,12 +378,12 @@ impl StreamStats {
     /// Bytes of all texts.
     pub(super) fn text_bytes(&self) -> usize {
         let error = self.error();
-        self.text.len() + error.map_or(0, |error| error.code.len() + error.text.len())
+        self.text.bytes() + error.map_or(0, |error| error.code.len() + error.text.len())
     }
 
     /// Removes the texts that nothing is decided by.
     pub(super) fn drop_texts(&mut self) {
-        self.text = Box::from("{}");
+        self.text = PackedText::new("{}");
         if let Some(error) = self.error_mut() {
             error.text = Box::default();
         }
@@ -497,7 +497,7 @@ impl StreamerReport {
     pub fn streams_text(&self) -> String {
         let texts = |streams: &[(Box<str>, StreamStats)]| {
             let streams = streams.iter();
-            let texts = streams.map(|(name, stats)| format!("{name} {}", stats.text));
+            let texts = streams.map(|(name, stats)| format!("{name} {}", stats.text.unpack()));
             texts.collect::<Vec<_>>().join(", ")
         };
         let streams = self.streams.as_deref().unwrap_or_default();
@@ -853,7 +853,7 @@ fn valid_stats<'a>(stats: ValueRef<'a>, writer: &mut ValidWriter<'_, 'a>) -> Opt
     if has_error || text.len() > STREAM_BYTES_MAX {
         return None;
     }
-    kept.text = text.into();
+    kept.text = PackedText::new(text);
     Some(kept.with_rare(agent, None))
 }
 
@@ -891,7 +891,7 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
     let mut stats = checked(item, schema, pointer, dropped)?;
     let number = |name: &str| OptionalNumber::of(stats.get(name).and_then(Value::as_u64));
     let mut kept = StreamStats {
-        text: Box::default(),
+        text: PackedText::default(),
         status: stats
             .get("status")
             .and_then(Value::as_str)
@@ -913,10 +913,11 @@ fn stream_stats(mut item: Value, pointer: &str, dropped: &mut Dropped) -> Option
         stats.remove(name);
     }
     let (stats, text) = bounded(stats, STREAM_BYTES_MAX, pointer, dropped);
-    kept.text = text;
-    if schema.has_secrets(&stats) {
-        kept.text = schema.mask(&kept.text).into();
-    }
+    kept.text = if schema.has_secrets(&stats) {
+        PackedText::new(&schema.mask(&text))
+    } else {
+        PackedText::new(&text)
+    };
     Some(kept.with_rare(agent, error))
 }
 
@@ -1073,7 +1074,7 @@ mod tests {
         );
         let info = format!(r#"{{"title":"Camera \"1\"","tracks":[{tracks}]}}"#);
         let text = format!(r#"{{"media_info":{info},"ts_delay":120.5}}"#);
-        assert_eq!(*kept.text, *text);
+        assert_eq!(kept.text, PackedText::new(&text));
         assert_eq!(kept.status, Some(StreamStatus::Running));
         assert_eq!(kept.alive, Some(true));
         let numbers = [

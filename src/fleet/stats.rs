@@ -769,13 +769,17 @@ impl<'v> StreamFacts<'v> {
     }
 
     /// Canonical JSON without the [`JOINED`] members.
-    pub fn text(&self) -> &'v str {
-        &self.chosen.stats.text
+    fn text(&self) -> String {
+        self.chosen.stats.text.unpack()
     }
 
     /// The base URL for players that the node reports.
-    pub fn reported_endpoint(&self) -> Option<Cow<'v, str>> {
-        text_of(scan::member(self.text(), STREAMING_ENDPOINT)?)
+    pub fn reported_endpoint(&self) -> Option<String> {
+        if !self.chosen.stats.text.may_have(STREAMING_ENDPOINT) {
+            return None;
+        }
+        let text = self.text();
+        text_of(scan::member(&text, STREAMING_ENDPOINT)?).map(Cow::into_owned)
     }
 
     /// Writes the whole object as canonical JSON.
@@ -786,7 +790,8 @@ impl<'v> StreamFacts<'v> {
         let mut joined = present
             .filter_map(|(name, value)| Some((name, value?)))
             .peekable();
-        let kept = scan::members(self.text()).filter(|(name, _)| *name != STREAMING_ENDPOINT);
+        let text = self.text();
+        let kept = scan::members(&text).filter(|(name, _)| *name != STREAMING_ENDPOINT);
         for (name, value) in kept {
             while let Some((other, value)) = joined.next_if(|(other, _)| *other < name) {
                 begin_member(other, out);

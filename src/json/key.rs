@@ -141,6 +141,12 @@ impl Names {
         }
     }
 
+    /// The name with a number; of a number of no name, an empty text.
+    pub(super) fn text(&self, number: u16) -> &'static str {
+        let name = self.list.get(usize::from(number));
+        name.map_or("", |name| name.text)
+    }
+
     #[inline]
     pub(super) fn find(&self, text: &str) -> Option<u16> {
         if text.len() > NAME_BYTES_MAX {

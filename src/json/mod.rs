@@ -6,12 +6,13 @@
 //!
 //! `parse` reads larger bodies through the tape of simd-json (`tape`). The strict reader (`strict`)
 //! defines the accepted text and explains every refusal. Large answers of which little is kept are
-//! read on the tape itself (`in_place`). Merge patches are in `patch`; the meaning
-//! of a document is up to `schema`.
+//! read on the tape itself (`in_place`). Texts that are kept by the million are packed (`packed`).
+//! Merge patches are in `patch`; the meaning of a document is up to `schema`.
 
 mod field_type;
 mod in_place;
 mod key;
+mod packed;
 pub mod patch;
 pub mod scan;
 mod strict;
@@ -21,6 +22,7 @@ mod value;
 pub use field_type::FieldType;
 pub use in_place::{MemberRefs, ValueRef, ValueShape, read_in_place};
 pub(crate) use key::Key;
+pub use packed::PackedText;
 pub(crate) use strict::special_from;
 pub use strict::{DEPTH_MAX, ParseError};
 pub(crate) use value::text_of;
