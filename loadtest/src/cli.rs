@@ -270,7 +270,7 @@ pub struct Fleet {
     #[arg(long, default_value_t = 0.0)]
     pub moves: f64,
     /// Instead: create a cluster whose streamers park polls and answer the server's queries, and let
-    /// them live through this story. Lines: TIME lose|hang|trickle|flood|restart|return
+    /// them live through this story. Lines: TIME lose|hang|trickle|flood|lie|restart|return
     /// all|N%|region=rN|HOSTNAME (server with --layouter-enabled --streamer-queries
     /// --outbound-loopback)
     #[arg(long, value_name = "FILE")]

@@ -2,17 +2,19 @@
 //!
 //! Every streamer has a loopback address of its own and all have one port, so that one listener
 //! tells them apart by where a connection arrived. It takes connections from this machine only.
-//! Answers are those of a media server: its stats, and pages of the streams that it runs, with the
-//! authorization checked. A [`Manner`] makes them wrong.
+//! Answers are those of a media server, with the authorization checked: its stats, pages of the
+//! streams that it runs, the times that it recorded of them since its start, and its configuration,
+//! of which a PUT replaces members. A [`Manner`] makes them wrong.
 
 use crate::streamers::cluster_authorization;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use weir_testkit::encode_segment;
 use weir_testkit::sys::{Event, Poll};
 
 /// Streams of a page, unless the request has another number.
@@ -21,6 +23,7 @@ const PAGE: usize = 100;
 const FLOOD_BYTES: usize = 100 << 20;
 const FLOOD_PIECE: usize = 256 << 10;
 const HEAD_BYTES_MAX: usize = 16 << 10;
+const BODY_BYTES_MAX: usize = 1 << 20;
 /// Pause between the bytes of a trickling streamer.
 const TRICKLE_EVERY: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_millis(100);
@@ -31,6 +34,8 @@ const SKEW_SECONDS: u64 = 300;
 /// The first address; the n-th streamer has the n-th after it.
 const FIRST_ADDRESS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
 pub const STREAMERS_MAX: u64 = 1 << 20;
+
+const CONFIG: &str = "/streamer/api/v3/config";
 
 /// How a streamer answers queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +49,9 @@ pub enum Manner {
     Trickle,
     /// 100 MB.
     Flood,
+    /// Values of wrong types and out of range, beside streams that nobody configured or that are
+    /// listed twice.
+    Lies,
 }
 
 /// What one streamer answers with.
@@ -53,6 +61,8 @@ pub struct QueriedStreamer {
     pub streams: Vec<String>,
     /// Unix time, seconds.
     pub started_at: u64,
+    /// Lost at a restart.
+    pub config: Map<String, Value>,
 }
 
 /// All streamers, and what was counted about them.
@@ -60,6 +70,8 @@ pub struct QueriedStreamers {
     streamers: Vec<Mutex<QueriedStreamer>>,
     pub stats_queries: AtomicU64,
     pub page_queries: AtomicU64,
+    pub range_queries: AtomicU64,
+    pub config_writes: AtomicU64,
     pub refused: AtomicU64,
     is_over: AtomicBool,
 }
@@ -84,12 +96,15 @@ impl QueriedStreamers {
                 key,
                 streams: Vec::new(),
                 started_at,
+                config: Map::new(),
             })
         };
         Self {
             streamers: keys.map(streamer).collect(),
             stats_queries: AtomicU64::new(0),
             page_queries: AtomicU64::new(0),
+            range_queries: AtomicU64::new(0),
+            config_writes: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
         }
@@ -250,7 +265,7 @@ impl QueryConnection {
                 Err(_) => return None,
             }
         }
-        (self.received.len() <= HEAD_BYTES_MAX).then_some(())
+        (self.received.len() <= HEAD_BYTES_MAX + BODY_BYTES_MAX).then_some(())
     }
 
     fn turn(&mut self, all: &QueriedStreamers, event: &Event) -> Option<()> {
@@ -260,8 +275,18 @@ impl QueryConnection {
         while self.is_idle()
             && let Some(end) = memchr::memmem::find(&self.received, b"\r\n\r\n")
         {
-            let head: Vec<u8> = self.received.drain(..end + 4).collect();
-            self.answer(all, std::str::from_utf8(&head).ok()?);
+            let begin = end + 4;
+            let head = std::str::from_utf8(&self.received[..begin]).ok()?;
+            let length = match header(head, "content-length") {
+                Some(length) => length.parse().ok().filter(|it| *it <= BODY_BYTES_MAX)?,
+                None => 0,
+            };
+            if self.received.len() < begin + length {
+                break;
+            }
+            let request: Vec<u8> = self.received.drain(..begin + length).collect();
+            let (head, body) = request.split_at(begin);
+            self.answer(all, std::str::from_utf8(head).ok()?, body);
             self.write()?;
         }
         self.write()
@@ -271,20 +296,19 @@ impl QueryConnection {
         self.written == self.out.len() && self.flood == 0
     }
 
-    fn answer(&mut self, all: &QueriedStreamers, head: &str) {
-        let target = head.split(' ').nth(1).unwrap_or_default();
-        let field = |line: &str| {
-            let (name, value) = line.split_once(':')?;
-            let is_wanted = name.eq_ignore_ascii_case("authorization");
-            is_wanted.then(|| value.trim().to_owned())
-        };
-        let authorization = head.lines().find_map(field).unwrap_or_default();
+    fn answer(&mut self, all: &QueriedStreamers, head: &str, body: &[u8]) {
+        let mut words = head.split(' ');
+        let is_put = words.next() == Some("PUT");
+        let target = words.next().unwrap_or_default();
+        let authorization = header(head, "authorization").unwrap_or_default();
         let (manner, status, body) = all.with(self.at, |streamer| {
-            let (status, body) = if streamer.may(&authorization) {
-                streamer.answer(all, target)
-            } else {
+            let (status, body) = if !streamer.may(authorization) {
                 all.refused.fetch_add(1, Ordering::Relaxed);
                 (401, json!({"error": "authorization_failed"}))
+            } else if is_put {
+                streamer.configure(all, target, body)
+            } else {
+                streamer.answer(all, target)
             };
             (streamer.manner, status, body.to_string())
         });
@@ -338,6 +362,38 @@ impl QueryConnection {
     }
 }
 
+/// The value of a header.
+fn header<'h>(head: &'h str, wanted: &str) -> Option<&'h str> {
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
+    Some(value.trim())
+}
+
+fn wrong_stats() -> Value {
+    json!({
+        "now": "yesterday", "uptime": -5, "streamer_status": 7, "cpu_usage": 1e300,
+        "memory_usage": [30], "total_streams": u64::MAX, "partitions": {"device": 1},
+        "input_kbit": "many", "output_kbit": null, "server_version": {"a": []},
+    })
+}
+
+/// Makes a page wrong, without leaving out a stream.
+fn add_lies(shown: &mut Vec<Value>) {
+    for (i, stream) in shown.iter_mut().enumerate() {
+        stream["stats"]["bitrate"] =
+            [json!(-1), json!("fast"), json!(1e300), json!([])][i % 4].clone();
+        stream["stats"]["media_info"] = json!({"tracks": {"content": 1}});
+    }
+    let twice = shown.first().cloned();
+    shown.extend(twice);
+    shown.extend([
+        json!({"name": "nobody/configured/this", "stats": {"status": "running"}}),
+        json!({"name": 5, "stats": {}}),
+        json!({"stats": {"status": "flying"}}),
+        json!("a stream"),
+    ]);
+}
+
 impl QueriedStreamer {
     fn may(&self, authorization: &str) -> bool {
         let signed = authorization.strip_prefix("Cluster ");
@@ -348,9 +404,31 @@ impl QueriedStreamer {
         })
     }
 
+    fn configure(&mut self, all: &QueriedStreamers, target: &str, body: &[u8]) -> (u16, Value) {
+        match (target, serde_json::from_slice(body)) {
+            (CONFIG, Ok(Value::Object(members))) => {
+                all.config_writes.fetch_add(1, Ordering::Relaxed);
+                self.config.extend(members);
+                (200, Value::Object(self.config.clone()))
+            }
+            (CONFIG, _) => (400, json!({"error": "not_an_object"})),
+            _ => (404, json!({"error": "not_found"})),
+        }
+    }
+
     fn answer(&self, all: &QueriedStreamers, target: &str) -> (u16, Value) {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let stream = path.strip_prefix("/streamer/api/v3/streams/");
+        if let Some(stream) = stream.and_then(|rest| rest.strip_suffix("/dvr/ranges")) {
+            all.range_queries.fetch_add(1, Ordering::Relaxed);
+            return self.ranges(stream);
+        }
         match path {
+            CONFIG => (200, Value::Object(self.config.clone())),
+            "/streamer/api/v3/config/stats" if self.manner == Manner::Lies => {
+                all.stats_queries.fetch_add(1, Ordering::Relaxed);
+                (200, wrong_stats())
+            }
             "/streamer/api/v3/config/stats" => {
                 all.stats_queries.fetch_add(1, Ordering::Relaxed);
                 (200, self.stats())
@@ -361,6 +439,19 @@ impl QueriedStreamer {
             }
             _ => (404, json!({"error": "not_found"})),
         }
+    }
+
+    /// It records every stream that it runs, since its start.
+    fn ranges(&self, encoded: &str) -> (u16, Value) {
+        let mut names = self.streams.iter();
+        if !names.any(|name| encode_segment(name) == encoded) {
+            return (404, json!({"error": "not_found"}));
+        }
+        let duration = (unix_ms() / 1000).saturating_sub(self.started_at);
+        (
+            200,
+            json!({"ranges": [{"from": self.started_at, "duration": duration}]}),
+        )
     }
 
     fn stats(&self) -> Value {
@@ -394,12 +485,105 @@ impl QueriedStreamer {
                 ]},
             }})
         });
-        let mut page = json!({
-            "streams": shown.collect::<Vec<_>>(), "estimated_count": self.streams.len(),
-        });
+        let mut shown: Vec<Value> = shown.collect();
+        if self.manner == Manner::Lies {
+            add_lies(&mut shown);
+        }
+        let mut page = json!({"streams": shown, "estimated_count": self.streams.len()});
         if begin + limit < self.streams.len() {
             page["next"] = json!((begin + limit).to_string());
         }
         page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const KEY: &str = "key";
+
+    /// The status and the body of one answer.
+    fn exchange(port: u16, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect((address(0), port)).unwrap();
+        let credentials = cluster_authorization(unix_ms() / 1000, KEY);
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {credentials}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        // The body may come behind the head.
+        let (head, rest) = request.split_at(request.len() - body.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(rest.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !is_complete(&answer) {
+            let mut bytes = [0; 4096];
+            let count = stream.read(&mut bytes).unwrap();
+            assert!(count > 0, "{:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&bytes[..count]);
+        }
+        let text = String::from_utf8(answer).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
+    }
+
+    fn is_complete(answer: &[u8]) -> bool {
+        let Some(end) = memchr::memmem::find(answer, b"\r\n\r\n") else {
+            return false;
+        };
+        let head = std::str::from_utf8(&answer[..end + 4]).unwrap();
+        let length: usize = header(head, "content-length").unwrap().parse().unwrap();
+        answer.len() == end + 4 + length
+    }
+
+    #[test]
+    fn streamer_is_configured_records_and_can_lie() {
+        let all = QueriedStreamers::new(std::iter::once(KEY.to_owned()));
+        all.with(0, |streamer| {
+            streamer.streams = vec!["a b/c".to_owned(), "d".to_owned()];
+        });
+        let server = QueryServer::new(&all).unwrap();
+        let port = server.port().unwrap();
+        thread::scope(|scope| {
+            let served = scope.spawn(|| server.run());
+            let get = |path: &str| exchange(port, "GET", path, "");
+            assert_eq!(get(CONFIG), (200, json!({})));
+            let written = exchange(port, "PUT", CONFIG, r#"{"loglevel":"debug"}"#);
+            assert_eq!(written, (200, json!({"loglevel": "debug"})));
+            assert_eq!(get(CONFIG), written);
+            assert_eq!(exchange(port, "PUT", CONFIG, "[]").0, 400);
+
+            let (status, recorded) = get("/streamer/api/v3/streams/a%20b%2Fc/dvr/ranges?from=1");
+            assert_eq!(status, 200);
+            let from = all.with(0, |streamer| streamer.started_at);
+            assert_eq!(recorded["ranges"][0]["from"], from);
+            assert_eq!(get("/streamer/api/v3/streams/other/dvr/ranges").0, 404);
+
+            let names = |page: &Value| {
+                let items = page["streams"].as_array().unwrap().iter();
+                items
+                    .filter(|it| it["name"] == "d" || it["name"] == "a b/c")
+                    .count()
+            };
+            let page = get("/streamer/api/v3/streams").1;
+            assert_eq!(
+                (names(&page), page["streams"].as_array().unwrap().len()),
+                (2, 2)
+            );
+            all.with(0, |streamer| streamer.manner = Manner::Lies);
+            let page = get("/streamer/api/v3/streams").1;
+            assert_eq!(names(&page), 3, "one of them twice, and none left out");
+            assert_eq!(page["streams"][0]["stats"]["bitrate"], -1);
+            assert_eq!(get("/streamer/api/v3/config/stats").1["uptime"], -5);
+            all.end();
+            served.join().unwrap().unwrap();
+        });
+        assert_eq!(all.config_writes.load(Ordering::Relaxed), 1);
+        assert_eq!(all.range_queries.load(Ordering::Relaxed), 2);
+        assert_eq!(all.refused.load(Ordering::Relaxed), 0);
     }
 }

@@ -8,6 +8,7 @@
 //! 60s hang 10%                # connections stay open, nothing answers
 //! 80s trickle s00007.lt.example   # answers queries with a byte a second
 //! 85s flood 2%                # answers queries with 100 MB
+//! 88s lie 5%                  # answers queries with wrong values, and streams of nobody
 //! 90s restart all             # every process starts again, at once
 //! ```
 //!
@@ -25,16 +26,18 @@ pub enum Verb {
     Hang,
     Trickle,
     Flood,
+    Lie,
     Restart,
     Return,
 }
 
 impl Verb {
-    const ALL: [(&'static str, Self); 6] = [
+    const ALL: [(&'static str, Self); 7] = [
         ("lose", Self::Lose),
         ("hang", Self::Hang),
         ("trickle", Self::Trickle),
         ("flood", Self::Flood),
+        ("lie", Self::Lie),
         ("restart", Self::Restart),
         ("return", Self::Return),
     ];

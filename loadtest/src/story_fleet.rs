@@ -204,12 +204,13 @@ impl StoryFleet<'_> {
             Verb::Hang => Manner::Silent,
             Verb::Trickle => Manner::Trickle,
             Verb::Flood => Manner::Flood,
+            Verb::Lie => Manner::Lies,
             Verb::Restart | Verb::Return => Manner::Right,
         };
         let held = match verb {
             Verb::Lose | Verb::Restart => self.polled.lose(net, at),
             Verb::Hang => self.polled.hang(at),
-            Verb::Trickle | Verb::Flood | Verb::Return => Vec::new(),
+            Verb::Trickle | Verb::Flood | Verb::Lie | Verb::Return => Vec::new(),
         };
         for key in &held {
             self.placement.went(*key);
@@ -220,6 +221,7 @@ impl StoryFleet<'_> {
             if !is_living {
                 streamer.streams = Vec::new();
                 streamer.started_at = unix_ms() / 1000;
+                streamer.config.clear();
             }
         });
         if matches!(verb, Verb::Restart | Verb::Return) && !is_living {
@@ -439,6 +441,8 @@ pub fn run(
     for (name, count) in [
         ("queries of stats", &queried.stats_queries),
         ("queries of pages of streams", &queried.page_queries),
+        ("queries of recorded times", &queried.range_queries),
+        ("configurations that were written", &queried.config_writes),
         ("queries that were refused", &queried.refused),
     ] {
         let count = count.load(Ordering::Relaxed);

@@ -207,11 +207,14 @@ fn queried_fleet_lives_through_a_story() {
         "5s",
         "--streamer-queries",
         "--outbound-loopback",
+        "--cluster-node-config-provision-enabled=true",
+        "--config-external-reconciliation-interval=1s",
+        "--api-url=http://weir.example.com:9019",
     ]);
     let story = server.data_dir().join("story");
     // Bad answers take no streamer away: they go on polling.
     let text = "1s lose region=r3\n1s hang s00004.lt.example\n1s trickle s00001.lt.example\n\
-                1s flood s00002.lt.example\n20s return all\n";
+                1s flood s00002.lt.example\n1s lie s00005.lt.example\n20s return all\n";
     std::fs::write(&story, text).expect("the file can be written");
     let arguments = [
         "fleet",
@@ -227,14 +230,16 @@ fn queried_fleet_lives_through_a_story() {
     let report = passes(&server, &tool, &arguments);
     let incidents = report["incidents"].as_array().expect("one per moment");
     let number = |name: &str| incidents[0][name].as_u64();
-    assert_eq!(number("streamers"), Some(6), "{report}");
+    assert_eq!(number("streamers"), Some(7), "{report}");
     assert_eq!(number("unnoticed"), Some(0), "{report}");
     assert!(number("lost") > Some(0), "{report}");
     assert!(number("came") >= number("lost"), "{report}");
     assert!(number("missing_max") >= number("lost"), "{report}");
     assert!(number("mended_ms").is_some(), "{report}");
-    let queries = &report["counters"]["queries of stats"];
-    assert!(queries.as_u64() > Some(0), "{report}");
+    let counted = |name: &str| report["counters"][name].as_u64();
+    assert!(counted("queries of stats") > Some(0), "{report}");
+    let written = counted("configurations that were written");
+    assert!(written >= Some(24), "each of them: {report}");
     assert_eq!(
         report["counters"]["queries that were refused"], 0,
         "{report}"
