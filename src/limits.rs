@@ -29,6 +29,16 @@ pub const CHUNK_EXTENSIONS_BYTES_MAX: u32 = 16 * 1024;
 /// Decimal digits of a `Content-Length`: what 64 bits hold. More is 400, not a huge body.
 pub const CONTENT_LENGTH_DIGITS_MAX: usize = 19;
 
+/// Silence after which a connection is probed (TCP keepalive). Middleboxes forget connections after
+/// minutes; a peer that lost its power is noticed before a second one takes its place.
+pub const KEEPALIVE_IDLE_SECONDS: u64 = 60;
+
+/// Time between two probes of a silent connection.
+pub const KEEPALIVE_PAUSE_SECONDS: u64 = 10;
+
+/// Probes in a row without an answer after which a connection is closed: 90 s after its last sign.
+pub const KEEPALIVE_PROBES: u32 = 3;
+
 /// Longest head of another server's reply.
 pub const REPLY_HEAD_BYTES_MAX: usize = 16 * 1024;
 

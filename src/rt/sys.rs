@@ -22,6 +22,8 @@ use rustix::thread::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::limits::{KEEPALIVE_IDLE_SECONDS, KEEPALIVE_PAUSE_SECONDS, KEEPALIVE_PROBES};
+
 /// The signal of a write beyond the limit on the size of files.
 pub const FILE_TOO_LARGE: i32 = Signal::XFSZ.as_raw();
 
@@ -108,6 +110,17 @@ pub fn connect_result(socket: RawFd) -> io::Result<()> {
 /// Sends answers without waiting for the acknowledgement of earlier ones.
 pub fn set_nodelay(socket: RawFd) -> io::Result<()> {
     Ok(sockopt::set_tcp_nodelay(borrowed(socket), true)?)
+}
+
+/// Ends connections whose peer is gone without a word: after [`KEEPALIVE_IDLE_SECONDS`] of silence
+/// it is probed, and a connection whose probes are not answered has failed. A parked poll sends
+/// nothing, so that nothing else would notice.
+pub fn set_keepalive(socket: RawFd) -> io::Result<()> {
+    let socket = borrowed(socket);
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(KEEPALIVE_IDLE_SECONDS))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(KEEPALIVE_PAUSE_SECONDS))?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+    Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
 /// A connection that has already arrived, or `None`. Makes the listening socket non-blocking for

@@ -1,6 +1,7 @@
 //! No request keeps a core from its other requests for long, and what is answered by another
 //! thread is answered as on the core.
 
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -296,4 +297,31 @@ fn stalls_are_counted_for_every_core() {
         assert!(count > 0, "{core}");
         assert!(text.contains(&format!("weir_core_stall_max_seconds{{core=\"{core}\"}}")));
     }
+}
+
+/// The timer of the server's end of a connection, as the kernel lists it: `02` are keepalives.
+fn timer(server: SocketAddr, client: SocketAddr) -> Option<String> {
+    let all = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its sockets");
+    let ends = format!(":{:04X} ", server.port());
+    let peer = format!(":{:04X} ", client.port());
+    let row = all.lines().find(|row| {
+        let mut columns = row
+            .split_inclusive(' ')
+            .filter(|column| column.trim() != "");
+        let (local, remote) = (columns.nth(1), columns.next());
+        local.is_some_and(|it| it.ends_with(&ends)) && remote.is_some_and(|it| it.ends_with(&peer))
+    })?;
+    let timer = row.split_whitespace().nth(5)?;
+    timer.split_once(':').map(|(kind, _)| kind.to_owned())
+}
+
+#[test]
+fn machines_that_vanish_are_noticed_by_keepalives() {
+    let server = one_core();
+    let stream = TcpStream::connect(server.address()).expect("it listens");
+    let client = stream.local_addr().expect("it is connected");
+    let look = || timer(server.address(), client);
+    wait_until("the connection is probed", look, |timer| {
+        timer.as_deref() == Some("02")
+    });
 }
