@@ -17,8 +17,8 @@ use crate::{Bench, Failure};
 
 /// Streams of each streamer: some company for the one that changes.
 const STREAMS_EACH: usize = 2;
-/// One server process holds fewer than 20,000 descriptors here.
-const PARKED: [usize; 3] = [1_000, 10_000, 19_000];
+/// With 20,000 descriptors a server takes 15,000 connections; the others are for its own requests.
+const PARKED: [usize; 3] = [1_000, 10_000, 14_500];
 const CONCERNED: [(usize, usize); 3] = [(1, 400), (100, 40), (1_000, 10)];
 
 fn percentile(values: &mut [f64], percentile: f64) -> f64 {
