@@ -109,6 +109,7 @@ test('times name their zone', () => {
 test('filters of the address become parameters of the API', () => {
   const { select: _select, ...query } = streamsQuery({
     q: 'berlin',
+    health: 'degradated',
     status: 'none',
     enabled: 'no',
     placed: 'no',
@@ -117,14 +118,16 @@ test('filters of the address become parameters of the API', () => {
   });
   assert.deepEqual(query, {
     q: 'berlin',
+    health: 'degradated',
     sort: undefined,
     'layout.ingest': 'edge-1',
     'stats.status_is': 'null',
     'labels.required.site': 'fra=1',
     disabled: 'true',
-    'layout.ingest_is': 'null',
+    placed: 'false',
   });
   assert.equal(streamsQuery({ enabled: 'yes' }).disabled_ne, 'true');
+  assert.equal(streamsQuery({ placed: 'yes' }).placed, 'true');
   assert.equal(streamsQuery({ label: 'site' })['labels.site_is_not'], 'null');
 });
 

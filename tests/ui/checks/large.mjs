@@ -76,7 +76,7 @@ export const CHECKS = {
       const elements = await elementsOf(page);
       assert.ok(elements <= ELEMENTS_MAX, `${name}: ${elements} elements`);
       assert.equal(await tooWide(page), 0, name);
-      if (name === 'overview') await waitText(page, 'a.tile .big', count(STREAMS));
+      if (name === 'overview') await waitText(page, '.tile .big', count(STREAMS));
       if (name === 'streamers') await waitText(page, '.bar-top h1 small', count(STREAMERS));
       if (name === 'streams') await waitText(page, '.bar-top h1 small', count(STREAMS));
       if (name === 'found') await waitText(page, '.bar-top h1 small', '100');

@@ -7,29 +7,96 @@ import {
   go,
   loggedIn,
   names,
+  readStreams,
   textOf,
   WAIT,
   waitText,
+  within,
 } from '../pages.mjs';
+
+/**
+ * Saves a streamer with streams of each health that a stream can have. Returns the healths of all
+ * streams and of all streamers when the summary has them.
+ */
+async function saveOneOfEachHealth(host) {
+  await call('PUT', `/streamers/${host}`, {
+    role: 'streamer',
+    cluster_key: 'k',
+    labels: { only: 'health' },
+  });
+  const reports = {
+    operational: { status: 'running', alive: true },
+    degradated: { status: 'running', alive: false },
+    outage: { status: 'error' },
+  };
+  const streams = ['disabled', 'none', ...Object.keys(reports)].map((name) => ({
+    name: `health/${name}`,
+    disabled: name === 'disabled',
+    labels: { 'required.only': 'health' },
+    layout: { ingest: host },
+  }));
+  await call('PUT', '/streams/batch', streams);
+  const reported = Object.entries(reports);
+  await readStreams(`/streamers/${host}`);
+  await call('PUT', `/streamers/${host}/stats`, {
+    stats: { cpu_usage: 10, memory_usage: 10 },
+    streams: reported.map(([name, report]) => ({ name: `health/${name}`, ...report })),
+  });
+  const has = ({ streams: counts }) => counts.degradated > 0;
+  const summary = async () => {
+    let read = await call('GET', '/cluster/summary');
+    while (!has(read)) read = await call('GET', '/cluster/summary');
+    return read;
+  };
+  const read = await within(summary(), 'a degraded stream in the summary');
+  const healths = ['operational', 'degradated', 'partial_outage', 'outage', 'disabled'];
+  const found = (counts) => healths.filter((health) => counts[health] > 0);
+  return { streams: found(read.streams), streamers: found(read.streamers) };
+}
 
 export const CHECKS = {
   async 'a number on the overview is the count of the list behind it'(browser) {
+    const host = 'health-1.example.com';
+    const healths = await saveOneOfEachHealth(host);
     const { page, context, reports } = await loggedIn(browser);
     await page.waitForSelector('.needs li a', WAIT);
-    const tiles = await page.$$eval('a.tile', (all) =>
+    const tiles = await page.$$eval('.tile a.whole', (all) =>
       all.map((tile) => [tile.href, tile.querySelector('.big').textContent]),
     );
+    const parts = await page.$$eval('.tile .note a', (all) => all.map((it) => [it.href, it.title]));
+    for (const [screen, expected] of Object.entries(healths)) {
+      const shown = parts.filter(([to]) => to.includes(`#/${screen}?health=`));
+      const named = shown.map(([to]) => new URL(to).hash.split('=')[1]);
+      assert.deepEqual(named.toSorted(), expected.toSorted(), screen);
+    }
     const needs = await page.$$eval('.needs li > a[href*="placed"]', (all) =>
       all.map((need) => [need.href, need.textContent.split(' ')[0]]),
     );
     assert.equal(tiles.length, 2);
-    for (const [to, number] of [...tiles, ...needs]) {
+    const isCountOf = async (to, number) => {
       await go(page, new URL(to).hash);
-      await waitText(page, '.bar-top h1 small', number);
-      assert.equal(await textOf(page, '.bar-top h1 small'), number, to);
-    }
+      const isShown = (text) =>
+        document.querySelector('.bar-top h1 small')?.textContent.trim() === text;
+      await page.waitForFunction(isShown, WAIT, number).catch(async () => {
+        assert.equal(await textOf(page, '.bar-top h1 small'), number, to);
+      });
+    };
+    for (const [to, number] of [...tiles, ...parts, ...needs]) await isCountOf(to, number);
+    await go(page, '#/streamers?health=degradated');
+    await waitText(page, '.chips button[aria-pressed=true]', 'Degraded');
+    // The outages of a streamer lead to those streams, not to all of it.
+    await go(page, `#/streamers?q=${host}`);
+    await waitText(page, '.t-streamers [data-col=errors] a', '2');
+    const outages = await page.$eval('.t-streamers [data-col=errors] a', (it) => it.href);
+    await isCountOf(outages, '2');
+    assert.deepEqual(await names(page), ['health/none', 'health/outage']);
+    assert.ok(await page.$('.t-streams [data-col=status] [aria-label="Outage"]'));
     assert.deepEqual(reports, []);
     await context.close();
+    for (const { name } of (await call('GET', '/streams?q=health/&select=name')).streams) {
+      await call('DELETE', `/streams/${encodeURIComponent(name)}`);
+    }
+    await call('DELETE', `/streamers/${host}`);
   },
 
   async 'search finds a streamer and a stream'(browser) {

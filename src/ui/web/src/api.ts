@@ -208,7 +208,7 @@ export const OVERVIEW = {
   summary: '/cluster/summary',
   history: '/cluster/history',
   unplaced: url('/streams', {
-    'layout.ingest_is': 'null',
+    placed: 'false',
     disabled_ne: 'true',
     limit: 1,
     select: 'name',

@@ -184,6 +184,7 @@ export interface StreamEntity {
   name: string;
   title?: string;
   disabled?: boolean;
+  health?: Health;
   labels?: Record<string, string>;
   layout?: Layout;
   stats?: {

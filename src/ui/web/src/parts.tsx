@@ -162,6 +162,8 @@ interface TileProps {
   value: string;
   note?: ComponentChildren;
   to?: string;
+  /** Links to parts of what the number counts. */
+  links?: ComponentChildren;
   children?: ComponentChildren;
 }
 
@@ -179,7 +181,20 @@ export function Warnings({ of }: { of: string[] }) {
 }
 
 /** A number with a name, which may lead to the list behind it. */
-export function Tile({ title, value, note, to, children }: TileProps) {
+export function Tile({ title, value, note, to, links, children }: TileProps) {
+  if (links) {
+    // A link holds no other: its area is the tile, below the other links.
+    return (
+      <div class="tile linked">
+        <a class="whole" href={to}>
+          <h2>{title}</h2>
+          <p class="big">{value}</p>
+        </a>
+        {children}
+        <div class="note">{links}</div>
+      </div>
+    );
+  }
   const body = (
     <>
       <h2>{title}</h2>

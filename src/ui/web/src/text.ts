@@ -56,7 +56,16 @@ export const t = (key: TextKey, values: Record<string, string | number> = {}): s
 export const pieces = <Value>(key: TextKey, values: Record<string, Value | number>) =>
   piecesOf<Value>(texts[key], values, rules);
 
-type CodePrefix = 'reason' | 'cause' | 'state' | 'setting' | 'role' | 'budget' | 'kind' | 'mode';
+type CodePrefix =
+  | 'reason'
+  | 'cause'
+  | 'state'
+  | 'status'
+  | 'setting'
+  | 'role'
+  | 'budget'
+  | 'kind'
+  | 'mode';
 
 /** The text of a code of the API; a code that is not known here is shown in words. */
 export function code(prefix: CodePrefix, of: string): string {

@@ -227,6 +227,7 @@ export const en = {
   'move.no_layouter': 'The layouter is off: nothing moves them away again.',
   'filter.any': 'any',
   'filter.status': 'Report',
+  'filter.health': 'Health',
   'filter.streamer': 'Streamer',
   'filter.label': 'Label, as key=value',
   'filter.enabled': 'Enabled',

@@ -24,17 +24,37 @@ import { EventLines } from './event_line';
 const SHOWN_EVENTS = 8;
 const SHOWN_HOSTS = 3;
 
-function CountTile({ title, counts, to }: { title: string; counts: Counts; to: string }) {
-  const worse = HEALTHS.filter((health) => health !== 'operational' && counts[health] > 0);
-  const note = worse.map((health) => (
-    <span class="count">
-      <Mark of={health} />
-      {f.short(counts[health])} {t(`status.${health}`).toLowerCase()}
-    </span>
+/** A part of a count, which leads to its list. */
+interface CountPart {
+  of: MarkOf;
+  n: number;
+  word: string;
+  to: string;
+}
+
+interface CountTileProps {
+  title: string;
+  counts: Counts;
+  screen: 'streams' | 'streamers';
+}
+
+function CountTile({ title, counts, screen }: CountTileProps) {
+  const byHealth = HEALTHS.map((health): CountPart => ({
+    of: health,
+    n: counts[health],
+    word: t(`status.${health}`),
+    to: href(screen, [], { health }),
+  }));
+  const shown = byHealth.filter(({ n }) => n > 0);
+  const links = shown.map(({ of, n, word, to }) => (
+    <a class="count" href={to} title={f.count(n)} key={to}>
+      <Mark of={of} />
+      {f.short(n)} {word.toLowerCase()}
+    </a>
   ));
   const parts = HEALTHS.map((of) => ({ of, n: counts[of] }));
   return (
-    <Tile title={title} value={f.count(counts.total)} to={to} note={note}>
+    <Tile title={title} value={f.count(counts.total)} to={href(screen)} links={links}>
       <Stack total={counts.total} parts={parts} />
     </Tile>
   );
@@ -57,8 +77,8 @@ function Tiles({ summary, history }: TilesProps) {
   const first = room?.bottleneck && `${t('cap.first')}: ${t(`bottleneck.${room.bottleneck}`)}`;
   return (
     <div class="tiles">
-      <CountTile title={t('tile.streams')} counts={streams} to={href('streams')} />
-      <CountTile title={t('tile.streamers')} counts={streamers} to={href('streamers')} />
+      <CountTile title={t('tile.streams')} counts={streams} screen="streams" />
+      <CountTile title={t('tile.streamers')} counts={streamers} screen="streamers" />
       <Tile
         title={t('tile.room')}
         value={room ? `+${f.count(room.streams_more)}` : '–'}

@@ -12,7 +12,7 @@ import { go, href, type ScreenProps } from '../router';
 import { filtered, isIn, stageOf, type StateFilter, type StreamerRow } from '../streamer_rows';
 import { useStreamers } from '../streamers';
 import { Table, type Column } from '../table';
-import { t } from '../text';
+import { code, t } from '../text';
 import { Cells, METRICS, type Metric } from './streamer_grid';
 
 const STATES: StateFilter[] = ['up', 'held', 'unknown', 'offline', 'cordoned'];
@@ -70,6 +70,10 @@ function useCpu(shown: StreamerRow[], [first, last]: [number, number]): HistoryT
   const path = url('/streamers/histories', { points: 30, step: 60, hostname });
   return useQuery<HistoryTable>(hostname ? path : null, { every: 15_000 }).data;
 }
+
+/** The streams that the column of outages counts. */
+const outagesOf = (hostname: string) =>
+  href('streams', [], { streamer: hostname, health: 'outage' });
 
 const quiet = 'num hide-m';
 
@@ -148,7 +152,7 @@ const COLUMNS: Column<StreamerRow>[] = [
     unit: t('col.in_outage'),
     cell: (row) =>
       row.errors ? (
-        <a class="bad" href={href('streams', [], { streamer: row.hostname })}>
+        <a class="bad" href={outagesOf(row.hostname)}>
           {f.count(row.errors)}
         </a>
       ) : (
@@ -199,7 +203,7 @@ function StateChips({ rows, query, set }: Omit<BarProps, 'shown'>) {
         ))}
       {query.health && (
         <button class="chip" aria-pressed={true} onClick={() => set({ health: '' })}>
-          {t(`status.outage`)} <span aria-hidden="true">✕</span>
+          {code('status', query.health)} <span aria-hidden="true">✕</span>
           <span class="hidden">{t('filter.remove')}</span>
         </button>
       )}

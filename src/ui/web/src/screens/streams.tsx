@@ -11,9 +11,10 @@ import {
 import * as f from '../format';
 import { url } from '../json';
 import { onEvents } from '../live';
-import type { Facets, Page, StreamEntity } from '../model';
+import { HEALTHS, type Facets, type Health, type Page, type StreamEntity } from '../model';
 import { usePages, type PagedRows } from '../pages';
-import { Choice, Failure, Given, Labels, shortHost, StreamerLink, Time, Typed } from '../parts';
+import { Choice, Failure, Given, Labels, Mark, shortHost, StreamerLink } from '../parts';
+import { Time, Typed } from '../parts';
 import { useQuery } from '../query';
 import { go, href, type ScreenProps } from '../router';
 import { Table, useNarrow, type Column } from '../table';
@@ -91,6 +92,12 @@ function usePicked(pages: PagedRows<StreamEntity>) {
   return { picked, select, clear: () => set(new Set()) };
 }
 
+/** The mark of a health that is trouble; the name has a mark of how the stream runs. */
+function HealthMark({ of }: { of?: Health }) {
+  if (!of || of === 'operational' || of === 'disabled') return null;
+  return <Mark of={of} label={t(`status.${of}`)} />;
+}
+
 function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
   return [
     NAME,
@@ -105,7 +112,9 @@ function columnsFor(isNarrow: boolean): Column<StreamEntity>[] {
       head: t('col.status'),
       class: 'hide-m',
       cell: (stream) => (
-        <span class={stream.stats?.status === 'error' ? 'bad' : 'muted'}>{runWord(stream)}</span>
+        <span class={stream.stats?.status === 'error' ? 'bad' : 'muted'}>
+          <HealthMark of={stream.health} /> {runWord(stream)}
+        </span>
       ),
     },
     {
@@ -193,6 +202,13 @@ function Filters({ query, set }: { query: StreamFilters; set: SetFilters }) {
         none={any}
         of={yesNo}
         onPick={(placed) => set({ placed })}
+      />
+      <Choice
+        label={t('filter.health')}
+        value={query.health}
+        none={any}
+        of={HEALTHS.map((health): [string, string] => [health, t(`status.${health}`)])}
+        onPick={(health) => set({ health })}
       />
       <LabelFilter label={query.label} set={set} />
       {query.streamer && (
