@@ -672,6 +672,11 @@ fn explanation_names_a_better_node_and_what_holds_the_move() {
     };
     place(0..3);
     better("", &|why| why == "gap 7.5 < 10 points");
+    let why = server.get("/streams/c00/layout/explain").expect(200).json();
+    let loads = why["nodes"].as_array().expect("nodes").iter();
+    let loads = loads.map(|node| (node["hostname"].clone(), node["load_percent"].clone()));
+    let expected = [("s1", 7), ("s2", 0)].map(|(host, percent)| (json!(host), json!(percent)));
+    assert_eq!(loads.collect::<Vec<_>>(), expected, "{why}");
     better("?group=reasons", &|why| why == "gap 7.5 < 10 points");
     // An operator placed them just now.
     place(3..6);
@@ -789,6 +794,10 @@ fn grouped_explanation_does_not_grow_with_the_cluster() {
         assert_eq!(
             explained["nodes"].as_array().map(Vec::len),
             Some(2),
+            "{explained}"
+        );
+        assert!(
+            explained["nodes"][1]["load_percent"].is_u64(),
             "{explained}"
         );
         let groups = &explained["groups"];

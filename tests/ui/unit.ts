@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { queriesOf } from './src/changes';
+import { labelScore, placesOf } from './src/explained';
 import { streamsQuery } from './src/filters';
 import { folded } from './src/folding';
 import * as f from './src/format';
@@ -11,7 +12,7 @@ import { exact, parse, streamPath, url } from './src/json';
 import { recentMoves } from './src/layouter_moves';
 import { pathOf } from './src/line_path';
 import { LogPosition } from './src/log_position';
-import type { EventRecord, Maintenance, Session } from './src/model';
+import type { EventRecord, ExplainNode, Maintenance, Session } from './src/model';
 import { oneAtATime } from './src/one_at_a_time';
 import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
@@ -129,6 +130,41 @@ test('filters of the address become parameters of the API', () => {
   assert.equal(streamsQuery({ enabled: 'yes' }).disabled_ne, 'true');
   assert.equal(streamsQuery({ placed: 'yes' }).placed, 'true');
   assert.equal(streamsQuery({ label: 'site' })['labels.site_is_not'], 'null');
+});
+
+test('an explanation names candidates, counts the rest, and has obstacles by reason', () => {
+  const node = (hostname: string, more: Partial<ExplainNode>): ExplainNode => ({
+    hostname,
+    role: 'ingest',
+    current: false,
+    node_decision: true,
+    reasons: [],
+    load_percent: 0,
+    ...more,
+  });
+  const group = (nodes: number, reasons: string[], role = 'ingest') => ({
+    hostnames: ['a'],
+    nodes,
+    reasons,
+    role,
+  });
+  const { candidates, more, obstacles } = placesOf({
+    summary: '',
+    nodes: [
+      node('here', { current: true, node_decision: false, reasons: ['node_offline'] }),
+      node('a', {}),
+      node('copies', { role: 'dvr_backup' }),
+    ],
+    groups: [group(90, ['node_offline']), group(7, []), group(50, ['node_role'], 'dvr_backup')],
+  });
+  assert.deepEqual(candidates.map(({ hostname }) => hostname), ['a']);
+  assert.equal(more, 6);
+  assert.deepEqual(obstacles, [group(90, ['node_offline'])]);
+  // A label counts 1000, and an empty streamer as much.
+  for (const [score, load, labels] of [[1000, 0, 0], [3000, 0, 2], [2375, 62, 2], [2000, 130, 2]]) {
+    assert.equal(labelScore(node('a', { score, load_percent: load })), labels, `${score} ${load}`);
+  }
+  assert.equal(labelScore(node('a', {})), 0);
 });
 
 test('picked streams are as few filters as addresses have room for', () => {

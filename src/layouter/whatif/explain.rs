@@ -246,6 +246,8 @@ fn node(decision: &NodeDecision<'_>, kind: SlotKind) -> Value {
     let mut item = Object::default();
     item.insert("current", Value::Bool(decision.here));
     item.insert("hostname", Value::from(decision.hostname.as_str()));
+    let percent = json::Number::Unsigned((decision.load_permille / 10).into());
+    item.insert("load_percent", Value::Number(percent));
     item.insert("node_decision", Value::Bool(allowed));
     let reasons = decision.reasons.public_codes().map(Value::from);
     item.insert("reasons", Value::Array(reasons.collect()));

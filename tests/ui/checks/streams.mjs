@@ -92,6 +92,48 @@ export const CHECKS = {
     await context.close();
   },
 
+  async 'a stream shows the best streamers for it, and the obstacles of others'(browser) {
+    const path = '/streams/cam%2Fgraz%2Fgate-1';
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams' });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const asked = [];
+    page.on('request', (request) => {
+      if (request.url().includes('/layout/explain')) asked.push(new URL(request.url()).search);
+    });
+    await go(page, `#${path}`);
+    await page.waitForSelector('table.plain tbody tr.here', WAIT);
+    const rows = await page.$$eval('table.plain tbody tr', (all) =>
+      all.map((row) => [
+        row.querySelector('a').title,
+        ...[...row.querySelectorAll('.num')].map((it) => it.textContent),
+      ]),
+    );
+    const { nodes, groups } = await call('GET', `${path}/layout/explain?group=reasons`);
+    const able = nodes.filter((node) => node.role === 'ingest' && node.node_decision);
+    assert.deepEqual(
+      rows.map(([hostname]) => hostname).toSorted(),
+      able.map(({ hostname }) => hostname).toSorted(),
+    );
+    for (const [hostname, labels, load] of rows) {
+      assert.match(`${labels}, ${load}`, /^0, \d+ %$/, hostname);
+    }
+    const obstacles = groups.filter(({ role, reasons }) => role === 'ingest' && reasons.length);
+    assert.ok(obstacles.length > 0, 'one was never seen');
+    const shown = await page.$$eval('details.not', (all) =>
+      all.map((it) => [
+        parseInt(it.querySelector('summary').textContent.trim(), 10),
+        it.querySelectorAll('.hosts a').length,
+      ]),
+    );
+    assert.deepEqual(
+      shown,
+      obstacles.map(({ nodes: count, hostnames }) => [count, hostnames.length]),
+    );
+    assert.ok(asked.length > 0 && asked.every((it) => it === '?group=reasons'), String(asked));
+    assert.deepEqual(reports, []);
+    await context.close();
+  },
+
   async 'a deleted stream is not made again'(browser) {
     await call('PUT', '/streams/gone-shown', { title: 'shown' });
     const { page, context } = await loggedIn(browser, { hash: '#/streams/gone-shown' });

@@ -204,14 +204,28 @@ export interface ExplainNode {
   node_decision: boolean;
   reasons: string[];
   score?: number;
-  summary: string;
+  load_percent: number;
 }
 
+/** Streamers with the same reasons; none: they may take the stream. */
+export interface ExplainGroup {
+  /** Some of them. */
+  hostnames: string[];
+  /** How many there are. */
+  nodes: number;
+  reasons: string[];
+  role: string;
+}
+
+/** An explanation with `group=reasons`: as large in a cluster of any size. */
 export interface Explanation {
   summary: string;
   /** A node that suits the stream better, and what keeps it from moving there. */
   better?: { hostname: string; why_not_now: string };
+  /** The current ones and the best. */
   nodes: ExplainNode[];
+  /** All of each role, the largest group first. */
+  groups: ExplainGroup[];
 }
 
 export interface EventRecord {

@@ -156,7 +156,7 @@ function useStream(name: string) {
   const path = streamPath(name);
   return {
     entity: useQuery<StreamEntity>(path, { every: 5000, wake: concerns }),
-    explained: useQuery<Explanation>(`${path}/layout/explain`, options),
+    explained: useQuery<Explanation>(url(`${path}/layout/explain`, { group: 'reasons' }), options),
     past: useQuery<Page<'layouts', Layout>>(url(`${path}/layouts`, { limit: 20 }), options),
     log: useQuery<Page<'events', EventRecord>>(newestEvents(10, { stream: name }), options),
   };

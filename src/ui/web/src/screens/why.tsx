@@ -1,20 +1,12 @@
-// Why a stream is where it is: the streamers that may take it, and those that cannot, by reason.
-import { useMemo, useState } from 'preact/hooks';
+// Why a stream is where it is: the best streamers for it, and how many cannot take it, by reason.
+import { labelScore, placesOf } from '../explained';
 import * as f from '../format';
-import type { ExplainNode, Explanation } from '../model';
+import type { ExplainGroup, ExplainNode, Explanation } from '../model';
 import { Mark, shortHost, StreamerLink } from '../parts';
 import { href } from '../router';
 import { code, pieces, t } from '../text';
 
-const SHOWN_NODES = 8;
-const UNFOLDED_MAX = 400;
-/** The score counts a label as this much. */
-const SCORE_PER_LABEL = 1000;
-
-const loadOf = (node: ExplainNode) => Number(/load ([\d.]+) %/.exec(node.summary)?.[1] ?? 0);
-
-function Candidates({ nodes }: { nodes: ExplainNode[] }) {
-  const [isWhole, setWhole] = useState(false);
+function Candidates({ nodes, more }: { nodes: ExplainNode[]; more: number }) {
   return (
     <>
       <table class="plain">
@@ -29,49 +21,46 @@ function Candidates({ nodes }: { nodes: ExplainNode[] }) {
           </tr>
         </thead>
         <tbody>
-          {nodes.slice(0, isWhole ? UNFOLDED_MAX : SHOWN_NODES).map((node) => (
-            <tr class={node.current ? 'here' : ''}>
+          {nodes.map((node) => (
+            <tr class={node.current ? 'here' : ''} key={node.hostname}>
               <td>
                 <Mark of={node.current ? 'up' : 'none'} /> <StreamerLink hostname={node.hostname} />
               </td>
-              <td class="num">{f.count(Math.floor((node.score ?? 0) / SCORE_PER_LABEL))}</td>
-              <td class="num">{f.percent(loadOf(node))}</td>
+              <td class="num">{f.count(labelScore(node))}</td>
+              <td class="num">{f.percent(node.load_percent)}</td>
               <td>{node.current && <b>{t('why.here')}</b>}</td>
             </tr>
           ))}
         </tbody>
       </table>
-      {nodes.length > SHOWN_NODES && (
-        <p>
-          <button class="quiet" onClick={() => setWhole(!isWhole)}>
-            {isWhole ? t('why.fewer') : t('why.all', { n: nodes.length })}
-          </button>
-        </p>
-      )}
+      {more > 0 && <p class="muted">{t('bulk.more', { n: more })}</p>}
     </>
   );
 }
 
-function reasonOf(node: ExplainNode): string {
-  if (node.reasons.length > 0) {
-    return node.reasons.map((reason) => code('reason', reason)).join(', ');
-  }
-  return node.summary.replace(/^Cannot take the stream: /, '').replace(/; load [\d.]+ %\.$/, '');
-}
-
-function grouped(nodes: ExplainNode[]): [string, ExplainNode[]][] {
-  const groups = new Map<string, ExplainNode[]>();
-  for (const node of nodes) {
-    const reason = reasonOf(node);
-    groups.set(reason, [...(groups.get(reason) ?? []), node]);
-  }
-  return [...groups].sort((a, b) => b[1].length - a[1].length);
+/** Streamers that cannot take the stream for the same reasons; some are named. */
+function Obstacle({ of: { hostnames, nodes, reasons } }: { of: ExplainGroup }) {
+  const words = reasons.map((reason) => code('reason', reason)).join(', ');
+  const rest = nodes - hostnames.length;
+  return (
+    <details class="not">
+      <summary>
+        <Mark of="disabled" /> {t('why.cannot', { n: nodes, reason: words })}
+      </summary>
+      <p class="hosts">
+        {hostnames.map((hostname) => (
+          <a href={href('streamers', [hostname])} translate={false} key={hostname}>
+            {shortHost(hostname)}{' '}
+          </a>
+        ))}
+        {rest > 0 && <span class="muted">{t('bulk.more', { n: rest })}</span>}
+      </p>
+    </details>
+  );
 }
 
 export function Why({ explanation }: { explanation: Explanation }) {
-  const nodes = explanation.nodes.filter((node) => node.role === 'ingest');
-  const may = nodes.filter((node) => node.node_decision);
-  const groups = useMemo(() => grouped(nodes.filter((node) => !node.node_decision)), [explanation]);
+  const { candidates, more, obstacles } = placesOf(explanation);
   return (
     <>
       <p class="lead" lang="en">
@@ -85,20 +74,9 @@ export function Why({ explanation }: { explanation: Explanation }) {
           })}
         </p>
       )}
-      {may.length > 0 && <Candidates nodes={may} />}
-      {groups.map(([reason, list]) => (
-        <details class="not">
-          <summary>
-            <Mark of="disabled" /> {t('why.cannot', { n: list.length, reason })}
-          </summary>
-          <p class="hosts">
-            {list.slice(0, UNFOLDED_MAX).map((node) => (
-              <a href={href('streamers', [node.hostname])} translate={false}>
-                {shortHost(node.hostname)}{' '}
-              </a>
-            ))}
-          </p>
-        </details>
+      {candidates.length > 0 && <Candidates nodes={candidates} more={more} />}
+      {obstacles.map((group) => (
+        <Obstacle of={group} key={group.reasons.join()} />
       ))}
     </>
   );
