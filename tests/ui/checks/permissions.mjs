@@ -9,8 +9,14 @@ export const CHECKS = {
     const hash = '#/streams/cam%2Fgraz%2Fgate-1';
     const { page, context } = await loggedIn(browser, { hash, credential: reader });
     await waitText(page, 'main h1', 'cam/graz/gate-1');
-    const states = await page.$$eval('.bar-top button', (all) => all.map((it) => it.disabled));
-    assert.deepEqual(states, [true, true, true]);
+    const buttons = await page.$$eval('.bar-top button', (all) =>
+      all.map((it) => [it.textContent, it.disabled, it.title]),
+    );
+    const why = 'This credential may not change anything';
+    assert.deepEqual(
+      buttons,
+      ['Disable', 'Move …', 'Delete …', 'Edit …'].map((word) => [word, true, why]),
+    );
     const screens = await page.$$eval('.rail a span', (all) => all.map((it) => it.textContent));
     assert.deepEqual(screens, ['Streams'], 'others are not in the menu');
     // What it may not read is refused in words; the rest stays.

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import {
   administrator,
   API,
+  barriers,
   base,
   call,
   clickOn,
@@ -131,6 +132,47 @@ export const CHECKS = {
     );
     assert.ok(asked.length > 0 && asked.every((it) => it === '?group=reasons'), String(asked));
     assert.deepEqual(reports, []);
+    await context.close();
+  },
+
+  async 'a stream is deleted by its name, in the version that is shown'(browser) {
+    const name = 'deleted/<b>1';
+    const path = `/streams/${encodeURIComponent(name)}`;
+    await call('PUT', path, { title: 'shown', layout: { ingest: 'edge-1.example.com' } });
+    const { page, context, reports } = await loggedIn(browser, { hash: `#${path}` });
+    await waitText(page, '.facts', 'edge-1');
+    const open = async () => {
+      await clickOn(page, 'Delete');
+      await page.waitForSelector('dialog footer .danger:disabled', WAIT);
+    };
+    await open();
+    const host = (await call('GET', path)).layout.ingest;
+    const lead = `It stops on ${host}, and its recordings there are erased. No viewer is watching.`;
+    await waitText(page, 'dialog .lead', lead);
+    assert.deepEqual(await barriers(page), []);
+    await page.type('dialog input', name.slice(0, -1));
+    assert.equal(await page.$eval('dialog footer .danger', (it) => it.disabled), true);
+    await page.keyboard.type(name.slice(-1));
+    await page.waitForSelector('dialog footer .danger:not(:disabled)', WAIT);
+    // Another change comes before the click: the question was about the version before it.
+    await call('PUT', path, { title: 'needed' });
+    await waitText(page, '.facts-line .title', 'needed');
+    await page.click('dialog footer .danger');
+    await waitText(page, 'dialog .failure', 'Another change came first');
+    assert.equal(await statusOf(name), 200);
+    await page.keyboard.press('Escape');
+    await noDialog(page);
+    await open();
+    await page.type('dialog input', name);
+    await page.waitForSelector('dialog footer .danger:not(:disabled)', WAIT);
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('.t-streams .tbody', WAIT);
+    assert.equal(await page.evaluate(() => location.hash), '#/streams');
+    assert.equal(await statusOf(name), 404);
+    assert.deepEqual(
+      reports.filter((report) => !/status of (404|412)/.test(report)),
+      [],
+    );
     await context.close();
   },
 

@@ -171,6 +171,7 @@ export type RunStatus = 'running' | 'waiting' | 'error';
 
 export interface Layout {
   ingest?: string;
+  inference?: string;
   dvr_backups?: string[];
   change_reason?: string;
   created_at?: number;

@@ -389,6 +389,12 @@ export const en = {
   'stream.report': 'Report',
   'stream.edit': 'Edit',
   'stream.nowhere': 'It runs nowhere.',
+  'stream.stops': 'It stops on {hosts}, and its recordings there are erased.',
+  'stream.watched': {
+    one: '{n} viewer is watching.',
+    other: '{n} viewers are watching.',
+    '=0': 'No viewer is watching.',
+  },
   'stream.at_nothing': 'nowhere',
   'stream.returns': 'will return to {host}',
   'edit.title': 'Edit {name}',

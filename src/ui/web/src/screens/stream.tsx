@@ -1,7 +1,7 @@
 // One stream: where it runs and why, where it has been, who changed it, its configuration.
 import { useState } from 'preact/hooks';
 import { isLayouterOff, newestEvents } from '../api';
-import { changeShown } from '../changes';
+import { changeShown, type Shown } from '../changes';
 import { folded } from '../folding';
 import * as f from '../format';
 import { streamPath, url } from '../json';
@@ -9,9 +9,10 @@ import type { EventRecord, Explanation, Layout, Page, StreamEntity } from '../mo
 import { Copy, Failure, JsonText, Labels, Mark, Panel, shortHost } from '../parts';
 import { StreamerLink, Tabs, Time } from '../parts';
 import { useQuery } from '../query';
-import { href, type ScreenProps } from '../router';
+import { go, href, type ScreenProps } from '../router';
 import { code, t } from '../text';
 import { EditStream } from './edit';
+import { Deletion } from './entity_dialogs';
 import { EventLines } from './event_line';
 import { Move } from './move';
 import { runMark, runWord } from './stream_status';
@@ -110,15 +111,25 @@ function Configuration({ stream }: { stream: StreamEntity }) {
   );
 }
 
+/** What a deletion stops. */
+function consequences({ layout, stats }: StreamEntity): string {
+  const { ingest, inference, dvr_backups: backups = [] } = layout ?? {};
+  const hosts = [ingest, ...backups, inference].filter(Boolean);
+  if (hosts.length === 0) return t('stream.nowhere');
+  const viewers = t('stream.watched', { n: stats?.online_clients ?? 0 });
+  return `${t('stream.stops', { hosts: hosts.join(', ') })} ${viewers}`;
+}
+
 interface TitleProps {
   stream: StreamEntity;
   mayWrite: boolean;
   onToggle: () => void;
   onMove: () => void;
+  onDelete: () => void;
   onEdit: () => void;
 }
 
-function Title({ stream, mayWrite, onToggle, onMove, onEdit }: TitleProps) {
+function Title({ stream, mayWrite, onToggle, onMove, onDelete, onEdit }: TitleProps) {
   const why = mayWrite ? undefined : t('error.not_permitted');
   return (
     <div class="bar-top">
@@ -135,6 +146,9 @@ function Title({ stream, mayWrite, onToggle, onMove, onEdit }: TitleProps) {
       </button>
       <button disabled={!mayWrite} title={why} onClick={onMove}>
         {t('streams.move')} …
+      </button>
+      <button disabled={!mayWrite} title={why} onClick={onDelete}>
+        {t('entity.delete')} …
       </button>
       <button class="primary" disabled={!mayWrite} title={why} onClick={onEdit}>
         {t('stream.edit')} …
@@ -177,6 +191,8 @@ export function Stream({ route, me }: ScreenProps) {
   const name = route.rest[0] ?? '';
   const { entity, explained, past, log } = useStream(name);
   const [dialog, setDialog] = useState<'edit' | 'move' | null>(null);
+  // A deletion is of the version that was shown when it was opened.
+  const [deleted, setDeleted] = useState<Shown | null>(null);
   const [failed, setFailed] = useState<Error | null>(null);
   const stream = entity.data;
   if (!stream) {
@@ -187,6 +203,7 @@ export function Stream({ route, me }: ScreenProps) {
     );
   }
   const refresh = () => [entity, explained, past, log].forEach((query) => query.again());
+  const shown = { path: streamPath(name), name, etag: entity.etag };
   const toggle = () => {
     setFailed(null);
     const patch = JSON.stringify({ disabled: stream.disabled ? null : true });
@@ -194,10 +211,7 @@ export function Stream({ route, me }: ScreenProps) {
       setFailed(error);
       entity.again();
     };
-    void changeShown({ path: streamPath(name), name, etag: entity.etag }, patch).then(
-      refresh,
-      refused,
-    );
+    void changeShown(shown, patch).then(refresh, refused);
   };
   const saved = () => {
     setDialog(null);
@@ -210,6 +224,7 @@ export function Stream({ route, me }: ScreenProps) {
         mayWrite={me.may.write}
         onToggle={toggle}
         onMove={() => setDialog('move')}
+        onDelete={() => setDeleted(shown)}
         onEdit={() => setDialog('edit')}
       />
       <Failure error={failed ?? entity.error} again={refresh} />
@@ -223,6 +238,14 @@ export function Stream({ route, me }: ScreenProps) {
           isPinned={stream.layout?.pinned}
           onClose={() => setDialog(null)}
           onMoved={saved}
+        />
+      )}
+      {deleted && (
+        <Deletion
+          of={deleted}
+          lead={consequences(stream)}
+          onClose={() => setDeleted(null)}
+          onSaved={() => go(href('streams'), { replace: true })}
         />
       )}
       <div class="facts-line">
