@@ -18,7 +18,14 @@ import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
 import { withoutSecrets } from './src/secrets';
 import { changeOf, settingsOf, typedValue } from './src/settings';
-import { filtered, fullest, leftOf, rowOf, stageOf, type StreamerRow } from './src/streamer_rows';
+import {
+  fullest,
+  groupsOf,
+  leftOf,
+  rowOf,
+  stageOf,
+  streamersQuery,
+} from './src/streamer_rows';
 import {
   chosenLocale,
   LANGUAGES,
@@ -209,30 +216,44 @@ test('streamers that change alike within a minute are one line', () => {
   );
 });
 
-const row = (over: Partial<StreamerRow>): StreamerRow => ({
-  hostname: 'edge-1',
-  labels: {},
-  state: 'up',
-  health: 'operational',
-  assigned: 0,
-  limit: 10,
-  errors: 0,
-  ...over,
+test('filters of streamers become parameters of the API', () => {
+  const { select, ...query } = streamersQuery({
+    q: 'fra',
+    label: 'site=fra',
+    state: 'held',
+    health: 'outage',
+    sort: '-errors',
+  });
+  assert.deepEqual(query, {
+    q: 'fra',
+    'labels.site': 'fra',
+    'state.code': 'probation',
+    health: 'outage',
+    sort: '-streams.outage',
+  });
+  assert.ok(select?.split(',').includes('streams.outage'));
+  // What the server does not know, it refuses in its own words; what is no column is no order.
+  const unknown = streamersQuery({ state: 'gone', sort: 'gone' });
+  assert.deepEqual([unknown['state.code'], unknown.sort], ['gone', '']);
+  const grid = { view: 'grid', group: 'site' };
+  assert.equal(streamersQuery({ ...grid, sort: 'cpu' }).sort, 'labels.site,stats.cpu_usage');
+  assert.equal(streamersQuery({ group: 'site' }).sort, '', 'a table has no groups');
 });
 
-test('streamers are filtered by all words and sorted with gaps last', () => {
-  const rows = [
-    row({ hostname: 'a', labels: { site: 'fra' }, cpu: 10 }),
-    row({ hostname: 'b', labels: { site: 'fra' }, cpu: 70 }),
-    row({ hostname: 'c', labels: { site: 'ams' } }),
-    row({ hostname: 'd', labels: { site: 'fra' }, state: 'offline' }),
-  ];
-  const names = (filter: Record<string, string>) => filtered(rows, filter).map((it) => it.hostname);
-  assert.deepEqual(names({ q: 'site=fra', sort: '-cpu' }), ['b', 'a', 'd']);
-  assert.deepEqual(names({ q: 'fra b' }), ['b']);
-  assert.deepEqual(names({ state: 'offline' }), ['d']);
+test('a row of a streamer has its fullest partition, and groups are in the order of the list', () => {
   assert.equal(fullest([{ usage: 3 }, {}, { usage: 9 }]), 9);
   assert.equal(fullest(undefined), undefined);
+  const rows = [
+    rowOf({ hostname: 'a' }),
+    rowOf({ hostname: 'b', labels: { site: 'fra' }, stats: { partitions: [{ usage: 7 }] } }),
+    rowOf({ hostname: 'c', labels: { site: 'fra' } }),
+  ];
+  assert.equal(rows[1]?.disk, 7);
+  // One that is not read any more is left out.
+  const shown = { length: 4, row: (index: number) => rows[index] };
+  const names = groupsOf(shown, 'site').map(([name, of]) => [name, of.map((it) => it.hostname)]);
+  assert.deepEqual(names, [['–', ['a']], ['fra', ['b', 'c']]]);
+  assert.equal(groupsOf(shown, '').length, 1);
 });
 
 test('secrets of a configuration are not kept', () => {
@@ -252,15 +273,6 @@ test('secrets of a configuration are not kept', () => {
   assert.equal(kept.api_url, 'http://***@edge-1:8080/x?***');
   assert.deepEqual(kept.play_urls, ['rtsp://***@edge-1/', 'http://edge-1/@a']);
   assert.equal(streamer.cluster_key, 's3cret', 'the answer itself stays');
-});
-
-test('a cordoned streamer is found beside its state', () => {
-  const entity = (hostname: string, maintenance?: Maintenance) =>
-    rowOf({ hostname, state: { name: 'up', maintenance } });
-  const rows = [entity('a'), entity('b', { mode: 'cordon', reason: 'disks', since: 1 })];
-  const named = (state: string) => filtered(rows, { state }).map((row) => row.hostname);
-  assert.deepEqual(named('cordoned'), ['b']);
-  assert.deepEqual(named('up'), ['a', 'b']);
 });
 
 test('a drain shows how far it is', () => {

@@ -84,6 +84,9 @@ export const CHECKS = {
     for (const [to, number] of [...tiles, ...parts, ...needs]) await isCountOf(to, number);
     await go(page, '#/streamers?health=degradated');
     await waitText(page, '.chips button[aria-pressed=true]', 'Degraded');
+    // A change of all that match takes the same streams.
+    const bulk = '/streams/batch_by_filter?health=degradated&q=health/';
+    assert.equal((await call('POST', bulk, { patch: { title: 'x' } })).count, 1);
     // The outages of a streamer lead to those streams, not to all of it.
     await go(page, `#/streamers?q=${host}`);
     await waitText(page, '.t-streamers [data-col=errors] a', '2');

@@ -1,6 +1,6 @@
 // Sessions that may read only, or a part.
 import assert from 'node:assert/strict';
-import { call, go, loggedIn, WAIT, waitText } from '../pages.mjs';
+import { call, clickOn, go, loggedIn, WAIT, waitText } from '../pages.mjs';
 
 export const CHECKS = {
   async 'a token that only reads may not change anything'(browser) {
@@ -23,6 +23,25 @@ export const CHECKS = {
     await go(page, '#/overview');
     await waitText(page, 'main .failure', 'permission');
     await waitText(page, '.live', 'By the clock');
+    await context.close();
+  },
+
+  async 'a token of streamers filters them by state, without counts of the cluster'(browser) {
+    const permissions = [{ scopes: ['streamers/*'], list: true, read: true }];
+    const { key: token } = await call('PUT', '/api_tokens/of-streamers', { permissions });
+    const { page, context } = await loggedIn(browser, { hash: '#/events', credential: token });
+    const asked = [];
+    page.on('request', (request) => asked.push(new URL(request.url()).pathname));
+    await go(page, '#/streamers');
+    await waitText(page, '.t-streamers .tbody', 'edge-1');
+    const words = await page.$$eval('.chips button', (all) => all.map((it) => it.textContent.trim()));
+    assert.deepEqual(
+      words,
+      ['Up', 'On probation', 'Not certain', 'Down', 'Draining', 'Drained', 'Cordoned'],
+    );
+    await clickOn(page, 'Drained', '.chips button');
+    await waitText(page, '.t-streamers .empty', 'No streamer matches');
+    assert.ok(!asked.some((path) => path.includes('/cluster/')), String(asked));
     await context.close();
   },
 

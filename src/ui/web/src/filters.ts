@@ -21,7 +21,7 @@ export const FILTERS = [
 export type StreamFilters = Partial<Record<(typeof FILTERS)[number] | 'sort', string>>;
 
 /** `key=value` as a filter of the API. Without a value the label only has to exist. */
-function labelFilter(label: string): Record<string, string> {
+export function labelFilter(label: string): Record<string, string> {
   const [key = '', ...value] = label.split('=');
   if (!key) return {};
   return value.length

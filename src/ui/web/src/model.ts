@@ -50,7 +50,7 @@ export interface AttentionLine {
 export interface ClusterSummary {
   at: number;
   streams: Counts & { unplaced: number };
-  streamers: Counts;
+  streamers: Counts & { states: Partial<Record<StateCode, number>> };
   traffic: { input_kbit: number; output_kbit: number; clients: number };
   /** Null for a credential that may not read it. */
   layouter: { enabled: boolean; paused: LayouterPause['what'] | null } | null;
@@ -93,6 +93,16 @@ export interface CapacitySummary {
 }
 
 export type StateName = 'up' | 'held' | 'unknown' | 'offline';
+
+/** The state and the maintenance of a streamer in one word. */
+export type StateCode =
+  | 'up'
+  | 'probation'
+  | 'down'
+  | 'unsure'
+  | 'draining'
+  | 'drained'
+  | 'cordoned';
 
 export interface StreamerReport {
   cpu_usage?: number;

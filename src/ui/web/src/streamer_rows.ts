@@ -1,5 +1,7 @@
 // Streamers with the counts of their streams, as rows.
-import type { Health, Maintenance, StateName, StreamerEntity } from './model';
+import { labelFilter } from './filters';
+import type { Health, Maintenance, StateCode, StateName, StreamerEntity } from './model';
+import type { Rows } from './pages';
 
 /** The limit of a streamer without one of its own. */
 export const CHANNELS_USUAL = 6000;
@@ -24,8 +26,6 @@ export interface StreamerRow {
   uptime?: number;
   version?: string;
 }
-
-export type SortableField = keyof Omit<StreamerRow, 'labels' | 'maintenance'>;
 
 /** The fullest partition. */
 export function fullest(partitions: { usage?: number }[] | undefined): number | undefined {
@@ -57,8 +57,11 @@ export function rowOf(entity: StreamerEntity): StreamerRow {
   return row;
 }
 
-/** How far the maintenance of a streamer is. */
-export const stageOf = (maintenance: Maintenance): 'cordoned' | 'draining' | 'drained' => {
+/** How far the maintenance of a streamer can be. */
+export const MAINTENANCE_STAGES = ['cordoned', 'draining', 'drained'] as const;
+export type MaintenanceStage = (typeof MAINTENANCE_STAGES)[number];
+
+export const stageOf = (maintenance: Maintenance): MaintenanceStage => {
   if (maintenance.mode === 'cordon') return 'cordoned';
   return maintenance.drained_at ? 'drained' : 'draining';
 };
@@ -67,32 +70,91 @@ export const stageOf = (maintenance: Maintenance): 'cordoned' | 'draining' | 'dr
 export const leftOf = ({ ingests, backups, inferences }: Maintenance): number | null =>
   ingests === undefined ? null : ingests + (backups ?? 0) + (inferences ?? 0);
 
-/** What a list of streamers can be filtered by. A cordoned streamer has a state, too. */
-export type StateFilter = StateName | 'cordoned';
+/** What a list can be filtered by. A streamer that may be lost is that, also while cordoned. */
+export type StateFilter = StateName | MaintenanceStage;
+export const STATE_CODES: Record<StateFilter, StateCode> = {
+  up: 'up',
+  held: 'probation',
+  unknown: 'unsure',
+  offline: 'down',
+  draining: 'draining',
+  drained: 'drained',
+  cordoned: 'cordoned',
+};
+export const STATES = Object.keys(STATE_CODES) as StateFilter[];
 
-export const isIn = (row: StreamerRow, state: string): boolean =>
-  state === 'cordoned' ? row.maintenance !== undefined : row.state === state;
+/** What the rows of the list are made of, all of which changes by itself or by a save. */
+export const STREAMER_FIELDS = [
+  'hostname',
+  'labels',
+  'channel_limit',
+  'total_bandwidth',
+  'health',
+  'load.ingests',
+  'state',
+  'streams.outage',
+  'stats.cpu_usage',
+  'stats.memory_usage',
+  'stats.input_kbit',
+  'stats.output_kbit',
+  'stats.total_clients',
+  'stats.partitions',
+  'stats.uptime',
+  'stats.server_version',
+].join(',');
 
-/** Rows whose names, labels and versions have all words, sorted. */
-export function filtered(rows: StreamerRow[], filter: Record<string, string>): StreamerRow[] {
-  const words = (filter.q ?? '').toLowerCase().split(/\s+/).filter(Boolean);
-  const textOf = (row: StreamerRow) => {
-    const labels = Object.entries(row.labels).map(([key, value]) => `${key}=${value}`);
-    return [row.hostname, ...labels, row.version ?? ''].join(' ').toLowerCase();
+/** What a list is sorted by, as addresses name it and as the API does. */
+const SORTS: Record<string, string> = {
+  hostname: 'hostname',
+  state: 'state.name',
+  assigned: 'load.ingests',
+  cpu: 'stats.cpu_usage',
+  mem: 'stats.memory_usage',
+  out: 'stats.output_kbit',
+  viewers: 'stats.total_clients',
+  errors: 'streams.outage',
+  uptime: 'stats.uptime',
+  version: 'stats.server_version',
+};
+
+function sortOf(sort: string): string | undefined {
+  const field = SORTS[sort.replace('-', '')];
+  return field && (sort.startsWith('-') ? `-${field}` : field);
+}
+
+export const STREAMER_FILTERS = ['q', 'label', 'state', 'health'] as const;
+type StreamersAddress = Partial<Record<string, string>>;
+
+/** The parameters of a query for streamers. Those of a group follow each other in a grid. */
+export function streamersQuery(address: StreamersAddress): Record<string, string | undefined> {
+  const { q, label, state, health, sort, view, group } = address;
+  const byGroup = view === 'grid' && group ? `labels.${group}` : undefined;
+  return {
+    q,
+    health,
+    'state.code': state && (STATE_CODES[state as StateFilter] ?? state),
+    ...(label ? labelFilter(label) : {}),
+    sort: [byGroup, sortOf(sort ?? '')].filter(Boolean).join(','),
+    select: STREAMER_FIELDS,
   };
-  const kept = rows.filter(
-    (row) =>
-      (!filter.state || isIn(row, filter.state)) &&
-      (!filter.health || row.health === filter.health) &&
-      words.every((word) => textOf(row).includes(word)),
-  );
-  const sort = filter.sort ?? '';
-  const key = sort.replace('-', '') as SortableField;
-  if (!key) return kept;
-  const sign = sort.startsWith('-') ? -1 : 1;
-  const value = (row: StreamerRow) => row[key] ?? -1;
-  return kept.sort((a, b) => {
-    const [x, y] = [value(a), value(b)];
-    return (x < y ? -1 : x > y ? 1 : 0) * sign;
-  });
+}
+
+/** Cells of a grid at most: their pages are kept, so that none vanishes above the view. */
+export const CELLS_MAX = 1400;
+
+/** The rows that were read, by the value of their label, in the order of the list. */
+export function groupsOf(
+  rows: Pick<Rows<StreamerRow>, 'length' | 'row'>,
+  group: string,
+): [string, StreamerRow[]][] {
+  const groups = new Map<string, StreamerRow[]>();
+  for (let index = 0; index < Math.min(rows.length, CELLS_MAX); index += 1) {
+    const row = rows.row(index);
+    if (!row) continue;
+    const key = group ? (row.labels[group] ?? '–') : '';
+    const found = groups.get(key);
+    if (found) found.push(row);
+    else groups.set(key, [row]);
+  }
+  return [...groups];
 }

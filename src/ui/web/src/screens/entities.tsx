@@ -1,9 +1,9 @@
 // A list of entities of one kind: searched, sorted and paged by the server, edited in a dialog.
-import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
+import { useCallback, useMemo, useState } from 'preact/hooks';
 import * as f from '../format';
-import { onEvents } from '../live';
-import { oneAtATime } from '../one_at_a_time';
-import { usePages, type PagedRows } from '../pages';
+import { useRefresh } from '../fresh_rows';
+import type { EventRecord } from '../model';
+import { usePages } from '../pages';
 import { Failure, Typed } from '../parts';
 import { go, href, type ScreenProps } from '../router';
 import { Table } from '../table';
@@ -11,42 +11,11 @@ import { t } from '../text';
 import { EditEntity, NewEntity } from './entity_dialogs';
 import { isAbout, nameOf, type Entity, type EntityKind } from './entity_kind';
 
-/** Events that arrive within this time cause one refresh. */
-const COALESCE_MS = 150;
-
-/** Refreshes a list after events about its kind, while the page is visible. */
-function useRefresh(pages: PagedRows<Entity>, kind: EntityKind): void {
-  const current = useRef(pages);
-  current.current = pages;
-  useEffect(() => {
-    let soon = 0;
-    let isStale = false;
-    const refresh = oneAtATime(async () => {
-      soon = 0;
-      isStale = document.hidden;
-      if (!isStale) await current.current.refresh();
-    });
-    const shown = () => {
-      if (isStale && !document.hidden) void refresh();
-    };
-    document.addEventListener('visibilitychange', shown);
-    const off = onEvents((events) => {
-      const isNews = events.some((event) => isAbout(kind, event));
-      if (isNews && soon === 0) soon = window.setTimeout(() => void refresh(), COALESCE_MS);
-    });
-    return () => {
-      clearTimeout(soon);
-      document.removeEventListener('visibilitychange', shown);
-      off();
-    };
-  }, [kind]);
-}
-
 export function Entities({ route, me, kind }: ScreenProps & { kind: EntityKind }) {
   const { q = '', sort = '' } = route.query;
   const query = useMemo(() => ({ q, sort, select: kind.select }), [q, sort]);
   const pages = usePages<string, Entity>(kind.path, query, kind.collection);
-  useRefresh(pages, kind);
+  useRefresh(pages, useCallback((event: EventRecord) => isAbout(kind, event), [kind]));
   const [isNew, setNew] = useState(false);
   const [name] = route.rest;
   const set = (change: Record<string, string>) =>

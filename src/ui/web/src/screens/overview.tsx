@@ -18,6 +18,7 @@ import {
 import { Bar, Failure, Labels, Mark, Panel, shortHost, Stack, Tile, type MarkOf } from '../parts';
 import { useQuery } from '../query';
 import { href } from '../router';
+import { MAINTENANCE_STAGES } from '../streamer_rows';
 import { t } from '../text';
 import { EventLines } from './event_line';
 
@@ -36,16 +37,18 @@ interface CountTileProps {
   title: string;
   counts: Counts;
   screen: 'streams' | 'streamers';
+  /** Other parts than those by health. */
+  more?: CountPart[];
 }
 
-function CountTile({ title, counts, screen }: CountTileProps) {
+function CountTile({ title, counts, screen, more = [] }: CountTileProps) {
   const byHealth = HEALTHS.map((health): CountPart => ({
     of: health,
     n: counts[health],
     word: t(`status.${health}`),
     to: href(screen, [], { health }),
   }));
-  const shown = byHealth.filter(({ n }) => n > 0);
+  const shown = [...byHealth, ...more].filter(({ n }) => n > 0);
   const links = shown.map(({ of, n, word, to }) => (
     <a class="count" href={to} title={f.count(n)} key={to}>
       <Mark of={of} />
@@ -66,6 +69,15 @@ const placedOf = ({ streams }: ClusterSummary) =>
 
 const isOff = ({ layouter }: ClusterSummary) => layouter?.enabled === false;
 
+/** The streamers that are worked on, by how far that is. */
+const maintained = ({ streamers: { states } }: ClusterSummary): CountPart[] =>
+  MAINTENANCE_STAGES.map((stage) => ({
+    of: stage,
+    n: states[stage] ?? 0,
+    word: t(`state.${stage}`),
+    to: href('streamers', [], { state: stage }),
+  }));
+
 interface TilesProps {
   summary: ClusterSummary;
   history: HistoryTable | null;
@@ -78,7 +90,12 @@ function Tiles({ summary, history }: TilesProps) {
   return (
     <div class="tiles">
       <CountTile title={t('tile.streams')} counts={streams} screen="streams" />
-      <CountTile title={t('tile.streamers')} counts={streamers} screen="streamers" />
+      <CountTile
+        title={t('tile.streamers')}
+        counts={streamers}
+        screen="streamers"
+        more={maintained(summary)}
+      />
       <Tile
         title={t('tile.room')}
         value={room ? `+${f.count(room.streams_more)}` : '–'}

@@ -1,9 +1,11 @@
-// All streamers as cells, grouped by a label, coloured by one number.
-import { useMemo } from 'preact/hooks';
+// Streamers as cells, grouped by a label, coloured by one number. More are read as one scrolls.
+import type { ComponentChildren } from 'preact';
+import { useEffect, useRef } from 'preact/hooks';
 import * as f from '../format';
+import type { Rows } from '../pages';
 import { Given, Mark, shortHost } from '../parts';
 import { href } from '../router';
-import { stageOf, type StreamerRow } from '../streamer_rows';
+import { CELLS_MAX, groupsOf, stageOf, type StreamerRow } from '../streamer_rows';
 import { t, type TextKey } from '../text';
 
 /** A number by which cells are coloured: its share of what is possible, and its text. */
@@ -87,7 +89,15 @@ function Cell({ row, by }: { row: StreamerRow; by: Metric }) {
 const sum = (rows: StreamerRow[], of: (row: StreamerRow) => number | undefined) =>
   rows.reduce((n, row) => n + (of(row) ?? 0), 0);
 
-function Group({ name, rows, by }: { name: string; rows: StreamerRow[]; by: Metric }) {
+interface GroupProps {
+  name: string;
+  rows: StreamerRow[];
+  by: Metric;
+  /** All of the group were read. */
+  isWhole: boolean;
+}
+
+function Group({ name, rows, by, isWhole }: GroupProps) {
   const totals = t('streamers.assigned', {
     n: sum(rows, (row) => row.assigned),
     limit: sum(rows, (row) => row.limit),
@@ -97,9 +107,11 @@ function Group({ name, rows, by }: { name: string; rows: StreamerRow[]; by: Metr
     <section class="cells">
       <h2>
         {name ? <Given text={name} /> : t('streamers.title')}{' '}
-        <small>
-          {f.count(rows.length)} · {totals}
-        </small>
+        {isWhole && (
+          <small>
+            {f.count(rows.length)} · {totals}
+          </small>
+        )}
       </h2>
       <div class="grid">
         {rows.map((row) => (
@@ -110,22 +122,55 @@ function Group({ name, rows, by }: { name: string; rows: StreamerRow[]; by: Metr
   );
 }
 
-export function Cells(props: { rows: StreamerRow[]; group: string; by: Metric }) {
-  const { rows, group, by } = props;
-  const groups = useMemo(() => {
-    const found = new Map<string, StreamerRow[]>();
-    for (const row of rows) {
-      const key = group ? (row.labels[group] ?? '–') : '';
-      found.set(key, [...(found.get(key) ?? []), row]);
-    }
-    return [...found].sort(([a], [b]) => (a < b ? -1 : 1));
-  }, [rows, group]);
+/** Cells above and below the view that are refreshed with it. */
+const SPARE_CELLS = 20;
+interface CellsProps {
+  rows: Rows<StreamerRow>;
+  group: string;
+  by: Metric;
+  empty: ComponentChildren;
+  onVisible: (first: number, last: number) => void;
+}
+
+export function Cells({ rows, group, by, empty, onVisible }: CellsProps) {
+  const box = useRef<HTMLDivElement>(null);
+  const groups = groupsOf(rows, group);
+  const drawn = groups.reduce((n, [, list]) => n + list.length, 0);
+  const isAll = rows.total !== null && drawn >= rows.total;
+  const measure = () => {
+    const element = box.current;
+    if (!element) return;
+    const { scrollTop, scrollHeight, clientHeight } = element;
+    const perPixel = drawn / Math.max(1, scrollHeight);
+    const last = Math.ceil((scrollTop + clientHeight) * perPixel) + SPARE_CELLS;
+    const first = Math.max(0, Math.floor(scrollTop * perPixel) - SPARE_CELLS);
+    onVisible(first, Math.min(drawn, last));
+    // All pages from the first one are kept: groups are not of one height.
+    rows.near?.(0, Math.min(CELLS_MAX, last));
+  };
+  useEffect(measure, [rows.key, drawn]);
   return (
-    <div class="scroll-y" tabindex={0} role="region" aria-label={t('streamers.grid')}>
-      {groups.map(([name, list]) => (
-        <Group key={name} name={name} rows={list} by={by} />
+    <div
+      class="scroll-y"
+      ref={box}
+      tabindex={0}
+      role="region"
+      aria-label={t('streamers.grid')}
+      onScroll={measure}
+    >
+      {groups.map(([name, list], index) => (
+        <Group
+          key={name}
+          name={name}
+          rows={list}
+          by={by}
+          isWhole={isAll || index < groups.length - 1}
+        />
       ))}
-      {groups.length === 0 && <p class="empty">{t('streamers.empty')}</p>}
+      {drawn === 0 && <div class="empty">{empty}</div>}
+      {drawn >= CELLS_MAX && !isAll && (
+        <p class="muted">{t('streamers.first_cells', { n: drawn })}</p>
+      )}
     </div>
   );
 }

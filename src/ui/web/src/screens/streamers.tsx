@@ -1,21 +1,29 @@
-// All streamers: a table to sort, or a grid that shows the whole at once.
+// All streamers: a table to sort, or a grid that shows many at once. The server searches, filters,
+// sorts and pages; here are only the rows in view.
 import { createContext } from 'preact';
-import { useContext, useMemo, useState } from 'preact/hooks';
+import { useContext, useState } from 'preact/hooks';
+import { OVERVIEW } from '../api';
 import * as f from '../format';
 import { url } from '../json';
 import { Line } from '../line';
-import type { HistoryTable } from '../model';
-import { rowsOf } from '../pages';
-import { Bar, Choice, Failure, Labels, Mark, StreamerLink, Tabs } from '../parts';
+import type { ClusterSummary, HistoryTable, Session } from '../model';
+import type { Rows } from '../pages';
+import { Bar, Choice, Failure, Labels, Mark, StreamerLink, Tabs, Typed } from '../parts';
+import { mayRead } from '../permitted';
 import { useQuery } from '../query';
 import { go, href, type ScreenProps } from '../router';
-import { filtered, isIn, stageOf, type StateFilter, type StreamerRow } from '../streamer_rows';
-import { useStreamers } from '../streamers';
+import { useStreamers } from '../streamer_pages';
+import {
+  stageOf,
+  STATE_CODES,
+  STATES,
+  STREAMER_FILTERS,
+  type StateFilter,
+  type StreamerRow,
+} from '../streamer_rows';
 import { Table, type Column } from '../table';
 import { code, t } from '../text';
 import { Cells, METRICS, type Metric } from './streamer_grid';
-
-const STATES: StateFilter[] = ['up', 'held', 'unknown', 'offline', 'cordoned'];
 
 function Standing({ row }: { row: StreamerRow }) {
   const isUp = row.state === 'up';
@@ -60,13 +68,12 @@ function Cpu({ row }: { row: StreamerRow }) {
   );
 }
 
-/** The CPU of those of the shown streamers that are in view, from the first to before the last. */
-function useCpu(shown: StreamerRow[], [first, last]: [number, number]): HistoryTable | null {
-  const part = shown.slice(
-    Math.floor(first / LINES_READ) * LINES_READ,
-    Math.ceil(last / LINES_READ) * LINES_READ,
-  );
-  const hostname = part.map((row) => row.hostname).join(',');
+/** The CPU of the streamers in view, from the first to before the last. */
+function useCpu(rows: Rows<StreamerRow>, [first, last]: [number, number]): HistoryTable | null {
+  const from = Math.floor(first / LINES_READ) * LINES_READ;
+  const to = Math.min(rows.length, Math.ceil(last / LINES_READ) * LINES_READ);
+  const indices = Array.from({ length: Math.max(0, to - from) }, (_, n) => from + n);
+  const hostname = indices.flatMap((index) => rows.row(index)?.hostname ?? []).join(',');
   const path = url('/streamers/histories', { points: 30, step: 60, hostname });
   return useQuery<HistoryTable>(hostname ? path : null, { every: 15_000 }).data;
 }
@@ -130,8 +137,6 @@ const COLUMNS: Column<StreamerRow>[] = [
   {
     id: 'disk',
     head: t('col.disk'),
-    sort: 'disk',
-    down: true,
     class: quiet,
     cell: (row) => f.percent(row.disk),
   },
@@ -175,32 +180,43 @@ const COLUMNS: Column<StreamerRow>[] = [
   },
 ];
 
-interface BarProps {
-  rows: StreamerRow[];
-  shown: number;
-  query: Record<string, string>;
-  set: (change: Record<string, string>) => void;
+/** How many streamers are in which state; `null` for a session that may not see all of them. */
+function useStates(me: Session): ClusterSummary['streamers']['states'] | null {
+  const seesAll = me.may.admin || me.scopes.includes('*');
+  const path = seesAll && mayRead(me, 'cluster') ? OVERVIEW.summary : null;
+  const { data } = useQuery<ClusterSummary>(path, { every: 5000 });
+  if (path === null) return null;
+  return data?.streamers.states ?? {};
 }
 
-function StateChips({ rows, query, set }: Omit<BarProps, 'shown'>) {
-  const counts = STATES.map((state): [StateFilter, number] => [
-    state,
-    rows.filter((row) => isIn(row, state)).length,
-  ]);
+interface BarProps {
+  query: Record<string, string>;
+  set: (change: Record<string, string>) => void;
+  me: Session;
+  /** The keys by which a grid can be grouped. */
+  keys: string[];
+  total: number | null;
+}
+
+function StateChips({ query, set, me }: Pick<BarProps, 'query' | 'set' | 'me'>) {
+  const states = useStates(me);
+  const countOf = (state: StateFilter) => states?.[STATE_CODES[state]] ?? 0;
+  const shown = STATES.filter(
+    (state) => states === null || countOf(state) > 0 || query.state === state,
+  );
   return (
     <div class="chips">
-      {counts
-        .filter(([, n]) => n > 0)
-        .map(([state, n]) => (
-          <button
-            class="chip"
-            aria-pressed={query.state === state}
-            onClick={() => set({ state: query.state === state ? '' : state })}
-          >
-            <Mark of={state} />
-            {t(`state.${state}`)} <b>{f.count(n)}</b>
-          </button>
-        ))}
+      {shown.map((state) => (
+        <button
+          class="chip"
+          key={state}
+          aria-pressed={query.state === state}
+          onClick={() => set({ state: query.state === state ? '' : state })}
+        >
+          <Mark of={state} />
+          {t(`state.${state}`)} {states && <b>{f.count(countOf(state))}</b>}
+        </button>
+      ))}
       {query.health && (
         <button class="chip" aria-pressed={true} onClick={() => set({ health: '' })}>
           {code('status', query.health)} <span aria-hidden="true">✕</span>
@@ -211,51 +227,54 @@ function StateChips({ rows, query, set }: Omit<BarProps, 'shown'>) {
   );
 }
 
-function TopBar({ rows, shown, query, set }: BarProps) {
-  const keys = useMemo(
-    () => [...new Set(rows.flatMap((it) => Object.keys(it.labels)))].sort(),
-    [rows],
+/** What the grid shows of the streamers, and by which label they are grouped. */
+function GridChoices({ keys, query, set }: Pick<BarProps, 'keys' | 'query' | 'set'>) {
+  const metrics = Object.entries(METRICS).map(([key, it]): [string, string] => [key, t(it.word)]);
+  return (
+    <>
+      <Choice
+        label={t('streamers.group')}
+        value={query.group}
+        none={t('streamers.ungrouped')}
+        areNames
+        of={keys.map((key): [string, string] => [key, key])}
+        onPick={(group) => set({ group })}
+      />
+      <Choice
+        label={t('streamers.colour')}
+        value={query.by}
+        none={t(METRICS.assigned.word)}
+        of={metrics.filter(([key]) => key !== 'assigned')}
+        onPick={(by) => set({ by })}
+      />
+    </>
   );
+}
+
+function TopBar({ query, set, me, keys, total }: BarProps) {
   const views: [string, string][] = [
     ['table', t('streamers.table')],
     ['grid', t('streamers.grid')],
   ];
-  const metrics = Object.entries(METRICS).map(([key, it]): [string, string] => [key, t(it.word)]);
   const view = query.view || 'table';
   return (
     <div class="bar-top">
       <h1>
-        {t('streamers.title')} <small>{f.count(shown)}</small>
+        {t('streamers.title')} <small>{f.count(total)}</small>
       </h1>
-      <input
-        type="search"
-        class="filter"
-        placeholder={t('streamers.filter')}
-        aria-label={t('streamers.filter')}
+      <Typed
+        label={t('streamers.filter')}
         value={query.q ?? ''}
-        onInput={(event) => set({ q: event.currentTarget.value })}
+        onType={(q) => set({ q })}
       />
-      <StateChips rows={rows} query={query} set={set} />
+      <Typed
+        label={t('filter.label')}
+        value={query.label ?? ''}
+        onType={(label) => set({ label })}
+      />
+      <StateChips query={query} set={set} me={me} />
       <span class="grow" />
-      {view === 'grid' && (
-        <>
-          <Choice
-            label={t('streamers.group')}
-            value={query.group}
-            none={t('streamers.ungrouped')}
-            areNames
-            of={keys.map((key): [string, string] => [key, key])}
-            onPick={(group) => set({ group })}
-          />
-          <Choice
-            label={t('streamers.colour')}
-            value={query.by}
-            none={t(METRICS.assigned.word)}
-            of={metrics.filter(([key]) => key !== 'assigned')}
-            onPick={(by) => set({ by })}
-          />
-        </>
-      )}
+      {view === 'grid' && <GridChoices keys={keys} query={query} set={set} />}
       <Tabs
         label={t('streamers.view')}
         of={views}
@@ -275,41 +294,69 @@ function FirstStreamer() {
   );
 }
 
-export function Streamers({ route: { query } }: ScreenProps) {
-  const { rows, error, again, isReady } = useStreamers();
+/** The keys of the labels of the rows that were read, and the one that is chosen. */
+function keysOf(rows: Rows<StreamerRow>, chosen?: string): string[] {
+  const keys = new Set(chosen ? [chosen] : []);
+  for (let index = 0; index < rows.length; index += 1) {
+    for (const key of Object.keys(rows.row(index)?.labels ?? {})) keys.add(key);
+  }
+  return [...keys].sort();
+}
+
+export function Streamers({ route: { query }, me }: ScreenProps) {
+  const { pages, rows, seen, isPointed } = useStreamers(query);
   const set = (change: Record<string, string>) =>
     go(href('streamers', [], { ...query, ...change }), { replace: true });
-  const shown = useMemo(() => filtered(rows, query), [rows, query]);
-  const key = `${query.q}|${query.sort}|${query.state}|${query.health}`;
   const [inView, setInView] = useState<[number, number]>([0, 0]);
   const isGrid = query.view === 'grid';
-  const cpu = useCpu(shown, isGrid ? [0, 0] : inView);
+  const cpu = useCpu(rows, isGrid ? [0, 0] : inView);
   const by = (query.by && query.by in METRICS ? query.by : 'assigned') as Metric;
+  const isFiltered = STREAMER_FILTERS.some((name) => query[name]);
+  const empty = isFiltered ? t('streamers.empty') : <FirstStreamer />;
+  const isBusy = pages.isLoading && pages.length === 0;
+  const keys = isGrid ? keysOf(rows, query.group) : [];
+  const onVisible = (first: number, last: number) => {
+    seen.current = [first, last];
+    // The grid has no lines.
+    if (!isGrid) setInView([first, last]);
+  };
   return (
     <>
-      <TopBar rows={rows} shown={shown.length} query={query} set={set} />
-      <Failure error={error} again={again} />
-      {isGrid ? (
-        <Cells rows={shown} group={query.group ?? ''} by={by} />
-      ) : (
-        <CpuHistory.Provider value={cpu}>
-          <Table
-            kind="streamers"
-            label={t('streamers.title')}
-            columns={COLUMNS}
-            source={rowsOf(shown, key)}
-            keyOf={(row) => row.hostname}
-            onOpen={(row) => go(href('streamers', [row.hostname]))}
-            sort={query.sort ?? ''}
-            onSort={(sort) => set({ sort })}
-            isBusy={!isReady}
-            empty={rows.length ? t('streamers.empty') : <FirstStreamer />}
-            height={40}
-            narrowHeight={64}
-            onVisible={(from, to) => setInView([from, to])}
+      <TopBar query={query} set={set} me={me} keys={keys} total={pages.total} />
+      <Failure error={pages.error} again={pages.again} />
+      <div
+        class="fill"
+        onPointerEnter={() => (isPointed.current = true)}
+        onPointerLeave={() => (isPointed.current = false)}
+      >
+        {isGrid ? (
+          <Cells
+            rows={rows}
+            group={query.group ?? ''}
+            by={by}
+            empty={isBusy ? t('loading') : empty}
+            onVisible={onVisible}
           />
-        </CpuHistory.Provider>
-      )}
+        ) : (
+          <CpuHistory.Provider value={cpu}>
+            <Table
+              kind="streamers"
+              label={t('streamers.title')}
+              columns={COLUMNS}
+              source={rows}
+              keyOf={(row) => row.hostname}
+              onOpen={(row) => go(href('streamers', [row.hostname]))}
+              sort={query.sort ?? ''}
+              onSort={(sort) => set({ sort })}
+              isBusy={isBusy}
+              empty={empty}
+              height={40}
+              narrowHeight={64}
+              onVisible={onVisible}
+            />
+          </CpuHistory.Provider>
+        )}
+      </div>
     </>
   );
 }

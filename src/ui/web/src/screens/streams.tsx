@@ -1,6 +1,5 @@
 // All streams: the server searches, filters, sorts and pages; here are only the rows in view.
-import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
-import { get } from '../api';
+import { useMemo, useRef, useState } from 'preact/hooks';
 import {
   FILTERS,
   matchingQuery,
@@ -9,9 +8,9 @@ import {
   type StreamFilters,
 } from '../filters';
 import * as f from '../format';
+import { useFreshRows, type RowsInView } from '../fresh_rows';
 import { url } from '../json';
-import { onEvents } from '../live';
-import { HEALTHS, type Facets, type Health, type Page, type StreamEntity } from '../model';
+import { HEALTHS, type Facets, type Health, type StreamEntity } from '../model';
 import { usePages, type PagedRows } from '../pages';
 import { Choice, Failure, Given, Labels, Mark, shortHost, StreamerLink } from '../parts';
 import { Time, Typed } from '../parts';
@@ -24,52 +23,15 @@ import { BulkMatching } from './bulk_all';
 import { BITRATE, NAME, VIEWERS } from './stream_columns';
 import { runWord } from './stream_status';
 
-const REFRESH_MS = 5000;
-/** Rows that are refreshed at a time. */
-const REFRESHED_MAX = 80;
+const IN_VIEW: RowsInView<'streams'> = {
+  path: '/streams',
+  collection: 'streams',
+  by: 'name',
+  select: MOVING_FIELDS,
+  isAbout: (it) => it.entity_type === 'stream' || it.event.startsWith('layouter'),
+};
 
 type SetFilters = (change: StreamFilters, options?: { keep?: boolean }) => void;
-
-/** Refreshes the rows in view by their names: no row moves, whatever the filter costs. */
-function useFreshRows(pages: PagedRows<StreamEntity>) {
-  const seen = useRef<[number, number]>([0, 0]);
-  const isPointed = useRef(false);
-  const current = useRef(pages);
-  current.current = pages;
-  useEffect(() => {
-    const abort = new AbortController();
-    const refresh = async () => {
-      if (document.hidden || isPointed.current) return;
-      const [first, last] = seen.current;
-      const indices = Array.from({ length: Math.max(0, last - first) }, (_, n) => first + n);
-      const rows = indices.map((index) => current.current.row(index));
-      const names = rows.flatMap((row) => (row ? [row.name] : [])).slice(0, REFRESHED_MAX);
-      if (names.length === 0) return;
-      const query = { name: names.join(','), limit: names.length, select: MOVING_FIELDS };
-      try {
-        const path = url('/streams', query);
-        const page = await get<Page<'streams', StreamEntity>>(path, { signal: abort.signal });
-        const fresh = new Map(page.streams.map((stream) => [stream.name, stream]));
-        current.current.patch((row) => row.name, fresh);
-      } catch {
-        // The rows stay as they are until the next time.
-      }
-    };
-    const timer = setInterval(refresh, REFRESH_MS);
-    const off = onEvents((events) => {
-      const isAbout = events.some(
-        (it) => it.entity_type === 'stream' || it.event.startsWith('layouter'),
-      );
-      if (isAbout) void refresh();
-    });
-    return () => {
-      clearInterval(timer);
-      abort.abort();
-      off();
-    };
-  }, [pages.key]);
-  return { seen, isPointed };
-}
 
 /** The names of picked rows; shift picks a range. */
 function usePicked(pages: PagedRows<StreamEntity>) {
@@ -244,7 +206,7 @@ export function Streams({ route, me }: ScreenProps) {
     go(href('streams', [], { ...filters, ...change }), { replace: keep });
   const query = useMemo(() => streamsQuery(filters), [route.query]);
   const pages = usePages<'streams', StreamEntity>('/streams', query, 'streams');
-  const { seen, isPointed } = useFreshRows(pages);
+  const { seen, isPointed } = useFreshRows(pages, IN_VIEW);
   const { picked, select, clear } = usePicked(pages);
   const isNarrow = useNarrow();
   const columns = useMemo(() => columnsFor(isNarrow), [isNarrow]);
