@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { queriesOf } from './src/changes';
+import { eventsQuery, fieldOf, fits, fromField } from './src/event_filter';
 import { labelScore, placesOf } from './src/explained';
 import { streamsQuery } from './src/filters';
 import { folded } from './src/folding';
@@ -191,6 +192,32 @@ const event = (over: Partial<EventRecord>): EventRecord => ({
   event: 'layouter_processing_result',
   utc_ms: 0,
   ...over,
+});
+
+test('events are filtered by kind, user, entity and time, also new ones', () => {
+  const from = '2026-11-28T18:34:00.000Z';
+  const ms = Date.parse(from);
+  const filter = { kind: 'api_call', user: 'anna', entity: 'tv/a', from };
+  assert.deepEqual(eventsQuery(filter), {
+    event: 'api_call',
+    user: 'anna,api_token:anna',
+    entity_id: 'tv/a',
+    utc_ms_gte: ms,
+  });
+  assert.equal(eventsQuery({ user: 'ldap:anna' }).user, 'ldap:anna');
+  assert.equal(eventsQuery({ from: String(ms) }).utc_ms_gte, ms);
+  assert.equal(eventsQuery({ from: 'yesterday' }).utc_ms_gte, 'yesterday', 'for the server');
+  const mine = event({ event: 'api_call', user: 'api_token:anna', entity_id: 'tv/a', utc_ms: ms });
+  assert.ok(fits(filter, mine));
+  assert.ok(fits({}, mine));
+  for (const other of [{ event: 'x' }, { user: 'bob' }, { entity_id: 'b' }, { utc_ms: ms - 1 }]) {
+    assert.ok(!fits(filter, { ...mine, ...other }), JSON.stringify(other));
+  }
+  assert.equal(fieldOf(from, true), '2026-11-28T18:34');
+  assert.equal(fromField('2026-11-28T18:34', true), from);
+  assert.equal(fromField(fieldOf(from, false), false), from, 'in the zone of the browser');
+  for (const text of ['', 'yesterday', '9'.repeat(30)]) assert.equal(fieldOf(text, false), '');
+  for (const text of ['', '275760-99-99T00:00']) assert.equal(fromField(text, true), '');
 });
 
 test('runs of the layouter that follow each other are one line', () => {

@@ -522,4 +522,59 @@ export const CHECKS = {
     assert.deepEqual(reports, []);
     await context.close();
   },
+
+  async 'events are filtered by their user and their time'(browser) {
+    const permissions = [{ scopes: ['streams/*'], list: true, read: true, write: true }];
+    const { key: token } = await call('PUT', '/api_tokens/of-events', { permissions });
+    const headers = { Authorization: `Bearer ${token}`, 'Content-Type': 'application/json' };
+    const save = (name) =>
+      fetch(`${API}/streams/${name}`, { method: 'PUT', headers, body: '{"title":"x"}' });
+    assert.equal((await save('by-token')).status, 200);
+    await call('PUT', '/streams/by-key', { title: 'x' });
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/events' });
+    await waitText(page, '.log .line', 'by-key');
+    await page.type('.bar-top input[aria-label="User or token"]', 'of-events');
+    const isTheirs = () => {
+      const users = [...document.querySelectorAll('.log .line b')].map((it) => it.textContent);
+      return users.length > 0 && users.every((user) => user === 'of-events');
+    };
+    await page.waitForFunction(isTheirs, WAIT).catch(async () => {
+      const seen = await page.$$eval('.log .line', (all) => all.map((it) => it.textContent));
+      assert.fail(`other users: ${JSON.stringify(seen).slice(0, 2000)}`);
+    });
+    await waitText(page, '.log .line', 'by-token');
+    assert.match(await page.evaluate(() => location.hash), /user=of-events/);
+    assert.deepEqual(await barriers(page), []);
+    // New ones pass the same filters.
+    await waitText(page, '.live', 'Live');
+    await call('PUT', '/streams/by-key', { title: 'y' });
+    assert.equal((await save('by-token-again')).status, 200);
+    await waitText(page, '.log .line', 'by-token-again');
+    const lines = () => page.$$eval('.log .line', (all) => all.map((it) => it.textContent));
+    assert.ok(!(await lines()).some((line) => line.includes('by-key')), String(await lines()));
+    // From a later time on there is none; before it there are some.
+    const hour = 3_600_000;
+    for (const [at, text] of [[hour, 'No event matches'], [-hour, 'by-token-again']]) {
+      const from = new Date(Date.now() + at).toISOString();
+      await go(page, `#/events?user=of-events&from=${from}`);
+      await waitText(page, '.log', text);
+      const [field, shown] = await page.$eval('.bar-top input[type=datetime-local]', (it) => [
+        new Date(it.value).getTime(),
+        it.value,
+      ]);
+      assert.equal(field, Math.floor(Date.parse(from) / 60_000) * 60_000, shown);
+    }
+    await page.$eval('.bar-top input[type=datetime-local]', (it) => {
+      it.value = '2026-01-01T00:00';
+      it.dispatchEvent(new Event('change', { bubbles: true }));
+    });
+    await page.waitForFunction(() => /from=202(5-12-31|6-01-01)T/.test(decodeURIComponent(location.hash)), WAIT);
+    assert.deepEqual(reports, []);
+    await go(page, '#/events?from=yesterday');
+    await waitText(page, 'main .failure', 'utc_ms_gte');
+    await clickOn(page, 'Clear filters', '.bar-top a');
+    await waitText(page, '.log .line', 'by-key');
+    assert.equal(await page.evaluate(() => location.hash), '#/events');
+    await context.close();
+  },
 };

@@ -492,6 +492,8 @@ export const en = {
   'events.held': 'Follow ({n} new)',
   'events.kind': 'Kind',
   'events.entity': 'About (stream or streamer)',
+  'events.user': 'User or token',
+  'events.from': 'From',
   'events.older': 'Older',
   'events.none': 'No event matches.',
   'events.details': 'Details of event {id}',

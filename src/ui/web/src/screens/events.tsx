@@ -1,12 +1,13 @@
 // The event log, newest first: new lines come by themselves while one follows.
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { EVENT_FIELDS, get } from '../api';
+import { eventsQuery, fieldOf, fits, fromField, type EventFilter } from '../event_filter';
 import { folded, type FoldedEvent } from '../folding';
 import * as f from '../format';
 import { url } from '../json';
 import { onEvents } from '../live';
 import type { EventRecord, Page } from '../model';
-import { Choice, Failure, Given, JsonText, Name } from '../parts';
+import { Choice, Failure, Given, JsonText, Name, Typed } from '../parts';
 import { go, href, type ScreenProps } from '../router';
 import { code, t } from '../text';
 import { Sentence } from './event_line';
@@ -112,28 +113,17 @@ function Line({ event, isOpen, onToggle }: LineProps) {
   );
 }
 
-interface EventFilter {
-  kind?: string;
-  user?: string;
-  entity?: string;
-}
-
 /** The lines of the log that match, kept current while they are followed. */
 function useLog(filter: EventFilter) {
-  const { kind, user, entity } = filter;
   const [rows, setRows] = useState<EventRecord[]>([]);
   const [next, setNext] = useState<string | null>(null);
   const [error, setError] = useState<Error | null>(null);
   const [isFollowed, setFollowed] = useState(true);
   const [held, setHeld] = useState<EventRecord[]>([]);
   const isRead = useRef(false);
-  const query = { event: kind, user, entity_id: entity, sort: '-event_id', limit: PAGE_LINES };
+  const query = { ...eventsQuery(filter), sort: '-event_id', limit: PAGE_LINES };
   const path = (cursor?: string) => url('/events', { ...query, select: EVENT_FIELDS, cursor });
   const first = path();
-  const fits = (event: EventRecord) =>
-    (!kind || event.event === kind) &&
-    (!user || event.user === user) &&
-    (!entity || event.entity_id === entity);
   const above = (events: EventRecord[], old: EventRecord[]) => {
     const known = new Set(old.map((event) => event.event_id));
     return [...events.filter((it) => !known.has(it.event_id)), ...old].slice(0, KEPT_MAX);
@@ -159,7 +149,7 @@ function useLog(filter: EventFilter) {
   useEffect(
     () =>
       onEvents((events) => {
-        const mine = events.filter(fits).reverse();
+        const mine = events.filter((event) => fits(filter, event)).reverse();
         const put = isFollowed ? setRows : setHeld;
         if (mine.length) put((old) => above(mine, old));
       }),
@@ -174,12 +164,45 @@ function useLog(filter: EventFilter) {
   return { rows, older, error, isFollowed, follow, held: held.length, isRead: isRead.current };
 }
 
-export function Events({ route: { query } }: ScreenProps) {
-  const log = useLog(query);
-  const [open, setOpen] = useState<number | string | null>(null);
+function Filters({ query }: { query: EventFilter }) {
   const set = (change: EventFilter) =>
     go(href('events', [], { ...query, ...change }), { replace: true });
   const kinds = KINDS.map((kind): [string, string] => [kind, code('kind', kind)]);
+  return (
+    <>
+      <Choice
+        label={t('events.kind')}
+        value={query.kind}
+        none={t('filter.any')}
+        of={kinds}
+        onPick={(kind) => set({ kind })}
+      />
+      <Typed
+        label={t('events.entity')}
+        value={query.entity ?? ''}
+        onType={(entity) => set({ entity })}
+      />
+      <Typed label={t('events.user')} value={query.user ?? ''} onType={(user) => set({ user })} />
+      <label class={`select${query.from ? ' on' : ''}`}>
+        {t('events.from')}{' '}
+        <input
+          type="datetime-local"
+          value={fieldOf(query.from ?? '', f.zone.utc)}
+          onChange={(event) => set({ from: fromField(event.currentTarget.value, f.zone.utc) })}
+        />
+      </label>
+      {Object.values(query).some(Boolean) && (
+        <a class="button quiet" href={href('events')}>
+          {t('filter.clear')}
+        </a>
+      )}
+    </>
+  );
+}
+
+export function Events({ route: { query } }: ScreenProps) {
+  const log = useLog(query);
+  const [open, setOpen] = useState<number | string | null>(null);
   const word = log.isFollowed
     ? `❚❚ ${t('events.following')}`
     : `▶ ${log.held ? t('events.held', { n: log.held }) : t('events.follow')}`;
@@ -187,21 +210,7 @@ export function Events({ route: { query } }: ScreenProps) {
     <>
       <div class="bar-top">
         <h1>{t('events.title')}</h1>
-        <Choice
-          label={t('events.kind')}
-          value={query.kind}
-          none={t('filter.any')}
-          of={kinds}
-          onPick={(kind) => set({ kind })}
-        />
-        <input
-          type="search"
-          class="filter"
-          placeholder={t('events.entity')}
-          aria-label={t('events.entity')}
-          value={query.entity ?? ''}
-          onChange={(event) => set({ entity: event.currentTarget.value })}
-        />
+        <Filters query={query} />
         <span class="grow" />
         <button
           aria-pressed={log.isFollowed}
