@@ -1,6 +1,6 @@
 // The layouter: its switch and its pauses.
 import assert from 'node:assert/strict';
-import { call, go, loggedIn, WAIT, waitText } from '../pages.mjs';
+import { call, count, go, loggedIn, textOf, WAIT, waitText, within } from '../pages.mjs';
 
 export const CHECKS = {
   async 'the layouter is switched by administrators, after a question'(browser) {
@@ -47,6 +47,16 @@ export const CHECKS = {
     const { page, context, reports } = await loggedIn(browser, { hash: '#/layouter' });
     await page.waitForSelector('.queue', WAIT);
     await waitText(page, '.queue', 'Moves back');
+    // The moves of the last hour are those that the layouter counts, however many runs it had.
+    const isCounted = async () => {
+      for (;;) {
+        const { by_reason: moves } = (await call('GET', '/layouter')).moves_1h;
+        const total = Object.values(moves).reduce((sum, n) => sum + n, 0);
+        assert.ok(total > 0, 'the layouter placed streams');
+        if ((await textOf(page, '.tiles .tile:nth-child(2) .big')) === count(total)) return;
+      }
+    };
+    await within(isCounted(), 'the moves of the last hour');
     const buttons = (of) =>
       of.$$eval('.buttons button', (all) => all.map((it) => [it.textContent, it.disabled]));
     assert.deepEqual(await buttons(page), [['Pause …', false], ['Drop improving moves …', true]]);

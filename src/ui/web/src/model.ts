@@ -138,6 +138,8 @@ export interface LayouterStatus {
   /** None while it is off. */
   budgets?: Record<string, { left: number; limit: number }>;
   brake: { on: boolean; until?: number };
+  /** Decisions of the last hour. */
+  moves_1h: { by_reason: Record<string, number> };
 }
 
 /** A cordoned streamer keeps its streams and takes no new ones; those of a drained one leave. */

@@ -319,8 +319,6 @@ export const en = {
   'layouter.unplaced': 'Without a streamer',
   'layouter.moves': 'Moved in the last hour',
   'layouter.no_moves': 'Nothing was moved in the last hour.',
-  'layouter.in_runs': { one: 'in {n} run', other: 'in {n} runs' },
-  'layouter.at_least': 'at least {n}',
   'layouter.not_up': 'Streamers that are not up',
   'layouter.all_up': 'All streamers are up.',
   'layouter.settings': 'Settings',

@@ -25,8 +25,6 @@ import { EventLines } from './event_line';
 import { PauseActions, PauseLine, QueuePanel } from './pause';
 import { isSwitchedOn, SettingValue, settingWord } from './setting_value';
 
-const HOUR_MS = 3_600_000;
-const RUNS_MAX = 200;
 const SHOWN_STREAMERS = 12;
 const SETTINGS = [
   'layouter_failback',
@@ -35,12 +33,6 @@ const SETTINGS = [
   'layouter_sleeping_interval',
   'streamer_dead_timeout',
 ];
-const RUNS = url('/events', {
-  event: 'layouter_processing_result',
-  sort: '-event_id',
-  limit: RUNS_MAX,
-  select: 'event_id,event,utc_ms,relayouts_count,relayouts_why',
-});
 const HOLDS = newestEvents(10, {
   event:
     'layouter_brake_on,layouter_brake_off,layouter_cpu_pressure,layouter_paused,layouter_resumed',
@@ -53,8 +45,6 @@ const NOT_UP = url('/streamers', {
 
 const isAboutStreamers = (events: EventRecord[]) =>
   events.some((it) => it.entity_type === 'streamer' || it.event === 'layouter_streamer_state');
-const isRun = (events: EventRecord[]) =>
-  events.some((it) => it.event === 'layouter_processing_result');
 
 interface SwitchProps {
   isOn: boolean;
@@ -111,13 +101,12 @@ function Title({ settings, me, onSwitch }: TitleProps) {
   );
 }
 
-function MovesPanel({ moves, error }: { moves: RecentMoves; error: Error | null }) {
+function MovesPanel({ moves }: { moves: RecentMoves }) {
   return (
     <Panel
       title={t('layouter.moves')}
       aside={<a href={href('events', [], RUN_EVENTS)}>{t('recent.all')}</a>}
     >
-      <Failure error={error} />
       <ul class="lines">
         {moves.reasons.map(([reason, n]) => (
           <li key={reason}>
@@ -181,16 +170,11 @@ function SettingsPanel({ settings }: { settings: Settings }) {
 }
 
 function Tiles({ unplaced, notUp, moves }: Numbers) {
-  const inRuns = t('layouter.in_runs', { n: moves.runs });
   const unplacedList = href('streams', [], { placed: 'no', enabled: 'yes' });
   return (
     <div class="tiles">
       <Tile title={t('layouter.unplaced')} value={f.count(unplaced)} to={unplacedList} />
-      <Tile
-        title={t('layouter.moves')}
-        value={moves.isPart ? t('layouter.at_least', { n: moves.total }) : f.count(moves.total)}
-        note={moves.runs > 0 && inRuns}
-      />
+      <Tile title={t('layouter.moves')} value={f.count(moves?.total)} />
       <Tile title={t('layouter.not_up')} value={f.count(notUp)} />
     </div>
   );
@@ -198,14 +182,14 @@ function Tiles({ unplaced, notUp, moves }: Numbers) {
 interface Numbers {
   unplaced: number | undefined;
   notUp: number | undefined;
-  moves: RecentMoves;
+  /** Unknown to a session that may not read the layouter. */
+  moves: RecentMoves | null;
 }
 
 export function Layouter({ me }: ScreenProps) {
   const settings = useSettings();
   const unplaced = useQuery<Page<'streams', StreamEntity>>(OVERVIEW.unplaced, { every: 5000 });
   const notUp = useQuery<StreamersPage>(NOT_UP, { every: 5000, wake: isAboutStreamers });
-  const runs = useQuery<Page<'events', EventRecord>>(RUNS, { every: 15_000, wake: isRun });
   const holds = useQuery<Page<'events', EventRecord>>(HOLDS, { wake: () => true });
   const status = useQuery<LayouterStatus>(mayRead(me, 'layouter') ? '/layouter' : null, {
     every: 5000,
@@ -220,7 +204,7 @@ export function Layouter({ me }: ScreenProps) {
       <p class="boot">{t('loading')}</p>
     );
   }
-  const moves = recentMoves(runs.data?.events ?? [], Date.now() - HOUR_MS, RUNS_MAX);
+  const moves = status.data && recentMoves(status.data);
   const count = unplaced.data?.estimated_count;
   const saved = (now: Settings) => {
     setAsked(false);
@@ -246,7 +230,7 @@ export function Layouter({ me }: ScreenProps) {
       <div class="columns">
         <div class="stacked">
           {status.data && <QueuePanel status={status.data} />}
-          <MovesPanel moves={moves} error={runs.error} />
+          {moves && <MovesPanel moves={moves} />}
           <SettingsPanel settings={settings.data} />
         </div>
         <div class="stacked">
