@@ -26,6 +26,9 @@ const DEMANDS: [&str; 6] = [
 /// Loads that are printed, largest change first.
 const CHANGES_MAX: usize = 10;
 
+/// Streams whose moves are printed.
+const MOVES_MAX: usize = 10;
+
 #[derive(Debug, Args)]
 pub struct WhatIfFlags {
     #[command(subcommand)]
@@ -121,6 +124,23 @@ pub fn print(server: &Connection, preview: &Value) -> Result<Exit, Failure> {
         if changes.len() > CHANGES_MAX {
             let more = (changes.len() - CHANGES_MAX) as u64;
             printer.line(&format!("  {} more", counted(more, "load")))?;
+        }
+        let moves = items(preview, "moves_sample");
+        for moved in moves.iter().take(MOVES_MAX) {
+            let node = |member: &str| match cell(at(moved, member)) {
+                none if none.is_empty() => "no streamer".to_owned(),
+                host => host,
+            };
+            printer.line(&format!(
+                "  {}: {} -> {}",
+                cell(at(moved, "name")),
+                node("from"),
+                node("to")
+            ))?;
+        }
+        let more = number(preview, "moves_caused").saturating_sub(MOVES_MAX as u64);
+        if !moves.is_empty() && more > 0 {
+            printer.line(&format!("  {} more", counted(more, "stream")))?;
         }
         for sample in items(preview, "unplaced_sample") {
             let name = match cell(at(sample, "name")) {

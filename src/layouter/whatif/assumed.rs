@@ -21,6 +21,10 @@ pub enum AssumedEvent {
         hostname: Hostname,
         pointer: String,
     },
+    StreamerDrained {
+        hostname: Hostname,
+        pointer: String,
+    },
     StreamerSaved {
         hostname: Hostname,
         config: Object,
@@ -71,6 +75,10 @@ impl AssumedEvent {
         };
         match event.get("event").and_then(Value::as_str) {
             Some("streamer_lost") => Ok(Self::StreamerLost {
+                hostname: hostname(&event)?,
+                pointer,
+            }),
+            Some("streamer_drained") => Ok(Self::StreamerDrained {
                 hostname: hostname(&event)?,
                 pointer,
             }),

@@ -16,6 +16,8 @@ use crate::state::name::{Hostname, StreamName};
 
 /// Streams without a place that a preview names.
 const SAMPLE_MAX: usize = 10;
+/// Streams that move that a preview names.
+const MOVES_SAMPLE_MAX: usize = 20;
 
 /// The names that a preview may show its caller.
 #[derive(Clone, Debug)]
@@ -105,6 +107,11 @@ impl<'s> LayoutPreview<'s> {
         self.differing = differing.collect();
     }
 
+    /// The time of the snapshot, in milliseconds of the uptime.
+    pub fn now_ms(&self) -> u64 {
+        self.snapshot.now_ms
+    }
+
     fn nodes_now(&self, stream: &str) -> StreamNodes {
         let stored = self.snapshot.stored(stream);
         stored.map_or_else(StreamNodes::default, StreamNodes::stored)
@@ -121,6 +128,35 @@ impl<'s> LayoutPreview<'s> {
     pub fn moves_caused(&self) -> usize {
         let was_placed = |moved: &&Differing| moved.now != StreamNodes::default();
         self.moved().filter(was_placed).count()
+    }
+
+    /// Some of the streams that get another ingest node, or none, because of the commands or
+    /// events: those on nodes that are `left` come first. Names that the caller may not see are
+    /// left out.
+    pub fn moves_sample(&self, left: &[Hostname], visible: &PreviewVisibility) -> Vec<Value> {
+        let moves = || {
+            let moved = self.moved().filter_map(|moved| {
+                let from = moved.now.ingest.as_ref()?;
+                let leaves = moved.after.ingest.as_ref() != Some(from);
+                (leaves && visible.streams.shows(&moved.name)).then_some((moved, from))
+            });
+            moved.map(|(moved, from)| (left.contains(from), moved, from))
+        };
+        let leaving = moves().filter(|(is_left, ..)| *is_left);
+        let others = moves().filter(|(is_left, ..)| !*is_left);
+        let sample = leaving.chain(others).take(MOVES_SAMPLE_MAX);
+        let item = |(_, moved, from): (bool, &Differing, &Hostname)| {
+            let mut item = Object::default();
+            let nodes = [("from", Some(from)), ("to", moved.after.ingest.as_ref())];
+            for (member, node) in nodes {
+                if let Some(node) = node.filter(|node| visible.streamers.shows(node)) {
+                    item.insert(member, Value::from(node.as_str()));
+                }
+            }
+            item.insert("name", Value::from(moved.name.as_str()));
+            Value::Object(item)
+        };
+        sample.map(item).collect()
     }
 
     /// Placed streams that get other nodes, or none, without the commands or events.

@@ -28,6 +28,9 @@ use crate::state::name::{Hostname, StreamName};
 /// Steps of an assumed drain beyond those that move as much as they can.
 const DRAIN_STEPS_MORE: usize = 8;
 
+/// Streams that stay on drained nodes that a preview names.
+const NO_PLACE_SAMPLE_MAX: usize = 10;
+
 /// Changes of layouts, one per stream, in the order of their names.
 pub static LAYOUTS: ListKind = ListKind {
     collection: "changes",
@@ -247,16 +250,23 @@ pub fn cluster(
     let mut preview = LayoutPreview::new(snapshot);
     let mut events: Vec<Event> = Vec::new();
     let (mut lost, mut lost_at) = (Vec::new(), None);
+    let (mut drained, mut draining) = (Vec::new(), Vec::new());
     let mut added = 0;
     for event in assumed {
         match event {
+            AssumedEvent::StreamerDrained { hostname, pointer } => {
+                registered(snapshot, &hostname, &pointer)?;
+                let wanted = MaintenanceRequest::Drain {
+                    reason: String::new(),
+                    pace: 0,
+                    within: None,
+                    returns: true,
+                };
+                draining.extend(in_maintenance(snapshot, &hostname, wanted)?);
+                drained.push(hostname);
+            }
             AssumedEvent::StreamerLost { hostname, pointer } => {
-                if snapshot.state.streamer(&hostname).is_none() {
-                    let at = format!("{pointer}/hostname");
-                    return Err(streamer_not_found()
-                        .at_pointer(at)
-                        .with("hostname", &hostname));
-                }
+                registered(snapshot, &hostname, &pointer)?;
                 lost.push((hostname, NodeState::Down));
                 // All losses of a question are one event, the first of them, so that nothing moves
                 // from one lost node to another.
@@ -290,8 +300,77 @@ pub fn cluster(
     if let Some(at) = lost_at {
         events.insert(at, Event::NodeStates(lost));
     }
+    if !draining.is_empty() {
+        events.push(Event::Commit(Rows {
+            nodes: draining,
+            ..Rows::default()
+        }));
+        events.extend(drain_steps(&preview, &drained));
+    }
     preview.apply(events);
-    Ok(cluster_text(&preview, &Assumed::Added(added), visible))
+    let assumed = Assumed { added, drained };
+    Ok(cluster_text(&preview, &assumed, visible))
+}
+
+/// Fails if a node of an assumed event is not registered.
+fn registered(
+    snapshot: &WhatIfSnapshot,
+    hostname: &Hostname,
+    pointer: &str,
+) -> Result<(), ApiError> {
+    if snapshot.state.streamer(hostname).is_some() {
+        return Ok(());
+    }
+    Err(streamer_not_found()
+        .at_pointer(format!("{pointer}/hostname"))
+        .with("hostname", hostname))
+}
+
+/// The spec of a node in this maintenance. A drain has no pace.
+fn in_maintenance(
+    snapshot: &WhatIfSnapshot,
+    hostname: &Hostname,
+    wanted: MaintenanceRequest,
+) -> Result<Option<NodeSpec>, ApiError> {
+    let next = &snapshot.state;
+    let stamp = Stamp {
+        revision: next.revision() + 1,
+        ms: next.stamp_ms() + 1,
+    };
+    let command = Command::SetMaintenance {
+        hostname: hostname.clone(),
+        wanted,
+    };
+    let changes = apply(next, command, stamp)?;
+    let record = changes
+        .streamers
+        .first()
+        .and_then(|change| change.new.as_ref());
+    let record = record.or_else(|| next.streamer(hostname));
+    let stats = snapshot.node_stats(hostname);
+    let spec = record.map(|record| node_spec(record, stats.as_ref(), NodeState::Up));
+    Ok(spec.map(|spec| NodeSpec {
+        drain: spec.drain.map(|drain| DrainSpec {
+            streams_per_minute: 0,
+            deadline_utc_ms: None,
+            ..drain
+        }),
+        ..spec
+    }))
+}
+
+/// As many steps as drains of these nodes may take.
+fn drain_steps(preview: &LayoutPreview<'_>, hostnames: &[Hostname]) -> Vec<Event> {
+    let slots = hostnames.iter().map(|hostname| {
+        let slots = preview.engine.counts_on(hostname);
+        (slots.streams + slots.copies + slots.inferences) as usize
+    });
+    let steps = slots.sum::<usize>() / MOVES_PER_EVENT_MAX + DRAIN_STEPS_MORE;
+    let step = Event::Drain {
+        now_ms: preview.now_ms(),
+        utc_ms: 0,
+    };
+    std::iter::repeat_n(step, steps).collect()
 }
 
 /// The consequences of the maintenance of a streamer. A drain is assumed to be done at once.
@@ -302,78 +381,49 @@ pub fn maintenance(
     visible: &PreviewVisibility,
 ) -> Result<Vec<u8>, ApiError> {
     let mut preview = LayoutPreview::new(snapshot);
-    let next = &snapshot.state;
-    let stamp = Stamp {
-        revision: next.revision() + 1,
-        ms: next.stamp_ms() + 1,
-    };
     let is_drain = matches!(wanted, MaintenanceRequest::Drain { .. });
-    let hostname = hostname.clone();
-    let command = Command::SetMaintenance {
-        hostname: hostname.clone(),
-        wanted,
+    let drained = if is_drain {
+        vec![hostname.clone()]
+    } else {
+        Vec::new()
     };
-    let changes = apply(next, command, stamp)?;
-    let record = changes
-        .streamers
-        .first()
-        .and_then(|change| change.new.as_ref());
-    let record = record.or_else(|| next.streamer(&hostname));
-    let stats = snapshot.node_stats(&hostname);
-    let spec = record.map(|record| node_spec(record, stats.as_ref(), NodeState::Up));
-    let nodes = spec.into_iter().map(|spec| NodeSpec {
-        drain: spec.drain.map(|drain| DrainSpec {
-            streams_per_minute: 0,
-            deadline_utc_ms: None,
-            ..drain
-        }),
-        ..spec
-    });
-    let nodes = nodes.collect();
+    let nodes = in_maintenance(snapshot, hostname, wanted)?;
     let mut events = vec![Event::Commit(Rows {
-        nodes,
+        nodes: nodes.into_iter().collect(),
         ..Rows::default()
     })];
     if is_drain {
-        let slots = preview.engine.counts_on(&hostname);
-        let slots = slots.streams + slots.copies + slots.inferences;
-        let steps = slots as usize / MOVES_PER_EVENT_MAX + DRAIN_STEPS_MORE;
-        let step = Event::Drain {
-            now_ms: snapshot.now_ms,
-            utc_ms: 0,
-        };
-        events.extend(std::iter::repeat_n(step, steps));
+        events.extend(drain_steps(&preview, &drained));
     }
     preview.apply(events);
-    let assumed = if is_drain {
-        Assumed::Drained(hostname)
-    } else {
-        Assumed::Added(0)
-    };
+    let assumed = Assumed { added: 0, drained };
     Ok(cluster_text(&preview, &assumed, visible))
 }
 
 /// What an answer is about.
-enum Assumed {
-    /// Events, with so many streams that were added.
-    Added(u64),
-    /// The drain of a node.
-    Drained(Hostname),
+struct Assumed {
+    /// Streams that were added.
+    added: u64,
+    /// Nodes that were drained.
+    drained: Vec<Hostname>,
 }
 
-/// What stays on a node that was drained, as members, and the sentence about it.
+/// What stays on nodes that were drained, as members, and the sentence about it.
 fn left_on(
     preview: &LayoutPreview<'_>,
-    hostname: &Hostname,
+    hostnames: &[Hostname],
     visible: &PreviewVisibility,
 ) -> (String, String) {
-    let left = preview.engine.counts_on(hostname);
-    let left = left.streams + left.copies + left.inferences;
+    let left = hostnames.iter().map(|hostname| {
+        let left = preview.engine.counts_on(hostname);
+        left.streams + left.copies + left.inferences
+    });
+    let left: u64 = left.sum();
     let is_shown = |name: &str| visible.streams.shows(name);
-    let named = preview
-        .engine
-        .streams_left_on(hostname, is_shown)
-        .into_iter();
+    let named = hostnames
+        .iter()
+        .flat_map(|hostname| preview.engine.streams_left_on(hostname, is_shown));
+    let named = named.take(NO_PLACE_SAMPLE_MAX);
     let named = Value::Array(named.map(|name| Value::from(name.as_str())).collect());
     let members = format!("\"no_place\":{left},\"no_place_sample\":{},", text(&named));
     let sentence = match left {
@@ -389,10 +439,12 @@ fn cluster_text(
     assumed: &Assumed,
     visible: &PreviewVisibility,
 ) -> Vec<u8> {
-    let (added, (no_place, sentence)) = match assumed {
-        Assumed::Added(count) => (*count, Default::default()),
-        Assumed::Drained(hostname) => (0, left_on(preview, hostname, visible)),
+    let (no_place, sentence) = match &assumed.drained[..] {
+        [] => Default::default(),
+        drained => left_on(preview, drained, visible),
     };
+    let sample = Value::Array(preview.moves_sample(&assumed.drained, visible));
+    let (added, sample) = (assumed.added, text(&sample));
     let (items, hidden) = load_texts(preview, visible);
     let moves = preview.moves_caused();
     let (before, after) = preview.unplaced();
@@ -401,7 +453,8 @@ fn cluster_text(
     let mut out = b"{\"changes\":[".to_vec();
     out.extend_from_slice(items.join(",").as_bytes());
     let members = preview.members(visible, hidden);
-    let numbers = format!("],{members},\"moves\":{moves},{no_place}\"summary\":");
+    let numbers =
+        format!("],{members},\"moves\":{moves},\"moves_sample\":{sample},{no_place}\"summary\":");
     out.extend_from_slice(numbers.as_bytes());
     write_string(&mut out, &summary);
     out.push(b'}');

@@ -43,8 +43,9 @@ pub const CLUSTER_STATS_GET: OperationDoc = OperationDoc {
 pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
     tag: "cluster",
     summary: "Preview the effect of events",
-    description: "The layout changes if streamers were lost, added or changed, or streams were \
-         added, in the given order; all losses happen at once, with the first. Moves that are due \
+    description: "The layout changes if streamers were lost, added, changed or drained, or streams \
+         were added, in the given order; all losses happen at once, with the first, and all drains \
+         at the end. Moves that are due \
          anyway are counted apart. A token sees the names that it has a right to. Nothing is \
          changed.",
     request: Some(BodyDoc {
@@ -58,7 +59,7 @@ pub const CLUSTER_PREVIEW: OperationDoc = OperationDoc {
             200,
             "The resulting changes.",
             Shape::One("cluster_preview"),
-            r#"{"moves":240,"moves_caused":240,"moves_pending":2,"revision":716,"unplaced":3,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[{"name":"harbour/cam1","reasons":["node_channel_limit_exceeded","node_offline"]}],"changes":[{"hostname":"streamer2.example.com","role":"ingest","before":320,"after":441,"delta":121,"capacity":500}],"summary":"240 streams would move; 1 load would change. 3 streams would be without a running node, 0 of them already now."}"#,
+            r#"{"moves":240,"moves_caused":240,"moves_pending":2,"revision":716,"unplaced":3,"unplaced_before":0,"unplaced_copies":0,"unplaced_sample":[{"name":"harbour/cam1","reasons":["node_channel_limit_exceeded","node_offline"]}],"moves_sample":[{"name":"harbour/cam2","from":"streamer1.example.com","to":"streamer2.example.com"}],"changes":[{"hostname":"streamer2.example.com","role":"ingest","before":320,"after":441,"delta":121,"capacity":500}],"summary":"240 streams would move; 1 load would change. 3 streams would be without a running node, 0 of them already now."}"#,
         ),
         BAD_BODY,
         UNAUTHORIZED,
