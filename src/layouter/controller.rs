@@ -1017,13 +1017,12 @@ impl Controller {
                 before,
                 now,
             } => {
-                info!(
-                    %hostname,
-                    state = now.state.code(),
-                    before = before.code(),
-                    why = now.cause.code(),
-                    "streamer health changed"
-                );
+                let (state, before, why) = (now.state.code(), before.code(), now.cause.code());
+                if now.state == NodeState::Down {
+                    warn!(%hostname, before, why, "streamer is down");
+                } else {
+                    info!(%hostname, state, before, why, "streamer health changed");
+                }
                 let mut event = NewEvent::new("layouter_streamer_state")
                     .text("state", now.state.code())
                     .text("why", now.cause.code())

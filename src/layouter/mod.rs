@@ -41,6 +41,7 @@ pub(crate) mod metrics;
 mod plan;
 mod pressure;
 mod quarantine;
+mod run_log;
 pub(crate) mod thread;
 pub(crate) mod whatif;
 

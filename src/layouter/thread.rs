@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use super::controller::{Controller, ControllerSettings};
 use super::intake::NodeStats;
 use super::metrics::LayouterMetrics;
+use super::run_log::RunLog;
 use crate::error::ApiError;
 use crate::feed::Commit;
 use crate::feed::nodes::NodeTable;
@@ -134,6 +135,7 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
     let state = context.published.state().load_full();
     let metrics = context.metrics.clone();
     let nodes = context.nodes.clone();
+    let mut moves = RunLog::new(metrics.decided());
     let mut controller = Controller::new(state, nodes, settings.clone(), uptime_ms(), metrics);
     let runs_now = |stream: &str, host: &Hostname| (context.runs_on)(stream, host, 0);
     controller.note_begun_handovers(runs_now);
@@ -167,7 +169,7 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
         if context.stop.load(Ordering::Acquire) {
             return;
         }
-        let now_ms = uptime_ms();
+        let (now_ms, began) = (uptime_ms(), Instant::now());
         controller.handle_losses(now_ms);
         // A commit is sent before the replies to its commands: in this order a reply finds its
         // rows.
@@ -190,6 +192,7 @@ fn run(settings: &mut ControllerSettings, context: &LayouterContext) {
         if controller.ticks() > ticks {
             context.metrics.count_tick(started.elapsed());
         }
+        moves.run(context.metrics.decided(), now_ms, began.elapsed());
     }
 }
 

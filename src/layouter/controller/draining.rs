@@ -64,7 +64,10 @@ impl Controller {
         let known = std::mem::take(&mut self.transfers.drains.0);
         let (mut known, mut next) = (known, BTreeMap::new());
         for (hostname, progress) in draining {
-            let mut watched = known.remove(&hostname).unwrap_or_default();
+            let mut watched = known.remove(&hostname).unwrap_or_else(|| {
+                info!(%hostname, left = progress.left(), "draining streamer");
+                WatchedDrain::default()
+            });
             if progress.is_overdue && !watched.is_overdue && !progress.is_empty() {
                 watched.is_overdue = true;
                 warn!(%hostname, left = progress.left(), "deadline of a drain has passed");
