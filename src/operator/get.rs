@@ -58,7 +58,7 @@ pub fn run(server: &Connection, flags: &GetFlags) -> Result<Exit, Failure> {
     }
     let selects = !server.output.is_json() || !server.output.columns.is_empty();
     if selects {
-        let fields = columns.iter().map(|column| column.field.as_str());
+        let fields = columns.iter().flat_map(Column::fields);
         let fields: Vec<&str> = std::iter::once(kind.key).chain(fields).collect();
         parts.push(format!("select={}", fields.join(",")));
     }

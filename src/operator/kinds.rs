@@ -11,7 +11,7 @@ use crate::schema::{self, Schema};
 pub struct ObjectKind {
     /// In the singular, `stream`; the plural is accepted as well.
     pub name: &'static str,
-    plural: &'static str,
+    pub plural: &'static str,
     /// Below the prefix of the API.
     pub path: &'static str,
     /// The member of a list.
@@ -35,6 +35,8 @@ type ColumnRow = (&'static str, &'static str, CellForm);
 pub enum CellForm {
     Text,
     Count,
+    /// A count of at most the number in this field.
+    CountOf(&'static str),
     Percent,
     /// kbit/s.
     Rate,
@@ -42,7 +44,7 @@ pub enum CellForm {
     Time,
 }
 
-use CellForm::{Count, Percent, Rate, Text, Time};
+use CellForm::{Count, CountOf, Percent, Rate, Text, Time};
 
 /// In the order in which they are applied.
 pub const KINDS: &[ObjectKind] = &[
@@ -57,18 +59,19 @@ pub const KINDS: &[ObjectKind] = &[
         schema: schema::streamer,
         table: &[
             ("STREAMER", "hostname", Text),
-            ("STATE", "state.name", Text),
-            ("MAINTENANCE", "state.maintenance.mode", Text),
+            ("STATE", "state.code", Text),
+            ("HEALTH", "health", Text),
+            ("STREAMS", "load.ingests", CountOf("channel_limit")),
+            ("OUTAGE", "streams.outage", Count),
             ("CPU", "stats.cpu_usage", Percent),
-            ("MEMORY", "stats.memory_usage", Percent),
             ("OUT", "stats.output_kbit", Rate),
-            ("CLIENTS", "stats.total_clients", Count),
-            ("LABELS", "labels", Text),
+            ("VERSION", "stats.server_version", Text),
         ],
         wide: &[
-            ("VERSION", "stats.server_version", Text),
+            ("MEMORY", "stats.memory_usage", Percent),
+            ("CLIENTS", "stats.total_clients", Count),
             ("URL", "api_url", Text),
-            ("LIMIT", "channel_limit", Count),
+            ("LABELS", "labels", Text),
             ("UPDATED", "updated_at", Time),
         ],
     },
@@ -134,12 +137,14 @@ pub const KINDS: &[ObjectKind] = &[
             ("STREAM", "name", Text),
             ("TITLE", "title", Text),
             ("STREAMER", "layout.ingest", Text),
-            ("STATUS", "stats.status", Text),
+            ("HEALTH", "health", Text),
+            ("PLACED", "placed", Text),
             ("IN", "stats.bitrate", Rate),
             ("CLIENTS", "stats.online_clients", Count),
             ("LABELS", "labels", Text),
         ],
         wide: &[
+            ("STATUS", "stats.status", Text),
             ("DISABLED", "disabled", Text),
             ("TEMPLATE", "template", Text),
             ("WHY", "layout.change_reason", Text),
@@ -214,6 +219,11 @@ impl ObjectKind {
     /// The path of one object.
     pub fn path_of(&self, name: &str) -> String {
         format!("{}/{}", self.path, crate::client::escape(name))
+    }
+
+    /// Whether objects have this field.
+    pub fn has_field(&self, path: &str) -> bool {
+        (self.schema)().field(path).is_some()
     }
 
     pub fn columns(&self, is_wide: bool) -> Vec<Column> {
@@ -336,10 +346,26 @@ impl Column {
         }
     }
 
+    /// The fields of the API that the column shows.
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
+        let limit = match self.form {
+            CountOf(limit) => Some(limit),
+            _ => None,
+        };
+        [self.field.as_str()].into_iter().chain(limit)
+    }
+
     pub fn cell(&self, row: &Value) -> String {
         let value = words::at(row, &self.field);
         let number = value.as_f64();
         match (self.form, number) {
+            (CountOf(limit), Some(_)) => {
+                let count = value.as_u64().map(words::count).unwrap_or_default();
+                match words::number(row, limit) {
+                    0 => count,
+                    limit => format!("{count}/{}", words::count(limit)),
+                }
+            }
             (Count, Some(_)) => value
                 .as_u64()
                 .map_or_else(|| words::cell(value), words::count),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::connection::Connection;
-use super::kinds::{self, ObjectKind};
+use super::kinds::{self, Column, ObjectKind};
 use super::output::{ListPrinter, OutputForm, is_terminal};
 use crate::client::escape;
 use crate::exit::{Exit, Failure};
@@ -40,7 +40,7 @@ pub fn run(server: &Connection, flags: &TopFlags) -> Result<Exit, Failure> {
         (None, _) => kind.key,
     };
     let columns = kind.columns(server.output.output == OutputForm::Wide);
-    let fields: Vec<&str> = columns.iter().map(|column| column.field.as_str()).collect();
+    let fields: Vec<&str> = columns.iter().flat_map(Column::fields).collect();
     let query = format!("sort={}&select={}", escape(sort), fields.join(","));
     let once = flags.once || !is_terminal();
     loop {
