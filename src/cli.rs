@@ -7,22 +7,24 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::env::Shells;
 use clap_complete::{CompleteEnv, Shell};
 
 use crate::bridge::join::JoinFlags;
 use crate::bridge::options::{self as bridge, BridgeFlags, BridgeTask};
-use crate::config::flags::{ALL, BEFORE, CLIENT, ConfigFile, Configured, STORE, SettingFlags};
+use crate::config::flags::{ALL, BEFORE, ConfigFile, Configured, STORE, SettingFlags};
 use crate::config::{self, Config, Flags};
 use crate::demo::DemoFlags;
 use crate::exit::{Exit, Failure, cannot};
 use crate::import;
 use crate::operator::OperatorVerb;
+use crate::operator::connection::ServerFlags;
 use crate::stdout::print;
 use crate::ui;
 
@@ -33,8 +35,7 @@ pub enum Task {
     CheckConfig(Config),
     Backup {
         config: Config,
-        file: PathBuf,
-        url: Option<String>,
+        flags: BackupFlags,
     },
     Restore {
         config: Config,
@@ -46,11 +47,14 @@ pub enum Task {
         file: Option<PathBuf>,
     },
     Print(Printable),
-    /// A man page: of the program, or of this subcommand.
-    Man(Option<String>),
+    /// A man page: of the program, or of this subcommand, by its words.
+    Man(Vec<String>),
+    /// All man pages, as files in this directory.
+    ManPages(PathBuf),
     Completions(Shell),
     Import {
         config: Config,
+        server: ServerFlags,
         options: import::ImportOptions,
     },
     Bridge(BridgeTask),
@@ -62,6 +66,17 @@ pub enum Task {
     },
     /// `--help` and `--version`, which are already printed.
     Nothing,
+}
+
+/// Flags of `weir backup`.
+#[derive(Debug, Args)]
+pub struct BackupFlags {
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub server: ServerFlags,
+    /// Print nothing but errors.
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// The texts of `weir print`.
@@ -114,18 +129,11 @@ enum Verb {
     CheckConfig(Configured<ALL>),
     /// Write a consistent copy of the store into FILE; `-` writes it to stdout.
     ///
-    /// With --url from the running server there. Without it from the data directory, or, if a
-    /// server uses that, from this server. FILE appears when it is complete and verified; one that
-    /// is there is not replaced.
-    Backup {
-        file: PathBuf,
-        /// Base URL of a running server. Without it, a server that uses the data directory is found
-        /// by the setting api_url, else the first address of listen.
-        #[arg(long, value_name = "URL")]
-        url: Option<String>,
-        #[command(flatten)]
-        configured: Configured<CLIENT>,
-    },
+    /// With --url, --context, CENTRAL_API_URL or a chosen context from the running server there.
+    /// With --data-dir, or without all these, from the data directory, or, if a server uses that,
+    /// from this server. FILE appears when it is complete and verified; one that is there is not
+    /// replaced.
+    Backup(BackupFlags),
     /// Restore the data directory from FILE, which `weir backup` wrote.
     ///
     /// The file is verified before anything is written, and the new store is complete before it
@@ -148,20 +156,23 @@ enum Verb {
     /// alert rules of this version.
     Print {
         what: Printable,
-        /// With `man`: the page of this subcommand.
-        verb: Option<String>,
+        /// With `man`: the page of this subcommand, for instance `status` or `layouter pause`.
+        verb: Vec<String>,
+        /// With `man`: write the pages of all subcommands into this directory.
+        #[arg(long, value_name = "DIR", conflicts_with = "verb")]
+        all: Option<PathBuf>,
     },
     /// Print a completion script for a shell.
     Completions { shell: Shell },
-    /// Create streams from an extended M3U playlist through the API of a server.
+    /// Create streams from an extended M3U playlist or a CSV file through the API of a server.
     ///
     /// A second import of the same file changes nothing. Members and inputs that were added to a
     /// stream since stay; a new address of a channel replaces only the one imported before.
     Import {
         #[command(flatten)]
-        options: import::ImportOptions,
+        server: ServerFlags,
         #[command(flatten)]
-        configured: Configured<CLIENT>,
+        options: import::ImportOptions,
     },
     /// Show a living cluster: a server with the layouter on, simulated streamers, one that fails.
     ///
@@ -231,18 +242,17 @@ pub fn read(
         flags.extend(after);
         config::read(file.or(before_file.clone()).as_deref(), environment, &flags)
     };
+    let client_config = |server: &ServerFlags| {
+        let own = &server.configured;
+        config(own.file.path.clone(), own.settings.0.clone())
+    };
     Ok(match line.verb {
         None => Task::Serve(config(None, Vec::new())?),
         Some(Verb::Serve(own)) => Task::Serve(config(own.file.path, own.settings.0)?),
         Some(Verb::CheckConfig(own)) => Task::CheckConfig(config(own.file.path, own.settings.0)?),
-        Some(Verb::Backup {
-            file,
-            url,
-            configured: own,
-        }) => Task::Backup {
-            config: config(own.file.path, own.settings.0)?,
-            file,
-            url,
+        Some(Verb::Backup(flags)) => Task::Backup {
+            config: client_config(&flags.server)?,
+            flags,
         },
         Some(Verb::Restore {
             file,
@@ -260,7 +270,7 @@ pub fn read(
             config: config(own.file.path, own.settings.0)?,
             file,
         },
-        Some(Verb::Print { what, verb }) => printed(what, verb)?,
+        Some(Verb::Print { what, verb, all }) => printed(what, &verb, all)?,
         Some(Verb::Completions { shell }) => Task::Completions(shell),
         Some(Verb::Demo(flags)) => Task::Demo(flags),
         Some(Verb::Bridge { action, flags }) => {
@@ -275,11 +285,9 @@ pub fn read(
                 verb: Box::new(verb),
             }
         }
-        Some(Verb::Import {
-            options,
-            configured: own,
-        }) => Task::Import {
-            config: config(own.file.path, own.settings.0)?,
+        Some(Verb::Import { server, options }) => Task::Import {
+            config: client_config(&server)?,
+            server,
             options,
         },
     })
@@ -301,13 +309,15 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Command
     }
 }
 
-/// `weir print`, which takes a subcommand for a man page only.
-fn printed(what: Printable, verb: Option<String>) -> Result<Task, Failure> {
-    match (what, verb) {
-        (Printable::Man, verb) => Ok(Task::Man(verb)),
-        (what, None) => Ok(Task::Print(what)),
-        (_, Some(_)) => {
-            let what = "only `weir print man` takes a subcommand";
+/// `weir print`, which takes a subcommand or a directory for man pages only.
+fn printed(what: Printable, verb: &[String], all: Option<PathBuf>) -> Result<Task, Failure> {
+    let words = verb.iter().flat_map(|words| words.split_whitespace());
+    match (what, all) {
+        (Printable::Man, Some(directory)) => Ok(Task::ManPages(directory)),
+        (Printable::Man, None) => Ok(Task::Man(words.map(str::to_owned).collect())),
+        (what, None) if verb.is_empty() => Ok(Task::Print(what)),
+        _ => {
+            let what = "only `weir print man` takes a subcommand or --all";
             Err(Failure::new(Exit::Usage, what))
         }
     }
@@ -341,29 +351,34 @@ pub fn completions(shell: Shell) -> io::Result<()> {
     print(&String::from_utf8_lossy(&script))
 }
 
-/// `weir print man [SUBCOMMAND]`.
-pub fn man(verb: Option<&str>) -> Result<(), Failure> {
+/// `weir print man [SUBCOMMAND]`, of which nested ones have several words.
+pub fn man(words: &[String]) -> Result<(), Failure> {
     let mut command = CommandLine::command();
     command.build();
-    let page = match verb {
-        None => clap_mangen::Man::new(command),
-        Some(name) => {
-            let found = command.find_subcommand(name).cloned();
-            let found = found
-                .ok_or_else(|| Failure::new(Exit::Usage, format!("no subcommand {name:?}")))?;
-            clap_mangen::Man::new(found)
-        }
-    };
+    for (at, word) in words.iter().enumerate() {
+        let found = command.find_subcommand(word).cloned();
+        command = found.ok_or_else(|| {
+            let what = format!("no subcommand {:?}", words[..=at].join(" "));
+            Failure::new(Exit::Usage, what)
+        })?;
+    }
     let mut text = Vec::new();
+    let page = clap_mangen::Man::new(command);
     page.render(&mut text).map_err(cannot("make the page"))?;
     print(&String::from_utf8_lossy(&text)).map_err(cannot("write to stdout"))
+}
+
+/// `weir print man --all DIR`: `weir.1`, `weir-status.1`, `weir-layouter-pause.1` and so on.
+pub fn man_pages(directory: &Path) -> Result<(), Failure> {
+    let made = fs::create_dir_all(directory);
+    made.and_then(|()| clap_mangen::generate_to(CommandLine::command(), directory))
+        .map_err(cannot(format!("write to {}", directory.display())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::SETTINGS;
-    use std::path::Path;
     use std::time::Duration;
 
     fn run(line: &str) -> Result<Task, Failure> {
@@ -440,11 +455,11 @@ mod tests {
     #[test]
     fn subcommands_parse_their_arguments() {
         let line = "backup /b --data-dir /d --url http://h --api-key k";
-        let Ok(Task::Backup { config, file, url }) = run(line) else {
+        let Ok(Task::Backup { config, flags }) = run(line) else {
             panic!("a backup");
         };
         assert_eq!(
-            (file.to_str(), url.as_deref()),
+            (flags.file.to_str(), flags.server.url.as_deref()),
             (Some("/b"), Some("http://h"))
         );
         assert_eq!(config.settings.store.data_dir, Path::new("/d"));
@@ -489,7 +504,11 @@ mod tests {
         match run(
             "import list.m3u8 --dry-run --api-key k --url http://h --prefix tv/ --output json",
         ) {
-            Ok(Task::Import { config, options }) => {
+            Ok(Task::Import {
+                config,
+                server,
+                options,
+            }) => {
                 assert_eq!(config.settings.auth.api_key.expect("given").expose(), "k");
                 assert!(
                     options.dry_run
@@ -498,7 +517,7 @@ mod tests {
                         && options.prefix == "tv/"
                 );
                 assert_eq!(
-                    (options.url.as_deref(), options.output),
+                    (server.url.as_deref(), options.report.output),
                     (Some("http://h"), import::Output::Json)
                 );
             }

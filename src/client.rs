@@ -38,6 +38,8 @@ pub struct ApiClient {
     agent: Agent,
     base: String,
     authorization: String,
+    /// Longest time for one answer.
+    wait: Duration,
 }
 
 /// Why a request failed.
@@ -147,6 +149,12 @@ impl fmt::Display for ClientError {
 impl ApiClient {
     /// `url` may end in one of the prefixes of the API; without one, `/central/api/v3` is added.
     pub fn new(url: &str, key: &str) -> Result<Self, String> {
+        Self::with_wait(url, key, ANSWER_WAIT_MAX)
+    }
+
+    /// Like `new`, with the longest time for one answer. Of a download it is the longest time
+    /// without a byte.
+    pub fn with_wait(url: &str, key: &str, wait: Duration) -> Result<Self, String> {
         let url = url.trim_end_matches('/');
         let rest = url.strip_prefix("http://").or(url.strip_prefix("https://"));
         let Some(rest) = rest else {
@@ -177,7 +185,7 @@ impl ApiClient {
             .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
             .tls_config(authorities::client_config(url))
             .timeout_connect(Some(Duration::from_secs(5)))
-            .timeout_global(Some(ANSWER_WAIT_MAX))
+            .timeout_global(Some(wait))
             .build()
             .into();
         Ok(Self {
@@ -188,6 +196,7 @@ impl ApiClient {
                 format!("{url}/central/api/v3")
             },
             authorization: format!("Bearer {key}"),
+            wait,
         })
     }
 
@@ -312,8 +321,8 @@ impl ApiClient {
         last.ok_or_else(|| ClientError::Unexpected("no line".to_owned()))
     }
 
-    /// The body of an answer of any length, as it arrives. A server that sends nothing for two
-    /// minutes is an error.
+    /// The body of an answer of any length, as it arrives. A server that sends nothing for
+    /// longer than an answer may take is an error.
     pub fn download(&self, path: &str) -> Result<impl Read + use<>, ClientError> {
         let response = self.respond(path, || {
             self.agent
@@ -321,8 +330,8 @@ impl ApiClient {
                 .header("authorization", &self.authorization)
                 .config()
                 .timeout_global(None)
-                .timeout_recv_response(Some(ANSWER_WAIT_MAX))
-                .timeout_per_read(Some(ANSWER_WAIT_MAX))
+                .timeout_recv_response(Some(self.wait))
+                .timeout_per_read(Some(self.wait))
                 .build()
                 .call()
         })?;

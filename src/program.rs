@@ -46,7 +46,7 @@ fn execute(task: Task) -> Result<Exit, Failure> {
             server::run(&config, set_level)
         }
         Task::CheckConfig(config) => done(cli::check_config(&config)),
-        Task::Backup { config, file, url } => server::backup(&config, &file, url.as_deref()),
+        Task::Backup { config, flags } => server::backup(&config, &flags),
         Task::Restore {
             config,
             file,
@@ -60,10 +60,15 @@ fn execute(task: Task) -> Result<Exit, Failure> {
         Task::Print(Printable::BridgeCompose) => done(stdout::print(dist::BRIDGE_COMPOSE)),
         Task::Print(Printable::Grafana) => done(stdout::print(&dist::dashboard())),
         Task::Print(Printable::Alerts) => done(stdout::print(&dist::alerts())),
-        Task::Print(Printable::Man) => cli::man(None).map(|()| Exit::Done),
-        Task::Man(verb) => cli::man(verb.as_deref()).map(|()| Exit::Done),
+        Task::Print(Printable::Man) => cli::man(&[]).map(|()| Exit::Done),
+        Task::Man(words) => cli::man(&words).map(|()| Exit::Done),
+        Task::ManPages(directory) => cli::man_pages(&directory).map(|()| Exit::Done),
         Task::Completions(shell) => done(cli::completions(shell)),
-        Task::Import { config, options } => import::run(&options, &config),
+        Task::Import {
+            config,
+            server,
+            options,
+        } => import::run(&options, &server, &config),
         Task::Demo(flags) => demo::run(&flags),
         Task::Operator { verb, config } => operator::run(*verb, &config),
         Task::Join(flags) => bridge::join::run(flags),

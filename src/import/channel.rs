@@ -38,8 +38,12 @@ pub struct Channel {
     pub position: Option<i64>,
     /// At least one.
     pub inputs: Vec<PlaylistInput>,
-    pub labels: BTreeMap<&'static str, String>,
+    pub labels: BTreeMap<String, String>,
     pub notes: Notes,
+    /// Further members of the stream, in the form of the API.
+    pub members: BTreeMap<String, serde_json::Value>,
+    /// The file gives the name, so no other stream is meant.
+    pub is_named: bool,
 }
 
 impl Channel {
@@ -74,7 +78,8 @@ pub fn channels(entries: &[PlaylistEntry], prefix: &str) -> (Vec<Channel>, Vec<P
             });
             continue;
         };
-        let (labels, notes) = labels(entry);
+        let (mut labels, notes) = labels(entry);
+        labels.extend(entry.given.labels.clone());
         let mut channel = Channel {
             line: entry.line,
             name: format!("{prefix}{name}"),
@@ -84,6 +89,8 @@ pub fn channels(entries: &[PlaylistEntry], prefix: &str) -> (Vec<Channel>, Vec<P
             inputs: Vec::new(),
             labels,
             notes,
+            members: entry.given.members.clone(),
+            is_named: entry.given.name.is_some(),
         };
         for input in &entry.inputs {
             let input = PlaylistInput {
@@ -120,11 +127,15 @@ fn names(entries: &[PlaylistEntry]) -> Vec<Option<(String, String)>> {
     // A channel with this name keeps it, also if a numbered name of an earlier channel would be
     // equal.
     let mut taken: HashSet<String> = bases.iter().flatten().cloned().collect();
-    let mut borne: HashSet<String> = HashSet::new();
+    let given = entries.iter().filter_map(|entry| entry.given.name.clone());
+    let mut borne: HashSet<String> = given.collect();
     let mut next: HashMap<&str, u64> = HashMap::new();
     let mut named = Vec::with_capacity(bases.len());
-    for base in &bases {
+    for (entry, base) in entries.iter().zip(&bases) {
         named.push(base.as_ref().map(|base| {
+            if entry.given.name.is_some() {
+                return (base.clone(), base.clone());
+            }
             if !is_reserved(base) && borne.insert(base.clone()) {
                 return (base.clone(), base.clone());
             }
@@ -147,6 +158,9 @@ fn is_reserved(name: &str) -> bool {
 }
 
 fn base_name(entry: &PlaylistEntry) -> Option<String> {
+    if let Some(name) = &entry.given.name {
+        return Some(name.clone());
+    }
     let written = [
         entry.attribute("tvg-id"),
         Some(entry.title.as_str()),
@@ -233,7 +247,7 @@ fn position(entry: &PlaylistEntry) -> Option<i64> {
 }
 
 /// The labels of a channel, and the lines of the comment for what they cannot hold.
-fn labels(entry: &PlaylistEntry) -> (BTreeMap<&'static str, String>, Notes) {
+fn labels(entry: &PlaylistEntry) -> (BTreeMap<String, String>, Notes) {
     let group = entry.attribute("group-title").unwrap_or(&entry.group);
     let values = [
         ("country", entry.attribute("tvg-country").unwrap_or("")),
@@ -260,7 +274,7 @@ fn labels(entry: &PlaylistEntry) -> (BTreeMap<&'static str, String>, Notes) {
             is_lossy.then(|| text.to_owned()),
         );
         if !value.is_empty() {
-            labels.insert(key, value);
+            labels.insert(key.to_owned(), value);
         }
     }
     (labels, notes)
@@ -342,11 +356,14 @@ fn check(channel: &Channel) -> Result<(), Problem> {
     if let Err(why) = StreamName::parse(&channel.name) {
         return Err(problem(format!("the name {:?} {why}", channel.name)));
     }
-    let document = json!({
+    let mut document = json!({
         "title": channel.title,
         "position": channel.position,
         "labels": channel.labels,
     });
+    for (member, value) in &channel.members {
+        document[member] = value.clone();
+    }
     violation(&document)
         .map_err(|violation| problem(format!("{}: {}", violation.pointer, violation.title)))
 }

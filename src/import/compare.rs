@@ -1,11 +1,12 @@
 //! The change that makes a stream of the server equal to a channel of a playlist.
 //!
-//! The file decides the members that it has: title, position, three labels, and the URLs of its
-//! inputs. All other members stay, and so do inputs that an operator added. To know its own inputs
-//! again, the importer keeps a record in `meta`: per input a digest of the options that the file
-//! had and the URL without secrets. With it a new URL replaces only the URL that an earlier import
-//! wrote, and options that an operator changed stay until the file has other ones. A stream without
-//! a record was imported by an older version or made by hand: its first inputs count as imported.
+//! The file decides the members that it has: title, position, labels, the URLs of its inputs, and
+//! what else a CSV file has. All other members stay, and so do inputs that an operator added. To
+//! know its own inputs again, the importer keeps a record in `meta`: per input a digest of the
+//! options that the file had and the URL without secrets. With it a new URL replaces only the URL
+//! that an earlier import wrote, and options that an operator changed stay until the file has other
+//! ones. A stream without a record was imported by an older version or made by hand: its first
+//! inputs count as imported.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -45,14 +46,17 @@ pub fn compare(channel: &Channel, current: Option<&Value>) -> Option<ChannelChan
     if channel.position.is_some() && stored["position"].as_i64() != channel.position {
         patch.insert("position".to_owned(), json!(channel.position));
     }
-    let is_new = |(key, value): &(&&str, &String)| stored["labels"][**key] != **value;
+    let is_new = |(key, value): &(&String, &String)| stored["labels"][*key] != **value;
     let labels = channel.labels.iter().filter(is_new);
     let labels: Map<String, Value> = labels
-        .map(|(key, value)| ((*key).to_owned(), json!(value)))
+        .map(|(key, value)| (key.clone(), json!(value)))
         .collect();
     if !labels.is_empty() {
         patch.insert("labels".to_owned(), Value::Object(labels));
     }
+    let members = channel.members.iter();
+    let members = members.filter(|(member, value)| stored[member.as_str()] != **value);
+    patch.extend(members.map(|(member, value)| (member.clone(), value.clone())));
     let comment = stored["comment"].as_str().unwrap_or_default();
     let noted = comment_with(comment, &channel.notes);
     if noted != comment {
@@ -383,8 +387,10 @@ mod tests {
             title: "A".to_owned(),
             position: Some(1),
             inputs: urls.iter().map(input).collect(),
-            labels: BTreeMap::from([("group", "News".to_owned())]),
+            labels: BTreeMap::from([("group".to_owned(), "News".to_owned())]),
             notes: BTreeMap::from([("Playlist group: ".to_owned(), Some("日本".to_owned()))]),
+            members: BTreeMap::new(),
+            is_named: false,
         }
     }
 

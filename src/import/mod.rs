@@ -1,5 +1,5 @@
-//! `weir import FILE.m3u8`: the channels of a playlist become streams, saved through the API of a
-//! running server.
+//! `weir import FILE`: the channels of a playlist, or the rows of a CSV file, become streams, saved
+//! through the API of a running server.
 //!
 //! Only differences are saved: title, position, inputs and labels of each channel are compared with
 //! the server's stream. So importing a file twice changes nothing, and running again after a
@@ -8,13 +8,14 @@
 //!
 //! Batches are saved whole or not at all. If the server refuses some channels of a batch, it is
 //! saved without them, and each is reported with its line. With `--strict` nothing is saved unless
-//! everything can be, in one batch. `playlist` reads the file, `channel` decides names, labels and
-//! addresses, `stored` finds the streams of the channels, `compare` makes the changes; this file
-//! saves.
+//! everything can be, in one batch. `playlist` or `csv_file` reads the file, `channel` decides
+//! names, labels and addresses, `stored` finds the streams of the channels, `compare` makes the
+//! changes; this file saves.
 
 mod address;
 pub mod channel;
 mod compare;
+mod csv_file;
 mod player_options;
 pub mod playlist;
 mod report;
@@ -30,15 +31,17 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::client::{ApiClient, BatchRefusal, ClientError, api_key, base_url};
+use crate::client::{ApiClient, BatchRefusal, ClientError};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::operator::connection::ServerFlags;
+use crate::operator::progress;
 use crate::stdout;
 
 use channel::Channel;
 use compare::{ChannelChange, compare};
-use playlist::Problem;
-use report::{ImportReport, ProgressLine};
+use playlist::{Playlist, Problem};
+use report::ImportReport;
 
 /// Largest playlist. It is read whole; the largest known ones have a tenth of this size.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -58,14 +61,29 @@ pub enum Output {
     Json,
 }
 
+/// The form of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileForm {
+    /// An extended M3U playlist.
+    M3u,
+    /// A table with a row of names above it.
+    Csv,
+}
+
 /// Flags of `weir import`.
 #[derive(Debug, Clone, Args)]
 pub struct ImportOptions {
-    /// The playlist; `-` reads stdin. A file without a channel that can be imported is an error.
+    /// The playlist or CSV file; `-` reads stdin. A file without a channel that can be imported is
+    /// an error.
     pub file: PathBuf,
-    /// Base URL of the server [default: the setting api_url, else the first address of listen].
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    /// Form of the file [default: csv if its name ends in .csv, else m3u].
+    ///
+    /// The first line of a CSV file names its columns, separated by a comma or a semicolon: `url`
+    /// (required; several columns are several inputs), `name`, `title`, `position`, `comment`,
+    /// `template`, `disabled`, `static`, `user_agent`, `header.NAME` and `label.KEY`. Without a
+    /// name it is made from the title, as in a playlist. An empty cell changes nothing.
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub format: Option<FileForm>,
     /// Print what would be created and changed; save nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -78,9 +96,31 @@ pub struct ImportOptions {
     /// Prefix of every name, for instance iptv/.
     #[arg(long, value_name = "TEXT", default_value = "", value_parser = prefix)]
     pub prefix: String,
+    #[command(flatten)]
+    pub report: ReportFlags,
+}
+
+/// How an import is reported.
+#[derive(Debug, Clone, Args)]
+pub struct ReportFlags {
     /// Form of the report.
-    #[arg(long, value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    /// Print every skipped line, not only some of each reason.
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Print nothing but the report and errors.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl ImportOptions {
+    fn form(&self) -> FileForm {
+        let extension = self.file.extension();
+        let is_csv = extension.is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+        self.format
+            .unwrap_or(if is_csv { FileForm::Csv } else { FileForm::M3u })
+    }
 }
 
 fn batch_parser() -> impl clap::builder::TypedValueParser<Value = u32> {
@@ -91,34 +131,31 @@ fn prefix(text: &str) -> Result<String, String> {
     channel::check_prefix(text).map(|()| text.to_owned())
 }
 
-/// Reads, compares, saves, reports. Skipped lines are in the report and not an error.
-pub fn run(options: &ImportOptions, config: &Config) -> Result<Exit, Failure> {
-    let bytes = read_file(&options.file)?;
-    let server = ApiClient::new(
-        &base_url(options.url.as_deref(), &config.settings)?,
-        &api_key(&config.settings)?,
-    )
-    .map_err(|message| Failure::new(Exit::Usage, message))?;
+/// Connects, reads, compares, saves, reports. Skipped lines are in the report and not an error.
+pub fn run(
+    options: &ImportOptions,
+    server: &ServerFlags,
+    config: &Config,
+) -> Result<Exit, Failure> {
+    let server = server.find(config)?.api;
     let started = Instant::now();
     let mut report = ImportReport::default();
-    let outcome = import(&bytes, options, &server, &mut report);
+    // Before the file is read, which may take long: a wrong server or key is the first message.
+    let outcome = server
+        .get("/session")
+        .map_err(Failure::from)
+        .and_then(|_| read_file(&options.file))
+        .and_then(|bytes| import(&bytes, options, &server, &mut report));
     report.elapsed = started.elapsed();
-    match options.output {
+    let flags = &options.report;
+    match flags.output {
         Output::Table => {
-            for problem in &report.skipped {
-                eprintln!("line {}: {}", problem.line, problem.reason);
+            if !flags.quiet {
+                eprint!("{}", report.skipped_lines(flags.verbose));
             }
-            if report
-                .skipped
-                .iter()
-                .any(|problem| problem.reason.ends_with(channel::HTTP_ENDINGS))
-            {
-                eprintln!(
-                    "Write HLS or MPEG-TS addresses that end differently with hls://, hlss://, \
-                     tshttp:// or tshttps://."
-                );
+            if report.channels > 0 {
+                print(&report.table(options, outcome.is_ok()))?;
             }
-            print(&report.table(options, outcome.is_ok()))?;
         }
         Output::Json => print(&report.json(options, outcome.as_ref().err()))?,
     }
@@ -159,9 +196,9 @@ fn import(
     server: &ApiClient,
     report: &mut ImportReport,
 ) -> Result<(), Failure> {
-    let progress = ProgressLine::new();
+    let is_quiet = options.report.quiet;
     let mut channels = read_channels(bytes, options, report)?;
-    let current = stored::find(server, &mut channels, &progress)?;
+    let current = stored::find(server, &mut channels, is_quiet)?;
     let mut changes = Vec::new();
     for channel in &channels {
         match compare(channel, current.get(&channel.name)) {
@@ -183,7 +220,7 @@ fn import(
         report.changes = changes;
         return Ok(());
     }
-    let total = changes.len();
+    let bar = progress::bar(is_quiet, changes.len());
     let mut rest = changes;
     while !rest.is_empty() {
         let count = if options.strict {
@@ -194,8 +231,9 @@ fn import(
         let tail = rest.split_off(count);
         save(server, rest, options.strict, report)?;
         rest = tail;
-        progress.show("saving", total - rest.len(), total);
+        bar.inc(count as u64);
     }
+    bar.finish_and_clear();
     report.skipped.sort();
     Ok(())
 }
@@ -206,7 +244,11 @@ fn read_channels(
     options: &ImportOptions,
     report: &mut ImportReport,
 ) -> Result<Vec<Channel>, Failure> {
-    let playlist = playlist::parse(bytes).map_err(|problem| {
+    let read = match options.form() {
+        FileForm::M3u => playlist::parse(bytes),
+        FileForm::Csv => csv_file::parse(bytes),
+    };
+    let playlist: Playlist = read.map_err(|problem| {
         Failure::new(
             Exit::Runtime,
             format!(

@@ -125,7 +125,7 @@ impl InputOptions {
     }
 
     /// Sets a header by its name. `false`: it is not a header.
-    fn set(&mut self, name: &str, value: &str) -> bool {
+    pub fn set(&mut self, name: &str, value: &str) -> bool {
         let value = plain(value);
         let is_token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
         let name = name.trim();

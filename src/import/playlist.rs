@@ -7,6 +7,10 @@
 //! and skipped with the lines that belong to them. Whether a streamer can pull a URL is decided in
 //! `channel`.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
 use super::player_options::{InputOptions, plain};
 
 /// Most channels of a playlist. Limits memory; the largest playlists in use have a tenth of it.
@@ -26,6 +30,8 @@ pub struct Playlist {
 pub struct PlaylistEntry {
     /// Line of `#EXTINF`, or of the URL if it is absent.
     pub line: usize,
+    /// The members that a table gives as they are.
+    pub given: GivenMembers,
     /// At least one, in the order of the file.
     pub inputs: Vec<PlaylistInput>,
     /// After the comma of `#EXTINF`; empty when absent.
@@ -34,6 +40,16 @@ pub struct PlaylistEntry {
     pub group: String,
     /// Names in lower case, in the order of the line.
     pub attributes: Vec<(String, String)>,
+}
+
+/// Members of a stream that a table gives as they are; a playlist has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GivenMembers {
+    /// The name of the stream; `None`: it is made from what else is known.
+    pub name: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// Further members, in the form of the API.
+    pub members: BTreeMap<String, Value>,
 }
 
 /// A URL of a channel.
@@ -79,9 +95,9 @@ pub fn parse(bytes: &[u8]) -> Result<Playlist, Problem> {
     Ok(reader.playlist)
 }
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-fn not_a_list(line: usize, reason: impl Into<String>) -> Problem {
+pub fn not_a_list(line: usize, reason: impl Into<String>) -> Problem {
     Problem {
         line,
         code: "not_a_playlist",
@@ -90,7 +106,7 @@ fn not_a_list(line: usize, reason: impl Into<String>) -> Problem {
 }
 
 /// What a file is that is not a text of lines in UTF-8, by its first bytes.
-fn foreign_kind(bytes: &[u8]) -> Option<&'static str> {
+pub fn foreign_kind(bytes: &[u8]) -> Option<&'static str> {
     const BEGINNINGS: [(&[u8], &str); 7] = [
         (b"\xff\xfe", "the file is UTF-16; save it as UTF-8"),
         (b"\xfe\xff", "the file is UTF-16; save it as UTF-8"),

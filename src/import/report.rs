@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::ImportOptions;
+use super::channel::HTTP_ENDINGS;
 use super::compare::ChannelChange;
 use super::playlist::Problem;
 use crate::exit::Failure;
+
+/// Skipped lines of one reason that are shown unless all are.
+const EXAMPLES_MAX: usize = 5;
 
 #[derive(Debug, Default)]
 pub struct ImportReport {
@@ -39,6 +42,30 @@ impl ImportReport {
             *reasons.entry(problem.code).or_default() += 1;
         }
         reasons
+    }
+
+    /// The skipped lines by reason, the first five of each or all, and what helps against some.
+    pub fn skipped_lines(&self, all: bool) -> String {
+        let mut out = String::new();
+        for (code, count) in self.reasons() {
+            _ = writeln!(out, "{count} skipped: {code}");
+            let shown = if all { count } else { EXAMPLES_MAX };
+            let of_reason = self.skipped.iter().filter(|problem| problem.code == code);
+            for problem in of_reason.take(shown) {
+                _ = writeln!(out, "  line {}: {}", problem.line, problem.reason);
+            }
+            if count > shown {
+                _ = writeln!(out, "  {} more; -v prints all", count - shown);
+            }
+        }
+        let mut reasons = self.skipped.iter().map(|problem| &problem.reason);
+        if reasons.any(|reason| reason.ends_with(HTTP_ENDINGS)) {
+            out.push_str(
+                "Write HLS or MPEG-TS addresses that end differently with hls://, hlss://, \
+                 tshttp:// or tshttps://.\n",
+            );
+        }
+        out
     }
 
     pub fn table(&self, options: &ImportOptions, complete: bool) -> String {
@@ -70,9 +97,6 @@ impl ImportReport {
                 "{} options for players ignored: only user agent and headers are used",
                 self.player_options
             );
-        }
-        for (code, count) in self.reasons() {
-            _ = writeln!(out, "{count} skipped: {code}");
         }
         let created = self.created();
         let would = if options.dry_run { "would be " } else { "" };
@@ -136,25 +160,5 @@ impl ImportReport {
             "skipped_by_reason": self.reasons(),
         });
         format!("{report:#}\n")
-    }
-}
-
-/// A line on stderr that is overwritten; shown on a terminal only.
-pub struct ProgressLine {
-    on: bool,
-}
-
-impl ProgressLine {
-    pub fn new() -> Self {
-        Self {
-            on: io::stderr().is_terminal(),
-        }
-    }
-
-    pub fn show(&self, doing: &str, done: usize, all: usize) {
-        if self.on {
-            let end = if done == all { "\r\x1b[K" } else { "" };
-            eprint!("\r{doing} {done}/{all}{end}");
-        }
     }
 }

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::channel::{Channel, numbered, without_secrets};
 use super::compare::{is_masked, is_same_url};
-use super::report::ProgressLine;
 use crate::client::{self, ApiClient, ClientError};
+use crate::operator::progress;
 
 /// Most bytes of the names in one request. Percent-encoded in the target, they fit the server's
 /// limit for a request head.
@@ -25,16 +25,16 @@ const NUMBERS_ABOVE: u64 = 2;
 pub fn find(
     server: &ApiClient,
     channels: &mut [Channel],
-    progress: &ProgressLine,
+    is_quiet: bool,
 ) -> Result<HashMap<String, Value>, ClientError> {
     let mut streams = HashMap::new();
     let names: Vec<String> = channels
         .iter()
         .map(|channel| channel.name.clone())
         .collect();
-    read(server, &names, &mut streams, progress)?;
+    read(server, &names, &mut streams, is_quiet)?;
     let mut above: BTreeMap<String, u64> = BTreeMap::new();
-    for channel in channels.iter() {
+    for channel in channels.iter().filter(|channel| !channel.is_named) {
         let highest = above.entry(channel.base.clone()).or_insert(1);
         *highest = number(channel).max(*highest);
     }
@@ -44,7 +44,7 @@ pub fn find(
             .iter()
             .flat_map(|(base, highest)| numbers(*highest).map(|number| numbered(base, number)));
         let more: Vec<String> = more.collect();
-        read(server, &more, &mut streams, progress)?;
+        read(server, &more, &mut streams, is_quiet)?;
         let mut next = BTreeMap::new();
         for (base, highest) in above {
             let found = |number: &u64| streams.contains_key(&numbered(&base, *number));
@@ -55,7 +55,8 @@ pub fn find(
         above = next;
     }
     settle_names(channels, &streams);
-    for (at, channel) in channels.iter().enumerate() {
+    let bar = progress::bar(is_quiet, channels.len());
+    for channel in channels.iter() {
         // Lists hide secrets; the stream itself shows them to an administrator.
         if let Some(stream) = streams.get_mut(&channel.name)
             && is_masked(&stream["inputs"].to_string())
@@ -63,8 +64,9 @@ pub fn find(
             let path = format!("/streams/{}", client::escape(&channel.name));
             *stream = as_stored(server.get(&path)?);
         }
-        progress.show("comparing", at + 1, channels.len());
+        bar.inc(1);
     }
+    bar.finish_and_clear();
     Ok(streams)
 }
 
@@ -80,8 +82,9 @@ fn read(
     server: &ApiClient,
     names: &[String],
     into: &mut HashMap<String, Value>,
-    progress: &ProgressLine,
+    is_quiet: bool,
 ) -> Result<(), ClientError> {
+    let bar = progress::bar(is_quiet, names.len());
     let mut rest = names;
     while !rest.is_empty() {
         let mut query = String::new();
@@ -111,8 +114,9 @@ fn read(
             into.insert(name.to_owned(), as_stored(stream.clone()));
         }
         rest = &rest[count..];
-        progress.show("reading", names.len() - rest.len(), names.len());
+        bar.inc(count as u64);
     }
+    bar.finish_and_clear();
     Ok(())
 }
 
@@ -142,6 +146,9 @@ fn has_url(stream: &Value, channel: &Channel) -> bool {
 fn settle_names(channels: &mut [Channel], streams: &HashMap<String, Value>) {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (at, channel) in channels.iter().enumerate() {
+        if channel.is_named {
+            continue;
+        }
         groups.entry(channel.base.clone()).or_default().push(at);
     }
     let natural: HashSet<String> = channels

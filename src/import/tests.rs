@@ -25,6 +25,23 @@ struct Shelf {
     first: Vec<(u16, &'static str)>,
 }
 
+/// What an import without flags does.
+fn options() -> ImportOptions {
+    ImportOptions {
+        file: "list.m3u8".into(),
+        format: None,
+        dry_run: false,
+        strict: false,
+        batch: 500,
+        prefix: String::new(),
+        report: ReportFlags {
+            output: Output::Table,
+            verbose: false,
+            quiet: true,
+        },
+    }
+}
+
 struct Stub {
     address: SocketAddr,
     shelf: Arc<Mutex<Shelf>>,
@@ -55,15 +72,7 @@ impl Stub {
         file: &[u8],
         change: impl Fn(&mut ImportOptions),
     ) -> (Result<(), Failure>, ImportReport) {
-        let mut options = ImportOptions {
-            file: "list.m3u8".into(),
-            url: None,
-            dry_run: false,
-            strict: false,
-            batch: 500,
-            prefix: String::new(),
-            output: Output::Table,
-        };
+        let mut options = options();
         change(&mut options);
         let server = ApiClient::new(&self.url(), "the-key").expect("a usable URL");
         let mut report = ImportReport::default();
@@ -354,13 +363,8 @@ fn a_dry_run_tells_field_by_field_and_saves_nothing() {
     assert_eq!(counts(&report), (5, 1, 0, 3));
     assert_eq!(stub.requests("PUT"), 0);
     let options = ImportOptions {
-        file: "list.m3u8".into(),
-        url: None,
         dry_run: true,
-        strict: false,
-        batch: 500,
-        prefix: String::new(),
-        output: Output::Table,
+        ..options()
     };
     let table = report.table(&options, true);
     assert!(table.contains("~ One.it (line 3)\n"), "{table}");
@@ -482,18 +486,9 @@ fn requests_to_a_busy_server_are_repeated() {
 #[test]
 fn what_goes_wrong_is_said_in_words() {
     let stub = Stub::start();
-    let options = |url: String| ImportOptions {
-        file: "list.m3u8".into(),
-        url: Some(url),
-        dry_run: false,
-        strict: false,
-        batch: 500,
-        prefix: String::new(),
-        output: Output::Table,
-    };
     let fails = |server: &ApiClient| {
         let mut report = ImportReport::default();
-        import(NASTY, &options(stub.url()), server, &mut report).expect_err("cannot work")
+        import(NASTY, &options(), server, &mut report).expect_err("cannot work")
     };
     let wrong_key = fails(&ApiClient::new(&stub.url(), "other").expect("a URL"));
     assert_eq!(wrong_key.exit, Exit::Runtime);
@@ -529,7 +524,7 @@ fn what_goes_wrong_is_said_in_words() {
     }
     let hls = import(
         b"#EXT-X-STREAM-INF:x\n",
-        &options(stub.url()),
+        &options(),
         &ApiClient::new(&stub.url(), "k").expect("a URL"),
         &mut ImportReport::default(),
     );

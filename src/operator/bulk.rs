@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use ureq::http::Method;
 
 use super::connection::Connection;
-use super::progress::progress;
+use super::progress;
 use super::selection::{Agreement, confirm};
 use super::words::{at, cell, counted, items, printable};
 use crate::exit::{Exit, Failure};
@@ -73,7 +73,7 @@ impl BulkChange<'_> {
     }
 
     fn apply(&self, server: &Connection, path: &str, count: u64) -> Result<Exit, Failure> {
-        let bar = progress(server, count as usize);
+        let bar = progress::bar(server.output.quiet, count as usize);
         let last = server.send_for_lines(path, &self.body, |line| {
             bar.set_position(at(line, "done").as_u64().unwrap_or(0));
         })?;

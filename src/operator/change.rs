@@ -10,7 +10,7 @@ use super::difference::merge;
 use super::kinds::{self, ObjectKind};
 use super::names;
 use super::output::Printer;
-use super::progress::progress;
+use super::progress;
 use super::selection::{Selected, Selection};
 use super::words::{at, cell, counted, items, printable};
 use crate::client::ClientError;
@@ -266,7 +266,7 @@ pub fn save_all(
     kind: &ObjectKind,
     changes: &[ObjectChange],
 ) -> Result<(), Failure> {
-    let bar = progress(server, changes.len());
+    let bar = progress::bar(server.output.quiet, changes.len());
     if let (true, [_, _, ..]) = (kind.has_batch, changes) {
         let mut rest = changes;
         while !rest.is_empty() {
@@ -378,7 +378,7 @@ pub fn delete_all(
     kind: &ObjectKind,
     names: &[String],
 ) -> Result<Exit, Failure> {
-    let bar = progress(server, names.len());
+    let bar = progress::bar(server.output.quiet, names.len());
     let mut deleted = 0;
     for name in names {
         match server.try_send(Method::DELETE, &kind.path_of(name), &[], None) {
@@ -449,7 +449,7 @@ pub fn relocate(server: &Connection, flags: &MoveFlags) -> Result<Exit, Failure>
         };
         return change.make(server, flags.selection.agreement());
     }
-    let bar = progress(server, names.len());
+    let bar = progress::bar(server.output.quiet, names.len());
     for batch in names.chunks(BATCH_MAX) {
         server.send(Method::POST, "/streams/layouts", &[], Some(&body(batch)))?;
         bar.inc(batch.len() as u64);

@@ -9,6 +9,7 @@ use ureq::http::Method;
 use super::context::Contexts;
 use super::kinds::ObjectKind;
 use super::output::OutputFlags;
+use super::progress;
 use crate::client::{self, ApiAnswer, ApiClient, BatchRefusal, ClientError};
 use crate::config::flags::{CLIENT, Configured};
 use crate::config::{Config, Origin};
@@ -21,9 +22,9 @@ const PAGE_MAX: usize = 1000;
 /// Every request is strict: what the server does not know is an error.
 const STRICT: (&str, &str) = ("prefer", "handling=strict");
 
-/// Flags of all subcommands that are clients.
+/// Which server, with which settings.
 #[derive(Debug, Args)]
-pub struct ClientFlags {
+pub struct ServerFlags {
     /// Base URL of the server [default: CENTRAL_API_URL, else the context, else the server of the
     /// data directory].
     #[arg(long, value_name = "URL", help_heading = "Server")]
@@ -35,7 +36,7 @@ pub struct ClientFlags {
         help_heading = "Server",
         conflicts_with = "url"
     )]
-    pub context: Option<String>,
+    context: Option<String>,
     /// Longest time for one answer.
     #[arg(
         long,
@@ -44,11 +45,82 @@ pub struct ClientFlags {
         default_value = "2m",
         value_parser = waiting_time
     )]
-    pub timeout: Duration,
-    #[command(flatten)]
-    pub output: OutputFlags,
+    timeout: Duration,
     #[command(flatten)]
     pub configured: Configured<CLIENT>,
+}
+
+/// Flags of all subcommands that are clients.
+#[derive(Debug, Args)]
+pub struct ClientFlags {
+    #[command(flatten)]
+    pub server: ServerFlags,
+    #[command(flatten)]
+    pub output: OutputFlags,
+}
+
+/// Whether a flag or a variable sets this setting.
+fn is_given(config: &Config, key: &str) -> bool {
+    let origin = &config.effective(key).origin;
+    matches!(origin, Origin::Environment { .. } | Origin::Flag { .. })
+}
+
+impl ServerFlags {
+    /// Finds the server: by flags and variables, else by the context, else by the data directory.
+    /// The key of a context is sent to the URL of that context only.
+    pub fn find(&self, config: &Config) -> Result<FoundServer, Failure> {
+        let is_given = |key| is_given(config, key);
+        let names_server = self.url.is_some() || is_given("api_url") || is_given("data_dir");
+        let context = if self.context.is_some() || !names_server {
+            Contexts::read(config)?.find(self.context.as_deref())?
+        } else {
+            None
+        };
+        let (url, key) = match context {
+            Some(context) if is_given("api_key") => {
+                (context.url, client::api_key(&config.settings)?)
+            }
+            Some(context) => (context.url, context.api_key),
+            None => (
+                client::base_url(self.url.as_deref(), &config.settings)?,
+                client::api_key(&config.settings)?,
+            ),
+        };
+        self.client_of(url, &key)
+    }
+
+    /// Finds the server of the data directory.
+    pub fn of_settings(&self, config: &Config) -> Result<FoundServer, Failure> {
+        let url = client::base_url(None, &config.settings)?;
+        self.client_of(url, &client::api_key(&config.settings)?)
+    }
+
+    fn client_of(&self, url: String, key: &str) -> Result<FoundServer, Failure> {
+        let api = ApiClient::with_wait(&url, key, self.timeout);
+        let api = api.map_err(|what| Failure::new(Exit::Usage, what))?;
+        Ok(FoundServer { url, api })
+    }
+
+    /// Whether a server is named, by a flag, by CENTRAL_API_URL without a data directory beside
+    /// it, or by the chosen context. Else the data directory is meant.
+    pub fn names_server(&self, config: &Config) -> Result<bool, Failure> {
+        if self.url.is_some() || self.context.is_some() {
+            return Ok(true);
+        }
+        if is_given(config, "data_dir") {
+            return Ok(false);
+        }
+        if is_given(config, "api_url") {
+            return Ok(true);
+        }
+        Ok(Contexts::read(config)?.find(None)?.is_some())
+    }
+}
+
+/// A server, and a client with the key for it.
+pub struct FoundServer {
+    pub url: String,
+    pub api: ApiClient,
 }
 
 fn waiting_time(text: &str) -> Result<Duration, String> {
@@ -65,32 +137,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// By flags and variables, else by the context, else by the data directory. The key of a
-    /// context is sent to the URL of that context only.
     pub fn open(flags: ClientFlags, config: &Config) -> Result<Self, Failure> {
-        let is_given = |key: &str| {
-            let origin = &config.effective(key).origin;
-            matches!(origin, Origin::Environment { .. } | Origin::Flag { .. })
-        };
-        let names_server = flags.url.is_some() || is_given("api_url") || is_given("data_dir");
-        let context = if flags.context.is_some() || !names_server {
-            Contexts::read(config)?.find(flags.context.as_deref())?
-        } else {
-            None
-        };
-        let (url, key) = match context {
-            Some(context) if is_given("api_key") => {
-                (context.url, client::api_key(&config.settings)?)
-            }
-            Some(context) => (context.url, context.api_key),
-            None => (
-                client::base_url(flags.url.as_deref(), &config.settings)?,
-                client::api_key(&config.settings)?,
-            ),
-        };
         Ok(Self {
-            api: ApiClient::new(&url, &key).map_err(|what| Failure::new(Exit::Usage, what))?,
-            timeout: flags.timeout,
+            api: flags.server.find(config)?.api,
+            timeout: flags.server.timeout,
             output: flags.output,
         })
     }
@@ -147,7 +197,7 @@ impl Connection {
         Ok(answer.body)
     }
 
-    /// The part of a preview that needs the layouter; `None` while it is off.
+    /// A preview of the layouter; `None` while it is off, or if the key may save and not preview.
     pub fn preview(&self, path: &str, body: &Value) -> Result<Option<Value>, Failure> {
         match self.try_send(Method::POST, path, &[], Some(body)) {
             Ok(answer) => Ok(Some(answer.body)),
@@ -158,6 +208,7 @@ impl Connection {
             {
                 Ok(None)
             }
+            Err(ClientError::Status { status: 403, .. }) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
     }
@@ -171,30 +222,69 @@ impl Connection {
         limit: usize,
         mut page: impl FnMut(&[Value]) -> Result<bool, Failure>,
     ) -> Result<u64, Failure> {
+        let list = (kind.path, kind.list);
+        let read = self.list_pages(list, query, limit, |rows, _| page(rows))?;
+        Ok(read.estimated)
+    }
+
+    /// Reads all of a list page by page, with a bar on stderr while it lasts, unless it `is_quiet`.
+    pub fn all_pages(
+        &self,
+        kind: &ObjectKind,
+        query: &str,
+        is_quiet: bool,
+        mut page: impl FnMut(&[Value]) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let bar = progress::of_list(is_quiet, kind.plural);
+        let list = (kind.path, kind.list);
+        self.list_pages(list, query, usize::MAX, |rows, estimated| {
+            bar.set_length(estimated);
+            let wants_more = page(rows)?;
+            bar.inc(rows.len() as u64);
+            Ok(wants_more)
+        })?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Reads at most `limit` items of the member `list` of a path, page by page. `page` also gets
+    /// the estimated number of all items.
+    pub fn list_pages(
+        &self,
+        (path, list): (&str, &str),
+        query: &str,
+        limit: usize,
+        mut page: impl FnMut(&[Value], u64) -> Result<bool, Failure>,
+    ) -> Result<ReadPages, Failure> {
         let mut cursor = None::<String>;
         let mut left = limit;
         loop {
             let size = left.min(PAGE_MAX);
-            let mut path = format!("{}?limit={size}", kind.path);
+            let mut target = format!("{path}?limit={size}");
             for part in [Some(query), cursor.as_deref()].into_iter().flatten() {
                 if !part.is_empty() {
-                    path.push('&');
-                    path.push_str(part);
+                    target.push('&');
+                    target.push_str(part);
                 }
             }
-            let answer = self.get(&path)?;
+            let answer = self.get(&target)?;
             let unexpected = || {
-                let what = format!("unexpected response of {}: no list", kind.path);
+                let what = format!("unexpected response of {path}: no list");
                 Failure::new(Exit::Runtime, what)
             };
-            let rows = answer[kind.list].as_array().ok_or_else(unexpected)?;
+            let rows = answer[list].as_array().ok_or_else(unexpected)?;
+            let estimated = answer["estimated_count"].as_u64().unwrap_or(0);
             left -= rows.len().min(left);
-            let wants_more = page(rows)?;
+            let wants_more = page(rows, estimated)?;
             cursor = answer["next"]
                 .as_str()
                 .map(|next| format!("cursor={}", client::escape(next)));
             if cursor.is_none() || left == 0 || !wants_more {
-                return Ok(answer["estimated_count"].as_u64().unwrap_or(0));
+                let has_more = cursor.is_some();
+                return Ok(ReadPages {
+                    estimated,
+                    has_more,
+                });
             }
         }
     }
@@ -205,6 +295,14 @@ impl Connection {
             eprintln!("{text}");
         }
     }
+}
+
+/// The end of a list that was read.
+pub struct ReadPages {
+    /// Number of all items that pass the filters.
+    pub estimated: u64,
+    /// Items follow that were not read.
+    pub has_more: bool,
 }
 
 /// What the server refused, in its own words, with code and pointer.

@@ -9,7 +9,7 @@ use ureq::http::Method;
 
 use super::connection::Connection;
 use super::names;
-use super::progress::progress;
+use super::progress;
 use super::what_if;
 use super::words::{at, counted, number, text};
 use crate::client::escape;
@@ -88,21 +88,25 @@ pub fn drain(server: &Connection, flags: &DrainFlags) -> Result<Exit, Failure> {
         }
     }
     if flags.dry_run {
-        let mut exit = Exit::Done;
-        for host in &flags.hosts {
-            server.note(&format!("{host}:"));
-            let preview = put(server, host, "?dry_run=true", &wanted)?;
-            if what_if::print(server, &preview)? == Exit::Unhealthy {
-                exit = Exit::Unhealthy;
-            }
-        }
-        return Ok(exit);
+        return what_if::print(server, &preview(server, &flags.hosts, &wanted)?);
     }
     let exit = save(server, &flags.hosts, &wanted)?;
     if flags.wait {
         return wait(server, &flags.hosts);
     }
     Ok(exit)
+}
+
+/// What would move: of several streamers together, so that none takes the streams of another.
+fn preview(server: &Connection, hosts: &[String], wanted: &Value) -> Result<Value, Failure> {
+    if let [host] = hosts {
+        return put(server, host, "?dry_run=true", wanted);
+    }
+    let event = |host: &String| json!({"event": "streamer_drained", "hostname": host});
+    let events: Vec<Value> = hosts.iter().map(event).collect();
+    let body = json!({"events": events});
+    let answer = server.send(Method::POST, "/cluster/preview", &[], Some(&body))?;
+    Ok(answer.body)
 }
 
 /// What is left of a drain.
@@ -163,7 +167,7 @@ fn wait(server: &Connection, hosts: &[String]) -> Result<Exit, Failure> {
             return Ok(Exit::Unhealthy);
         }
         let total = slots.max(2) as usize;
-        let bar = bar.get_or_insert_with(|| progress(server, total));
+        let bar = bar.get_or_insert_with(|| progress::bar(server.output.quiet, total));
         let total = bar.length().unwrap_or(0);
         bar.set_position(total.saturating_sub(slots));
         waiting = still;

@@ -7,7 +7,7 @@
 
 mod bulk;
 mod change;
-mod connection;
+pub mod connection;
 mod context;
 mod describe;
 mod difference;
@@ -20,7 +20,7 @@ mod layouter;
 mod maintenance;
 mod names;
 mod output;
-mod progress;
+pub mod progress;
 mod selection;
 mod status;
 #[cfg(test)]
@@ -122,7 +122,7 @@ pub struct Operated<T: Args> {
 impl OperatorVerb {
     /// The configuration file and the settings that are given to it.
     pub fn configured(&self) -> (Option<PathBuf>, Flags) {
-        let own = self.client().map(|client| &client.configured);
+        let own = self.client().map(|client| &client.server.configured);
         own.map_or_else(Default::default, |own| {
             (own.file.path.clone(), own.settings.0.clone())
         })

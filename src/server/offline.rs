@@ -8,22 +8,26 @@ use std::sync::Arc;
 use weir_storage::{ArchiveWriter, BackupFile, Floor, Saved, Storage as _, copy_verified};
 
 use super::{now_ms, open_store, storage_failure};
-use crate::client::{ApiClient, api_key, base_url};
+use crate::cli::BackupFlags;
 use crate::config::Config;
 use crate::exit::{Exit, Failure, cannot};
+use crate::operator::connection::FoundServer;
+use crate::operator::progress;
 use crate::rt;
 use crate::writer::tables;
 
 /// Bytes that are written at a time.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// `weir backup`: copies the store into one file. A server that uses it sends the backup itself.
-pub fn backup(config: &Config, file: &Path, url: Option<&str>) -> Result<Exit, Failure> {
+/// `weir backup`: copies the store into one file. A server that is named, or that uses the data
+/// directory, sends the backup itself.
+pub fn backup(config: &Config, flags: &BackupFlags) -> Result<Exit, Failure> {
+    let (file, is_quiet) = (flags.file.as_path(), flags.quiet);
     survive_file_limit()?;
-    if let Some(url) = url {
-        return download(config, file, url);
+    if flags.server.names_server(config)? {
+        return download(file, &flags.server.find(config)?, is_quiet);
     }
-    match backup_store(config, file) {
+    match backup_store(config, file, is_quiet) {
         Err(in_use) if in_use.exit == Exit::Locked => {
             let unreached = |failure: Failure| match failure.exit {
                 Exit::Storage => failure,
@@ -35,8 +39,8 @@ pub fn backup(config: &Config, file: &Path, url: Option<&str>) -> Result<Exit, F
                     ),
                 ),
             };
-            let url = base_url(None, &config.settings).map_err(unreached)?;
-            download(config, file, &url).map_err(unreached)
+            let server = flags.server.of_settings(config).map_err(unreached)?;
+            download(file, &server, is_quiet).map_err(unreached)
         }
         other => other,
     }
@@ -49,7 +53,7 @@ fn survive_file_limit() -> Result<(), Failure> {
         .map_err(cannot("handle signals"))
 }
 
-fn backup_store(config: &Config, file: &Path) -> Result<Exit, Failure> {
+fn backup_store(config: &Config, file: &Path, is_quiet: bool) -> Result<Exit, Failure> {
     check_exists(config)?;
     let (store, opened) = open_store(&config.settings)?;
     let mut sink = Sink::create(file)?;
@@ -57,41 +61,48 @@ fn backup_store(config: &Config, file: &Path) -> Result<Exit, Failure> {
     let (id, lsn, stamp_ms) = (opened.store_id, opened.lsn, opened.stamp_ms);
     let mut writer = ArchiveWriter::begin(id, lsn, stamp_ms, &mut out);
     let mut written = Ok(());
+    let bar = progress::bytes(is_quiet, "copying the store");
     for table in tables() {
         let mut add = |key: &[u8], value: &[u8]| {
             writer.record(table, key, value.len(), &mut out);
             writer.value(value, &mut out);
             if out.len() >= WRITE_BYTES && written.is_ok() {
                 written = sink.append(&out);
+                bar.inc(out.len() as u64);
                 out.clear();
             }
         };
         store.load(table, None, &mut add).map_err(storage_failure)?;
     }
+    bar.finish_and_clear();
     let records = writer.end(&mut out);
     written.and_then(|()| sink.append(&out))?;
     let saved = sink.finish()?;
     store.close().map_err(storage_failure)?;
     let bytes = saved.map_or_else(String::new, |saved| format!(" in {} bytes", saved.bytes));
-    report(file, &format!("{records} records at revision {lsn}{bytes}"));
+    if !is_quiet {
+        report(file, &format!("{records} records at revision {lsn}{bytes}"));
+    }
     Ok(Exit::Done)
 }
 
 /// Downloads the backup of a running server.
-fn download(config: &Config, file: &Path, url: &str) -> Result<Exit, Failure> {
-    let server = ApiClient::new(url, &api_key(&config.settings)?)
-        .map_err(|message| Failure::new(Exit::Usage, message))?;
+fn download(file: &Path, server: &FoundServer, is_quiet: bool) -> Result<Exit, Failure> {
     // Before the server is sent a request: a file that is there is not replaced.
     let mut sink = Sink::create(file)?;
-    let body = server.download("/backup");
+    let body = server.api.download("/backup");
     let body = body.map_err(|error| Failure::new(Exit::Runtime, error.to_string()))?;
     let mut refused = None;
+    let url = &server.url;
+    let bar = progress::bytes(is_quiet, "downloading the backup");
     let copied = copy_verified(Path::new(url), body, |part| {
+        bar.inc(part.len() as u64);
         sink.append(part).map_err(|failure| {
             refused = Some(failure);
             io::ErrorKind::Other.into()
         })
     });
+    bar.finish_and_clear();
     let saved = match (copied, refused) {
         (_, Some(failure)) => return Err(failure),
         (Ok(saved), None) => saved,
@@ -107,8 +118,10 @@ fn download(config: &Config, file: &Path, url: &str) -> Result<Exit, Failure> {
         bytes,
         ..
     } = saved;
-    let text = format!("{records} records at revision {lsn} in {bytes} bytes from {url}");
-    report(file, &text);
+    if !is_quiet {
+        let text = format!("{records} records at revision {lsn} in {bytes} bytes from {url}");
+        report(file, &text);
+    }
     Ok(Exit::Done)
 }
 
@@ -171,8 +184,10 @@ pub fn restore(config: &Config, file: &Path, overwrite: bool) -> Result<Exit, Fa
         stamp_ms: old.stamp_ms.max(now_ms() + MARGIN_MS),
         lsn: old.lsn,
     };
-    let restored =
-        weir_storage::restore(file, directory, overwrite, floor).map_err(storage_failure)?;
+    let bar = progress::spinner(false, "restoring");
+    let restored = weir_storage::restore(file, directory, overwrite, floor);
+    bar.finish_and_clear();
+    let restored = restored.map_err(storage_failure)?;
     let (records, lsn) = (restored.records, restored.opened.lsn);
     println!(
         "{records} records at revision {lsn} in {}",
@@ -211,13 +226,16 @@ fn check_exists(config: &Config) -> Result<(), Failure> {
 
 /// `weir check`: reads every record of the store and of its log, or of a backup.
 pub fn check(config: &Config, file: Option<&Path>) -> Result<Exit, Failure> {
-    let (records, lsn, corrected) = match file {
+    let bar = progress::spinner(false, "checking");
+    let checked = match file {
         Some(file) => {
-            let saved = weir_storage::verify(file).map_err(storage_failure)?;
-            (saved.records, saved.lsn, 0)
+            let saved = weir_storage::verify(file).map_err(storage_failure);
+            saved.map(|saved| (saved.records, saved.lsn, 0))
         }
-        None => check_store(config)?,
+        None => check_store(config),
     };
+    bar.finish_and_clear();
+    let (records, lsn, corrected) = checked?;
     if corrected > 0 {
         let entries = if corrected == 1 { "entry" } else { "entries" };
         println!("{corrected} {entries} of the log had a flipped bit, which is corrected");
