@@ -1,7 +1,8 @@
 //! `weir export`, `weir diff` and `weir apply`: configuration in files.
 //!
-//! A JSON line is an object by its kind, `{"stream": {"name": "sports/hd1", ...}}`; in TOML the
-//! name is the key, `[stream."sports/hd1"]`. A file has whole objects: a field that it leaves out
+//! A JSON line is an object by its kind, `{"stream": {"name": "sports/hd1", ...}}`, or with its
+//! kind, `{"kind": "stream", "name": "sports/hd1", ...}`; in TOML the name is the key,
+//! `[stream."sports/hd1"]`. A file has whole objects: a field that it leaves out
 //! is removed. Objects that no file has stay, unless `--prune` deletes them. Secrets are masked in
 //! an export; a mask that is applied keeps the stored secret.
 
@@ -17,7 +18,7 @@ use super::change::{ObjectChange, delete_all, save_all};
 use super::connection::Connection;
 use super::difference::{holds, lines, patch_between};
 use super::kinds::{self, KINDS, ObjectKind};
-use super::output::Printer;
+use super::output::{Printer, is_terminal};
 use super::selection::{Filters, has_label, pair};
 use super::words::{counted, number, printable};
 use crate::exit::{Exit, Failure, cannot};
@@ -69,6 +70,9 @@ pub struct ApplyFlags {
     /// Print what would change; change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Refuse fields that the server does not know. It always does, with or without this flag.
+    #[arg(long)]
+    strict: bool,
 }
 
 /// `weir export`.
@@ -80,11 +84,13 @@ pub fn export(server: &Connection, flags: &ExportFlags) -> Result<Exit, Failure>
         flags.kinds.clone()
     };
     let mut printer = Printer::new();
+    // The lines themselves show the progress on a terminal.
+    let is_quiet = server.output.quiet || is_terminal();
     let mut has_secrets = false;
     for kind in kinds {
         let query = [selected(kind), flags.filters.query()];
         let query: Vec<String> = query.into_iter().filter(|it| !it.is_empty()).collect();
-        server.pages(kind, &query.join("&"), usize::MAX, |rows| {
+        server.all_pages(kind, &query.join("&"), is_quiet, |rows| {
             for row in rows {
                 let given = kind.given(row)?;
                 has_secrets |= holds(&given, MASK);
@@ -167,14 +173,37 @@ fn read_file(path: &Path, objects: &mut FileObjects) -> Result<(), Failure> {
         let origin = format!("{}:{}", path.display(), at + 1);
         let parsed: Map<String, Value> = serde_json::from_str(line)
             .map_err(|error| Failure::new(Exit::Usage, format!("{origin}: {error}")))?;
-        let mut members = parsed.into_iter();
-        let (Some((kind, object)), None) = (members.next(), members.next()) else {
-            let what = format!("{origin}: one member is expected, for instance \"stream\"");
-            return Err(Failure::new(Exit::Usage, what));
-        };
+        let (kind, object) = line_object(parsed, &origin)?;
         add(&kind, None, object, origin, objects)?;
     }
     Ok(())
+}
+
+/// The kind and the object of a JSON line, which may have either form.
+fn line_object(mut members: Map<String, Value>, origin: &str) -> Result<(String, Value), Failure> {
+    let usage = |what: String| Failure::new(Exit::Usage, format!("{origin}: {what}"));
+    let Some(kind) = members.get("kind").and_then(Value::as_str) else {
+        let mut members = members.into_iter();
+        return match (members.next(), members.next()) {
+            (Some(member), None) => Ok(member),
+            _ => Err(usage(
+                "\"kind\" is expected, or one member, for instance \"stream\"".to_owned(),
+            )),
+        };
+    };
+    let kind = kind.to_owned();
+    let row = kinds::parse(&kind).map_err(|what| usage(format!("{kind:?} {what}")))?;
+    if row.has_field("kind") {
+        // Whether it has none, or the other one, is not known, and a field that is left out is
+        // removed.
+        let what = format!(
+            "a {0} has a field \"kind\" of its own: write {{\"{0}\": {{...}}}}",
+            row.name
+        );
+        return Err(usage(what));
+    }
+    members.remove("kind");
+    Ok((kind, Value::Object(members)))
 }
 
 fn read_toml(path: &Path, text: &str, objects: &mut FileObjects) -> Result<(), Failure> {
@@ -250,7 +279,7 @@ fn compare(server: &Connection, flags: &FileFlags) -> Result<Vec<KindDifferences
             equal: 0,
             lines: Vec::new(),
         };
-        server.pages(kind, &selected(kind), usize::MAX, |rows| {
+        server.all_pages(kind, &selected(kind), server.output.quiet, |rows| {
             for row in rows {
                 let name = match &row[kind.key] {
                     Value::String(name) => name.clone(),
@@ -333,7 +362,53 @@ impl KindDifferences {
     }
 }
 
-/// Prints the differences, their counts, and how many streams would move.
+impl KindDifferences {
+    /// What the saves would move, as the layouter previews it; nothing while it is off.
+    fn moves(&self, server: &Connection, all: &[Self]) -> Result<Vec<String>, Failure> {
+        let saved = self.created.len() + self.changed.len();
+        if saved == 0 || !["stream", "streamer"].contains(&self.kind.name) {
+            return Ok(Vec::new());
+        }
+        if saved > PREVIEWED_MAX {
+            let what = format!(
+                "moves are not counted: more than {} differ",
+                counted(PREVIEWED_MAX as u64, self.kind.name)
+            );
+            return Ok(vec![what]);
+        }
+        let patches = self.created.iter().chain(&self.changed).map(|change| {
+            let mut patch = change.patch.clone();
+            patch[self.kind.key] = Value::from(change.name.as_str());
+            patch
+        });
+        let body = Value::Array(patches.collect());
+        let path = format!("{}/preview_layout_change?limit=1", self.kind.path);
+        let Some(preview) = server.preview(&path, &body)? else {
+            return Ok(Vec::new());
+        };
+        let mut lines = Vec::new();
+        let because = match self.kind.name {
+            "streamer" => " because of streamers",
+            _ => "",
+        };
+        let moves = number(&preview, "moves_caused");
+        if moves > 0 {
+            lines.push(format!("{} would move{because}", counted(moves, "stream")));
+        }
+        let more = number(&preview, "unplaced").saturating_sub(number(&preview, "unplaced_before"));
+        // Streams of the files may fit on streamers of the files.
+        let has_streamers = all
+            .iter()
+            .any(|it| it.kind.name == "streamer" && !it.created.is_empty());
+        if more > 0 && !(has_streamers && self.kind.name == "stream") {
+            let streams = counted(more, "stream");
+            lines.push(format!("{streams} would have no place{because}"));
+        }
+        Ok(lines)
+    }
+}
+
+/// Prints the differences, their counts, and what would move.
 fn print(server: &Connection, all: &[KindDifferences], deletes: bool) -> Result<usize, Failure> {
     let mut printer = Printer::new();
     for of_kind in all {
@@ -359,29 +434,12 @@ fn print(server: &Connection, all: &[KindDifferences], deletes: bool) -> Result<
     server.note(&format!(
         "{created} to create, {changed} to change, {equal} equal, {kept}"
     ));
-    let moves = moves(server, all)?;
-    if moves > 0 {
-        server.note(&format!("{} would move", counted(moves, "stream")));
+    for of_kind in all {
+        for line in of_kind.moves(server, all)? {
+            server.note(&line);
+        }
     }
     Ok(created + changed + if deletes { missing } else { 0 })
-}
-
-/// How many streams the saves would move, as the layouter previews it; 0 while it is off.
-fn moves(server: &Connection, all: &[KindDifferences]) -> Result<u64, Failure> {
-    let Some(streams) = all.iter().find(|it| it.kind.name == "stream") else {
-        return Ok(0);
-    };
-    if streams.changed.is_empty() || streams.changed.len() > PREVIEWED_MAX {
-        return Ok(0);
-    }
-    let patches = streams.changed.iter().map(|change| {
-        let mut patch = change.patch.clone();
-        patch[streams.kind.key] = Value::from(change.name.as_str());
-        patch
-    });
-    let body = Value::Array(patches.collect());
-    let preview = server.preview("/streams/preview_layout_change", &body)?;
-    Ok(preview.map_or(0, |preview| number(&preview, "moves_caused")))
 }
 
 /// `weir diff`.
