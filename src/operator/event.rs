@@ -42,19 +42,36 @@ pub struct EventFlags {
     /// Only events of this object.
     #[arg(long, value_name = "NAME")]
     entity: Option<String>,
-    /// Most events that are printed, newest first; with --follow those before it waits.
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: u32,
+    /// Most events that are printed, newest first; with --follow those before it waits [default:
+    /// 50, with --since all].
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
 }
+
+/// Events that are printed without --limit and --since.
+const NEWEST: usize = 50;
+
+/// Most events that are kept to print them in the order of their time.
+const ORDERED_MAX: usize = 10_000;
 
 fn past(text: &str) -> Result<Duration, String> {
     duration::parse(text).ok_or_else(|| format!("must be {}", duration::ALLOWED))
 }
 
 impl EventFlags {
-    fn query(&self) -> String {
-        let mut parts = Vec::new();
+    /// Most events of the past that are printed.
+    fn past_max(&self) -> usize {
+        match (self.limit, self.since) {
+            (Some(limit), _) => limit as usize,
+            (None, Some(_)) => usize::MAX,
+            (None, None) => NEWEST,
+        }
+    }
+
+    /// The query of events in this order, without `?`.
+    fn query(&self, sort: &str) -> String {
+        let mut parts = vec![format!("sort={sort}")];
         let filters = [
             ("event", &self.kind),
             ("user", &self.user),
@@ -63,80 +80,144 @@ impl EventFlags {
         ];
         for (field, value) in filters {
             if let Some(value) = value {
-                parts.push(format!("&{field}={}", escape(value)));
+                parts.push(format!("{field}={}", escape(value)));
             }
         }
         if let Some(since) = self.since {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let from = now.unwrap_or_default().saturating_sub(since);
-            parts.push(format!("&utc_ms_gte={}", from.as_millis()));
+            parts.push(format!("utc_ms_gte={}", from.as_millis()));
         }
-        parts.concat()
+        parts.join("&")
     }
 }
 
+/// A list of the API, and its member with the items.
+const EVENTS: (&str, &str) = ("/events", "events");
+
 pub fn run(server: &Connection, flags: &EventFlags) -> Result<Exit, Failure> {
-    let filters = flags.query();
-    let newest = format!("/events?sort=-event_id&limit={}{filters}", flags.limit);
-    let mut events = server.get(&newest)?["events"].take();
-    let events = events
-        .as_array_mut()
-        .map(std::mem::take)
-        .unwrap_or_default();
-    let mut printer = Printer::new();
-    let is_json = server.output.output == OutputForm::Json;
-    if is_json && !flags.follow {
-        printer.json(&Value::Array(events))?;
-        printer.flush()?;
+    let mut events = EventPrinter {
+        server,
+        printer: Printer::new(),
+        newest: None,
+        count: 0,
+    };
+    if flags.follow {
+        // Further events follow in the order of their time.
+        events.past_in_order(flags)?;
+        events.follow(flags)?;
         return Ok(Exit::Done);
     }
-    let mut last = newest_id(server, &events)?;
-    let in_order: Box<dyn Iterator<Item = &Value>> = if flags.follow {
-        Box::new(events.iter().rev())
-    } else {
-        Box::new(events.iter())
-    };
-    for event in in_order {
-        print(server, &mut printer, event)?;
-    }
-    printer.flush()?;
-    let mut pause = RETRY.0;
-    while flags.follow && !printer.is_closed() {
-        let path = format!(
-            "/events?event_id_gt={last}&sort=event_id&limit={PAGE_MAX}\
-             &poll_timeout={POLL_SECONDS}{filters}"
-        );
-        match server.poll(&path, Duration::from_secs(POLL_SECONDS)) {
-            Ok(answer) => {
-                pause = RETRY.0;
-                for event in items(&answer, "events") {
-                    last = last.max(number(event, "event_id"));
-                    print(server, &mut printer, event)?;
-                }
-                printer.flush()?;
-            }
-            Err(ClientError::Transport { url, cause }) => {
-                server.note(&format!("{url}: {cause}; trying again in {pause:?}"));
-                thread::sleep(pause);
-                pause = (pause * 2).min(RETRY.1);
-            }
-            Err(error) => return Err(failure(&error)),
+    let query = flags.query("-event_id");
+    let is_array = server.output.output == OutputForm::Json;
+    let read = server.list_pages(EVENTS, &query, flags.past_max(), |rows, _| {
+        if is_array {
+            events.array_part(rows)?;
+        } else {
+            events.page(rows)?;
         }
+        Ok(!events.printer.is_closed())
+    })?;
+    if is_array {
+        let end = if events.count == 0 { "[]" } else { "\n]" };
+        events.printer.line(end)?;
+    }
+    events.printer.flush()?;
+    if read.has_more && !events.printer.is_closed() {
+        server.note(&format!(
+            "{} of {}; --limit and --since print more",
+            count(events.count),
+            counted(read.estimated, "event")
+        ));
     }
     Ok(Exit::Done)
 }
 
-/// The id that further events are above: of the newest event of all kinds, if none passed.
-fn newest_id(server: &Connection, events: &[Value]) -> Result<u64, Failure> {
-    if let Some(first) = events.first() {
-        return Ok(number(first, "event_id"));
+/// Prints events as they are read.
+struct EventPrinter<'s> {
+    server: &'s Connection,
+    printer: Printer,
+    /// The highest id that was printed.
+    newest: Option<u64>,
+    count: u64,
+}
+
+impl EventPrinter<'_> {
+    fn page(&mut self, rows: &[Value]) -> Result<(), Failure> {
+        for event in rows {
+            let id = number(event, "event_id");
+            self.newest = self.newest.max(Some(id));
+            print(self.server, &mut self.printer, event)?;
+            self.count += 1;
+        }
+        self.printer.flush()
     }
+
+    fn array_part(&mut self, rows: &[Value]) -> Result<(), Failure> {
+        for event in rows {
+            let begin = if self.count == 0 { "[\n" } else { ",\n" };
+            self.printer.text(&format!("{begin}{event}"))?;
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    /// Prints the events of the past in the order of their time.
+    fn past_in_order(&mut self, flags: &EventFlags) -> Result<(), Failure> {
+        let (server, limit) = (self.server, flags.past_max());
+        if limit > ORDERED_MAX {
+            let query = flags.query("event_id");
+            let read = server.list_pages(EVENTS, &query, limit, |rows, _| {
+                self.page(rows)?;
+                Ok(!self.printer.is_closed())
+            });
+            return read.map(drop);
+        }
+        let query = flags.query("-event_id");
+        let mut events = Vec::new();
+        server.list_pages(EVENTS, &query, limit, |rows, _| {
+            events.extend_from_slice(rows);
+            Ok(true)
+        })?;
+        events.reverse();
+        self.page(&events)
+    }
+
+    fn follow(&mut self, flags: &EventFlags) -> Result<(), Failure> {
+        let query = flags.query("event_id");
+        let mut last = match self.newest {
+            Some(newest) => newest,
+            None => newest_id(self.server)?,
+        };
+        let mut pause = RETRY.0;
+        while !self.printer.is_closed() {
+            let path = format!(
+                "/events?event_id_gt={last}&limit={PAGE_MAX}&poll_timeout={POLL_SECONDS}&{query}"
+            );
+            match self.server.poll(&path, Duration::from_secs(POLL_SECONDS)) {
+                Ok(answer) => {
+                    pause = RETRY.0;
+                    self.page(items(&answer, "events"))?;
+                    last = last.max(self.newest.unwrap_or(0));
+                }
+                Err(ClientError::Transport { url, cause }) => {
+                    self.server
+                        .note(&format!("{url}: {cause}; trying again in {pause:?}"));
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(RETRY.1);
+                }
+                Err(error) => return Err(failure(&error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The id of the newest event of all kinds, which further events are above.
+fn newest_id(server: &Connection) -> Result<u64, Failure> {
     let newest = server.get("/events?sort=-event_id&limit=1&select=event_id")?;
-    Ok(number(&newest, "events.0.event_id").max(
-        items(&newest, "events")
-            .first()
-            .map_or(0, |event| number(event, "event_id")),
-    ))
+    let first = items(&newest, "events").first();
+    Ok(first.map_or(0, |event| number(event, "event_id")))
 }
 
 fn print(server: &Connection, printer: &mut Printer, event: &Value) -> Result<(), Failure> {

@@ -71,6 +71,11 @@ impl Printer {
         self.written(|out| writeln!(out, "{line}"))
     }
 
+    /// Text without an end of the line.
+    pub fn text(&mut self, text: &str) -> Result<(), Failure> {
+        self.written(|out| write!(out, "{text}"))
+    }
+
     pub fn json(&mut self, value: &Value) -> Result<(), Failure> {
         self.line(&format!("{value:#}"))
     }
@@ -137,7 +142,7 @@ impl<'f> ListPrinter<'f> {
             OutputForm::Json => {
                 for (at, row) in rows.iter().enumerate() {
                     let comma = if self.count + at == 0 { "[\n" } else { ",\n" };
-                    self.printer.written(|out| write!(out, "{comma}{row}"))?;
+                    self.printer.text(&format!("{comma}{row}"))?;
                 }
             }
         }
