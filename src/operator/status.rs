@@ -10,7 +10,7 @@ use ureq::http::Method;
 
 use super::connection::{Connection, failure};
 use super::output::{OutputForm, Printer, is_terminal, pairs};
-use super::words::{at, cell, count, counted, items, number, rate, text};
+use super::words::{at, cell, count, counted, items, number, rate, text, time};
 use crate::client::ClientError;
 use crate::exit::{Exit, Failure};
 
@@ -40,7 +40,10 @@ pub struct StatusFlags {
 pub struct HealthcheckFlags {}
 
 /// The state of a streamer that is lost.
-const LOST: &str = "offline";
+const LOST: &str = "down";
+
+/// Lines of attention that are shown, the worst first.
+const ATTENTION_MAX: usize = 5;
 
 /// Shown instead of what the key may not read.
 const NOT_PERMITTED: &str = "not permitted";
@@ -142,11 +145,7 @@ fn states(server: &Connection) -> Result<Vec<(String, Vec<String>)>, Failure> {
     let list = permitted(server, path)?.unwrap_or_default();
     let mut states: Vec<(String, Vec<String>)> = Vec::new();
     for row in items(&list, "streamers") {
-        let lost = text(row, "state.name") == LOST;
-        let state = match text(row, "state.maintenance.mode") {
-            mode if mode.is_empty() || lost => text(row, "state.name"),
-            mode => mode,
-        };
+        let state = text(row, "state.code");
         if ["up", ""].contains(&state) {
             continue;
         }
@@ -156,6 +155,7 @@ fn states(server: &Connection) -> Result<Vec<(String, Vec<String>)>, Failure> {
             None => states.push((state.to_owned(), vec![name])),
         }
     }
+    states.sort_by_key(|(state, _)| state != LOST);
     Ok(states)
 }
 
@@ -180,6 +180,9 @@ impl ClusterStatus {
             "traffic": at(&self.summary, "traffic"),
             "unplaced": self.unplaced(),
             "capacity": at(&self.summary, "capacity"),
+            "layouter": at(&self.summary, "layouter"),
+            "attention": at(&self.summary, "attention"),
+            "attention_total": at(&self.summary, "attention_total"),
             "server": at(&self.session, "server"),
             "ok": !self.is_bad(),
         })
@@ -212,20 +215,79 @@ impl ClusterStatus {
             Value::Null => NOT_PERMITTED.to_owned(),
             _ => words,
         };
-        let counted = |counts: &Value, words: &str| {
+        let with_total = |counts: &Value, words: &str| {
             or_refused(
                 counts,
                 format!("{}  {words}", count(number(counts, "total"))),
             )
         };
-        let server = text(&self.session, "server.version");
         pairs(&[
-            ("streams", counted(streams, &of_streams)),
-            ("streamers", counted(streamers, &of_streamers)),
+            ("streams", with_total(streams, &of_streams)),
+            ("streamers", with_total(streamers, &of_streamers)),
             ("traffic", or_refused(at(&self.summary, "traffic"), traffic)),
             ("room", self.room()),
-            ("server", format!("weir {server}")),
+            ("layouter", self.layouter()),
+            ("attention", self.attention()),
         ])
+    }
+
+    fn layouter(&self) -> String {
+        let layouter = at(&self.summary, "layouter");
+        if !layouter.is_object() {
+            return NOT_PERMITTED.to_owned();
+        }
+        if at(layouter, "enabled") != &Value::Bool(true) {
+            return "off".to_owned();
+        }
+        let until = match number(layouter, "paused_until") {
+            0 => String::new(),
+            until => format!(" until {}", time(until)),
+        };
+        let state = match text(layouter, "paused") {
+            "" => "on".to_owned(),
+            "all" => format!("paused (everything){until}"),
+            _ => format!("paused (improving moves){until}"),
+        };
+        let brake = match at(layouter, "brake") {
+            Value::Bool(true) => "; brake on: no stream moves",
+            _ => "",
+        };
+        format!(
+            "{state}; {} urgent and {} improving wait, {} in the last hour{brake}",
+            count(number(layouter, "waiting.urgent")),
+            count(number(layouter, "waiting.improving")),
+            counted(number(layouter, "moves_1h"), "move"),
+        )
+    }
+
+    /// How much an operator should look at, and the worst of it.
+    fn attention(&self) -> String {
+        if !self.is_whole {
+            return NOT_PERMITTED.to_owned();
+        }
+        let total = number(&self.summary, "attention_total");
+        let lines = items(&self.summary, "attention").iter().take(ATTENTION_MAX);
+        let mut parts: Vec<String> = lines
+            .map(|line| {
+                let mut line_text = text(line, "kind").to_owned();
+                let subject = cell(at(line, "subject"));
+                let affected = number(line, "count");
+                if !subject.is_empty() {
+                    _ = write!(line_text, " {subject}");
+                } else if affected > 1 {
+                    _ = write!(line_text, " {}", count(affected));
+                }
+                line_text
+            })
+            .collect();
+        let more = total.saturating_sub(parts.len() as u64);
+        if more > 0 {
+            parts.push(format!("{} more", count(more)));
+        }
+        match total {
+            0 => "nothing".to_owned(),
+            total => format!("{}  {}", count(total), parts.join(", ")),
+        }
     }
 
     fn room(&self) -> String {
