@@ -316,6 +316,117 @@ fn strict_import_saves_everything_or_nothing() {
 }
 
 #[test]
+fn rows_of_a_table_become_streams() {
+    let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
+    let path = scratch.path().join("list.CSV");
+    let table = "name;title;url;url;label.zone;position;disabled;header.X-Key;template\n\
+                 \"tv/1\";\"One; two\";udp://239.0.0.1:5000;udp://239.0.0.2:5000;north;7;true;k;\n\
+                 ;Second;udp://239.0.0.3:5000;;;;false;;\n\
+                 ;Second;udp://239.0.0.4:5000;;;;;;\n\
+                 tv/1;Again;udp://239.0.0.5:5000;;;;;;\n\
+                 tv/3;;udp://239.0.0.6:5000;;not a label;;;;\n";
+    fs::write(&path, table).expect("a file");
+    let first = import(&server, &path, &["--prefix", "x/"]);
+    assert!(first.status.success(), "{first:?}");
+    let first = report(&first);
+    assert_eq!(first["created"], 3, "{first}");
+    assert_eq!(
+        first["skipped_by_reason"],
+        json!({"duplicate_name": 1, "invalid_value": 1}),
+        "{first}"
+    );
+    assert_eq!(
+        stored(&server, "x/tv/1"),
+        json!({
+            "title": "One; two", "position": 7, "disabled": true, "labels": {"zone": "north"},
+            "inputs": [
+                {"url": "udp://239.0.0.1:5000", "headers": {"X-Key": "k"}},
+                {"url": "udp://239.0.0.2:5000", "headers": {"X-Key": "k"}},
+            ],
+        })
+    );
+    let names: Vec<String> = streams(&server).into_keys().collect();
+    assert_eq!(names, ["x/Second", "x/Second-2", "x/tv/1"]);
+    let (before, count) = (streams(&server), events(&server));
+    let again = report(&import(&server, &path, &["--prefix", "x/"]));
+    assert_eq!(again["unchanged"], 3, "{again}");
+    assert_eq!((streams(&server), events(&server)), (before, count));
+    // Another stream has the address by now, and the name in the table decides.
+    let other = json!({"inputs": [{"url": "udp://239.0.0.9:5000"}]});
+    server.put("/streams/a-2", other).expect(200);
+    fs::write(&path, "name,url\na,udp://239.0.0.9:5000\n").expect("a file");
+    assert_eq!(report(&import(&server, &path, &[]))["created"], 1);
+    // An own addition stays, an empty cell changes nothing.
+    server
+        .put(
+            "/streams/a",
+            json!({"title": "Mine", "labels": {"zone": "south"}}),
+        )
+        .expect(200);
+    fs::write(
+        &path,
+        "name,url,title,label.rack\na,udp://239.0.0.8:5000,,3\n",
+    )
+    .expect("a file");
+    assert_eq!(report(&import(&server, &path, &[]))["changed"], 1);
+    assert_eq!(
+        stored(&server, "a"),
+        json!({"title": "Mine", "labels": {"rack": "3", "zone": "south"},
+               "inputs": [{"url": "udp://239.0.0.8:5000"}]})
+    );
+}
+
+#[test]
+fn skipped_lines_are_grouped_with_five_examples_of_each() {
+    let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
+    let path = scratch.path().join("list.csv");
+    let pages = (0..7).map(|at| format!("p{at},http://h/page{at}\n"));
+    let table = format!(
+        "name,url\n{}a,udp://239.0.0.1:1\nb,\n",
+        pages.collect::<String>()
+    );
+    fs::write(&path, table).expect("a file");
+    let words = |flags: &[&str]| {
+        let flags = [&["--output", "table", "--dry-run"], flags].concat();
+        let output = import(&server, &path, &flags);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let some = words(&[]);
+    let lines: Vec<&str> = some.lines().collect();
+    assert_eq!(lines[0], "1 skipped: no_url");
+    assert_eq!(lines[1], "  line 10: has no URL");
+    assert_eq!(lines[2], "7 skipped: not_an_input");
+    assert!(lines[7].starts_with("  line 6: "), "{some}");
+    assert_eq!(lines[8], "  2 more; -v prints all");
+    assert!(lines[9].starts_with("Write HLS"), "{some}");
+    let all = words(&["-v"]);
+    assert!(
+        all.contains("  line 8: ") && !all.contains("more;"),
+        "{all}"
+    );
+    assert_eq!(words(&["-q"]), "");
+    // A server that is not there is reported before the file is.
+    let scratch = scratch.path();
+    let arguments = [
+        "import",
+        "missing.csv",
+        "--url",
+        "http://127.0.0.1:1",
+        "--timeout",
+        "5s",
+    ];
+    let output = run(&arguments, &[("CENTRAL_API_KEY", API_KEY)], scratch);
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        words.starts_with("weir: http://127.0.0.1:1/") && !words.contains("missing.csv"),
+        "{words}"
+    );
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
 fn ambiguous_names_and_addresses_stay_distinct() {
     let (server, scratch) = (TestServer::new(), tempfile::tempdir().expect("a directory"));
     let mut list = String::from("#EXTM3U\n");

@@ -45,6 +45,7 @@ mod browser;
 mod browser_session;
 mod bulk;
 mod cluster;
+mod command_line;
 mod config;
 mod config_external;
 mod connector;
@@ -75,6 +76,7 @@ mod streamer;
 mod tidy;
 mod token;
 mod traces;
+mod transcripts;
 mod ui_build;
 mod unconfigured;
 

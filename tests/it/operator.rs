@@ -16,14 +16,14 @@ use weir_testkit::sys::{self, Signal};
 use weir_testkit::{API_KEY, TestServer, run, wait_until};
 
 /// An operator with a home directory of its own.
-struct OperatorShell<'s> {
-    server: &'s TestServer,
-    home: TempDir,
-    key: String,
+pub struct OperatorShell<'s> {
+    pub server: &'s TestServer,
+    pub home: TempDir,
+    pub key: String,
 }
 
 impl<'s> OperatorShell<'s> {
-    fn new(server: &'s TestServer) -> Self {
+    pub fn new(server: &'s TestServer) -> Self {
         Self {
             server,
             home: tempfile::tempdir().expect("a scratch directory"),
@@ -31,7 +31,7 @@ impl<'s> OperatorShell<'s> {
         }
     }
 
-    fn run_with(&self, line: &str, environment: &[(&str, &str)]) -> Output {
+    pub fn run_with(&self, line: &str, environment: &[(&str, &str)]) -> Output {
         let arguments: Vec<&str> = line.split(' ').collect();
         let home = self.home.path().to_str().expect("a path of text");
         let environment = [environment, &[("HOME", home)]].concat();
@@ -39,7 +39,7 @@ impl<'s> OperatorShell<'s> {
     }
 
     /// Runs a subcommand; a space in an argument is not possible.
-    fn run(&self, line: &str) -> Output {
+    pub fn run(&self, line: &str) -> Output {
         let url = format!("http://{}", self.server.address());
         let known = [("CENTRAL_API_URL", &*url), ("CENTRAL_API_KEY", &*self.key)];
         self.run_with(line, &known)
@@ -47,27 +47,27 @@ impl<'s> OperatorShell<'s> {
 
     /// What a subcommand prints that ends with this exit code.
     #[track_caller]
-    fn prints(&self, line: &str, exit: i32) -> String {
+    pub fn prints(&self, line: &str, exit: i32) -> String {
         let output = self.run(line);
         assert_eq!(output.status.code(), Some(exit), "{line}: {output:?}");
         String::from_utf8(output.stdout).expect("text")
     }
 
     #[track_caller]
-    fn json(&self, line: &str) -> Value {
+    pub fn json(&self, line: &str) -> Value {
         let text = self.prints(line, 0);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
     }
 
     /// What a subcommand reports on stderr that ends with this exit code.
     #[track_caller]
-    fn fails(&self, line: &str, exit: i32) -> String {
+    pub fn fails(&self, line: &str, exit: i32) -> String {
         let output = self.run(line);
         assert_eq!(output.status.code(), Some(exit), "{line}: {output:?}");
         String::from_utf8(output.stderr).expect("text")
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         fs::write(self.home.path().join(name), text).expect("a file");
     }
 }
@@ -395,7 +395,7 @@ fn status_names_what_is_wrong_and_exits_with_3() {
     assert!(!why.contains("why not now"), "both have 2 streams: {why}");
     shell.prints("cordon s1 --reason disks", 0);
     let text = shell.prints("status", 0);
-    assert!(text.contains("cordon: s1"), "{text}");
+    assert!(text.contains("cordoned: s1"), "{text}");
     let on_s1 = shell.prints("get streams layout.ingest=s1 -o name", 0);
     let on_s1 = on_s1.lines().next().expect("a stream");
     // A move that the layouter would undo needs --force.
@@ -473,6 +473,10 @@ fn streamer_is_drained_from_the_command_line() {
     });
     let text = shell.prints("describe streamer s1", 0);
     assert!(text.contains("drain"), "{text}");
+    let log = server.log();
+    for line in ["draining streamer", "streamer drained", "layouter moved"] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
     // Another one ends it meanwhile: that is an error.
     thread::scope(|scope| {
         let waits = scope.spawn(|| shell.run("drain s2 --pace 1 --wait"));
@@ -502,7 +506,11 @@ fn status_ends_with_3_while_a_streamer_is_lost() {
     let run = || shell.run("status");
     let lost = wait_until("s1 is lost", run, |output| output.status.code() == Some(3));
     let text = String::from_utf8(lost.stdout).expect("text");
-    assert!(text.contains("offline: s1"), "{text}");
+    assert!(text.contains("; down: s1"), "{text}");
+    assert!(
+        server.log().contains("streamer is down"),
+        "a supervisor of logs learns of it"
+    );
 }
 
 #[test]
@@ -526,7 +534,7 @@ fn status_shows_a_token_what_it_may_see() {
     };
     shell.key = token(&["streams/tv%2F*"]);
     let text = shell.prints("status", 3);
-    let lines: Vec<&str> = text.lines().take(4).collect();
+    let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines,
         [
@@ -534,6 +542,8 @@ fn status_shows_a_token_what_it_may_see() {
             "streamers  not permitted",
             "traffic    not permitted",
             "room       not permitted",
+            "layouter   not permitted",
+            "attention  not permitted",
         ]
     );
     server.delete("/api_tokens/t").expect(204);
@@ -555,7 +565,6 @@ fn events_are_lines_and_can_be_followed() {
     assert!(text.contains("streams_batch_update 2 streams"), "{text}");
     let text = shell.prints("events --stream tv/001 -o jsonl", 0);
     assert_eq!(text.lines().count(), 1, "{text}");
-    shell.prints("events --since 1h --user api_key --limit 1", 0);
     let text = shell.fails("events --kind nothing", 1);
     assert!(text.contains("must be one of: server_starting"), "{text}");
 }
@@ -845,7 +854,26 @@ fn healthcheck_and_help_are_for_scripts() {
     );
     assert!(shell.prints("print man", 0).contains(".TH weir 1"));
     assert!(shell.prints("print man apply", 0).contains("prune"));
-    shell.fails("print man nothing", 2);
+    for line in [
+        "print man nothing",
+        "print man layouter nothing",
+        "print unit --all x",
+    ] {
+        shell.fails(line, 2);
+    }
+    let page = shell.prints("print man layouter pause", 0);
+    assert!(page.contains(".TH weir-layouter-pause 1"), "{page}");
+    shell.prints("print man --all pages", 0);
+    for page in [
+        "weir",
+        "weir-apply",
+        "weir-what-if-lose",
+        "weir-context-use",
+    ] {
+        let file = shell.home.path().join(format!("pages/{page}.1"));
+        let text = fs::read_to_string(file).expect(page);
+        assert!(text.contains(&format!(".TH {page} 1")), "{text}");
+    }
     drop(shell);
     let address = server.address();
     server.kill();

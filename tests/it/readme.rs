@@ -20,7 +20,7 @@ struct Line {
 }
 
 /// The words of a shell line: blanks separate, quotes keep together, `#` ends it.
-fn words(line: &str) -> Vec<String> {
+pub fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
@@ -152,7 +152,18 @@ fn every_command_in_readme_exists() {
         "export",
         "diff",
         "apply",
+        "top",
+        "capacity",
+        "label",
+        "enable",
+        "delete",
+        "explain",
+        "history",
+        "whoami",
+        "healthcheck",
+        "context",
         "login",
+        "logout",
     ];
     for verb in verbs {
         assert!(

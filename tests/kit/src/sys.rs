@@ -1,19 +1,20 @@
 //! System calls that std does not offer, in safe wrappers: epoll, sockets bound to a source
-//! address, limits, affinity, priority, signals, CPU time.
+//! address, limits, affinity, priority, signals, CPU time, terminals.
 //!
-//! They go through rustix. The three that rustix lacks are the only unsafe code here:
-//! `IP_BIND_ADDRESS_NO_PORT`, the CPU clock of another process, and `getrusage`.
+//! They go through rustix. The four that rustix lacks are the only unsafe code here:
+//! `IP_BIND_ADDRESS_NO_PORT`, the CPU clock of another process, `getrusage`, and `openpty`.
 //!
 //! An own epoll loop instead of `mio`: an open-loop generator needs nanosecond timeouts (one that
 //! wakes on whole milliseconds measures its own lateness; hence Linux 5.11) and sockets bound
 //! before they connect.
-#![allow(unsafe_code)] // the three calls above; each block explains why it is sound
+#![allow(unsafe_code)] // the four calls above; each block explains why it is sound
 
+use std::fs::File;
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
@@ -283,6 +284,33 @@ pub fn cpu_time() -> (Duration, Duration) {
         Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
     };
     (duration(usage.ru_utime), duration(usage.ru_stime))
+}
+
+/// A new terminal of 100 columns: what reads it, and the end of the program that it shows.
+pub fn terminal() -> io::Result<(File, OwnedFd)> {
+    let (mut reader, mut shown) = (-1, -1);
+    let size = libc::winsize {
+        ws_row: 40,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the descriptors and the size are valid for the call, which keeps no pointer; a name
+    // and attributes are not wanted.
+    let made = unsafe {
+        libc::openpty(
+            &raw mut reader,
+            &raw mut shown,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            (&raw const size).cast_mut(),
+        )
+    };
+    if made != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just opened both, and nothing else owns them.
+    Ok(unsafe { (File::from_raw_fd(reader), OwnedFd::from_raw_fd(shown)) })
 }
 
 #[cfg(test)]
