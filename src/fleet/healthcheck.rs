@@ -53,6 +53,15 @@ impl Healthcheck {
         });
         // A report that is kept is not older than the dead timeout.
         check.add(REACHABLE, true, Box::default);
+        let fact = |name: &str| match scan::member(stats, name)? {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        };
+        if let (Some(is_available), Some(runs)) = (fact("rproxy"), fact("rproxy_running")) {
+            let found = || "the service for agents is available and does not run".into();
+            check.add("rproxy_ok", runs || !is_available, found);
+        }
         if let Some(status) = text_of(stats, "streamer_status") {
             check.add("running", &*status == "running", || status);
         }
@@ -204,6 +213,24 @@ mod tests {
         assert!(place("config_external_status") < place("\"hs\""), "{text}");
         assert!(place("\"hs\"") < place("\"now\""), "{text}");
         assert!(text.contains(r#""status":"error","status_changed_at":1800000000000"#));
+    }
+
+    #[test]
+    fn service_for_agents_is_checked_where_it_is_available() {
+        for (facts, holds) in [
+            (r#""rproxy":true,"rproxy_running":true"#, Some(true)),
+            (r#""rproxy":true,"rproxy_running":false"#, Some(false)),
+            (r#""rproxy":false,"rproxy_running":false"#, Some(true)),
+            (r#""rproxy":true"#, None),
+            (r#""rproxy_running":false"#, None),
+            (r#""rproxy":null,"rproxy_running":false"#, None),
+        ] {
+            let check = Healthcheck::of(&format!("{{{facts}}}"), false, NOW);
+            let mut checks = check.checks.iter();
+            let found = checks.find(|(rule, _)| *rule == "rproxy_ok");
+            assert_eq!(found.map(|(_, holds)| *holds), holds, "{facts}");
+            assert_eq!(check.is_ok(), holds != Some(false), "{facts}");
+        }
     }
 
     #[test]

@@ -547,7 +547,7 @@ fn health_check_follows_from_the_report() {
     assert_eq!(check(), good, "the same result, since the same time");
     let failed = json!({
         "now": utc_ms - 3_600_000, "streamer_status": "starting",
-        "config_external_status": {"status": "error"},
+        "config_external_status": {"status": "error"}, "rproxy": true, "rproxy_running": false,
     });
     let own = cluster("key", 0);
     let body = json!({"stats": failed}).to_string();
@@ -567,7 +567,12 @@ fn health_check_follows_from_the_report() {
     let rules: Vec<&str> = rules.filter_map(|it| it["rule"].as_str()).collect();
     assert_eq!(
         rules,
-        ["config_external_ok", "running", "time_synchronized"]
+        [
+            "config_external_ok",
+            "rproxy_ok",
+            "running",
+            "time_synchronized"
+        ]
     );
     let search = "/streamers?stats.healthcheck_status.status=error&select=hostname";
     assert_eq!(
