@@ -1,6 +1,7 @@
 //! Streamers that answer as no streamer does, and addresses that must not be called.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use crate::connector::{
 };
 use crate::memory::resident_bytes;
 use weir_testkit::fake::{FakeFault, FakePages, FakeServer, FakeStreamer};
-use weir_testkit::wait_until;
+use weir_testkit::{API_KEY, Client, PREFIX, wait_until};
 
 /// What a hostile streamer may cost of memory.
 const GROWTH_BYTES_MAX: u64 = 16 << 20;
@@ -271,4 +272,77 @@ fn cluster_key_is_sent_to_its_streamer_only() {
     for secret in [KEY, "second-key", "user:pass"] {
         assert!(!log.contains(secret), "{log}");
     }
+}
+
+/// Requests of one sample.
+const SAMPLE: usize = 150;
+
+/// Median and 90th percentile of the times of a request.
+fn latencies(client: &mut Client) -> [Duration; 2] {
+    let path = format!("{PREFIX}/streams/a");
+    let authorization = format!("Bearer {API_KEY}");
+    let fields = [("Authorization", authorization.as_str())];
+    let times = (0..SAMPLE).map(|_| {
+        let begin = Instant::now();
+        client.request("GET", &path, &fields, b"").expect(200);
+        begin.elapsed()
+    });
+    let mut times: Vec<Duration> = times.collect();
+    times.sort();
+    [times[SAMPLE / 2], times[SAMPLE * 9 / 10]]
+}
+
+/// The least of several samples: what the machine does besides is in all of them.
+fn least(of: &[[Duration; 2]], at: usize) -> Duration {
+    let times = of.iter().map(|sample| sample[at]);
+    times.min().expect("there are samples")
+}
+
+#[test]
+fn hostile_streamers_do_not_delay_other_requests() {
+    // Goal: streamers that answer nothing, byte by byte, or without an end do not change the
+    // latency of other requests. Method: one thread serves all connections; samples in turns, while
+    // such streamers are queried and while there are none. Of each kind the least median and the
+    // least 90th percentile are compared, so other load of the machine counts on both sides; an
+    // attempt that it spoiled is repeated. A server that waited for one of them would be slower by
+    // a factor of a thousand.
+    const FACTOR: u32 = 6;
+    const ATTEMPTS: usize = 5;
+    let server = server(&["--streamer-dead-timeout", "600s", "--io-threads", "1"]);
+    let body = json!({"inputs": [{"url": "udp://239.0.0.1:1234"}]});
+    server.put("/streams/a", body).expect(200);
+    let faults = [FakeFault::Hang, FakeFault::Drip, FakeFault::Endless];
+    let hostile = faults.map(|fault| {
+        let hostile = fake();
+        hostile.set_fault(Some(fault));
+        hostile
+    });
+    let names: Vec<String> = (0..12).map(|number| format!("bad{number}")).collect();
+    let mut client = server.connect();
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let (mut quiet, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            quiet.push(latencies(&mut client));
+            for (number, name) in names.iter().enumerate() {
+                save(&server, name, &hostile[number % hostile.len()].url());
+            }
+            // All are queried by now, some of them without an end.
+            until_queries(&server, "timed_out", 4);
+            until_queries(&server, "bad_answer", 1);
+            beside.push(latencies(&mut client));
+            for name in &names {
+                server.delete(&format!("/streamers/{name}")).expect(204);
+            }
+        }
+        let pairs = [0, 1].map(|at| (least(&quiet, at), least(&beside, at)));
+        if pairs
+            .iter()
+            .all(|(quiet, beside)| *beside <= *quiet * FACTOR)
+        {
+            return;
+        }
+        seen.push(pairs);
+    }
+    panic!("median and 90th percentile without and beside hostile streamers: {seen:?}");
 }
