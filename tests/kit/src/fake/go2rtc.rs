@@ -29,6 +29,8 @@ pub struct FakeGo2rtc {
     /// Preloads of sources without a listener: each holds the API for seconds.
     pub blocked: usize,
     pub is_dead: bool,
+    /// Its file, if it has one.
+    pub config: Option<&'static str>,
     bytes: BTreeMap<String, u64>,
 }
 
@@ -103,6 +105,10 @@ impl FakeKind for FakeGo2rtc {
         let removed = |known: bool| FakeAnswer::text(if known { 200 } else { 404 }, "");
         match (&*request.method, &*request.path) {
             ("GET", "/api/schemes") => FakeAnswer::json(200, &json!(["rtsp", "rtmp"])),
+            ("GET", "/api/config") => {
+                let status = if self.config.is_some() { 200 } else { 410 };
+                FakeAnswer::text(status, self.config.unwrap_or_default())
+            }
             ("GET", "/api/streams") => FakeAnswer::json(200, &self.live()),
             ("GET", "/api/preload") => {
                 let preloads = self.preloads.iter();

@@ -9,6 +9,7 @@ mod mediamtx;
 mod node_media_server;
 mod srs;
 mod streamer;
+mod weir;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -25,6 +26,7 @@ pub use mediamtx::FakeMediaMtx;
 pub use node_media_server::FakeNodeMediaServer;
 pub use srs::FakeSrs;
 pub use streamer::{FakePages, FakeStreamer};
+pub use weir::FakeWeir;
 
 /// Ports that no outgoing connection gets.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -46,6 +48,8 @@ pub struct FakeRequest {
     pub body: Vec<u8>,
     /// Another request was being answered when this one came.
     pub overlaps: bool,
+    /// This one changes something, and so did another that was being answered.
+    pub overlaps_change: bool,
 }
 
 impl FakeRequest {
@@ -135,6 +139,7 @@ struct FakeState<K> {
     held: Mutex<Option<&'static str>>,
     released: Condvar,
     in_flight: AtomicUsize,
+    changes_in_flight: AtomicUsize,
     connections: AtomicUsize,
     is_stopped: AtomicBool,
     is_frozen: Arc<AtomicBool>,
@@ -234,6 +239,7 @@ impl<K: FakeKind> FakeServer<K> {
                 held: Mutex::default(),
                 released: Condvar::new(),
                 in_flight: AtomicUsize::new(0),
+                changes_in_flight: AtomicUsize::new(0),
                 connections: AtomicUsize::new(0),
                 is_stopped: AtomicBool::new(false),
                 is_frozen: is_frozen.clone(),
@@ -366,6 +372,25 @@ impl<K> Drop for FakeServer<K> {
     }
 }
 
+/// Counts a request as being answered.
+struct InFlight<'c> {
+    count: &'c AtomicUsize,
+    overlaps: bool,
+}
+
+impl<'c> InFlight<'c> {
+    fn new(count: &'c AtomicUsize) -> Self {
+        let overlaps = count.fetch_add(1, Ordering::AcqRel) > 0;
+        Self { count, overlaps }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 fn serve<K: FakeKind>(socket: &TcpStream, state: &FakeState<K>) {
     let limited = socket.set_read_timeout(Some(READ_WITHIN));
     limited.expect("the time is not zero");
@@ -377,7 +402,12 @@ fn serve<K: FakeKind>(socket: &TcpStream, state: &FakeState<K>) {
             let _ = read(&mut lines);
             return;
         }
-        request.overlaps = state.in_flight.fetch_add(1, Ordering::AcqRel) > 0;
+        let in_flight = InFlight::new(&state.in_flight);
+        request.overlaps = in_flight.overlaps;
+        let change = request
+            .is_change()
+            .then(|| InFlight::new(&state.changes_in_flight));
+        request.overlaps_change = change.as_ref().is_some_and(|change| change.overlaps);
         let kind = state.kind.lock();
         let mut kind = kind.expect("no thread panics here");
         if state.is_stopped.load(Ordering::Acquire) && kind.keeps_alive() {
@@ -390,13 +420,14 @@ fn serve<K: FakeKind>(socket: &TcpStream, state: &FakeState<K>) {
         let answer = kind.answer(&request);
         let (is_dead, keeps_alive) = (kind.is_dead(), kind.keeps_alive());
         drop(kind);
-        state.in_flight.fetch_sub(1, Ordering::AcqRel);
         let held = state.held.lock().expect("no thread panics here");
         let is_held = |held: &mut Option<&str>| *held == Some(&*request.path);
         let released = state
             .released
             .wait_timeout_while(held, READ_WITHIN, is_held);
         drop(released.expect("no thread panics here"));
+        // Before the answer: its client may send the next request at once.
+        drop((in_flight, change));
         let fault = *state.fault.lock().expect("no thread panics here");
         if is_dead {
             return;
@@ -453,6 +484,7 @@ fn read(lines: &mut BufReader<&TcpStream>) -> Option<FakeRequest> {
         authorization: field("authorization"),
         body,
         overlaps: false,
+        overlaps_change: false,
     })
 }
 

@@ -1,8 +1,10 @@
 //! The API of node-media-server 4.4.
 //!
-//! All but the health needs a token of a login; ten logins lock it. POST of a path that has a relay
-//! is 200 and changes nothing. A removed stream stays in the list of streams. Relays are kept over
-//! a restart. A source with `dark` in it flows without a picture until it is started again.
+//! All but the health needs a token of a login; ten logins lock it, and so do five wrong ones,
+//! until it starts again. POST of a path that has a relay is 200 and changes nothing. A removed
+//! stream stays in the list of streams. An RTSP source with a query is a relay that never
+//! publishes. Relays are kept over a restart. A source with `dark` in it flows without a picture
+//! until it is started again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +14,7 @@ use super::{FakeAnswer, FakeKind, FakeRequest};
 
 const PASSWORD: &str = "secret";
 const LOGINS_MAX: usize = 10;
+const WRONG_LOGINS_MAX: usize = 5;
 
 #[derive(Debug, Default)]
 pub struct FakeNodeMediaServer {
@@ -22,6 +25,11 @@ pub struct FakeNodeMediaServer {
     /// Streams that were removed or that viewers wanted.
     pub ghosts: BTreeSet<String>,
     pub logins: usize,
+    pub wrong_logins: usize,
+    /// Where viewers are checked; a version before that shows no configuration.
+    pub notify_url: Option<String>,
+    /// Players need a signature of its own.
+    pub signs_players: bool,
     token: usize,
     bytes: BTreeMap<String, u64>,
 }
@@ -37,11 +45,12 @@ impl FakeNodeMediaServer {
 
     fn login(&mut self, request: &FakeRequest) -> FakeAnswer {
         self.logins += 1;
-        if self.logins > LOGINS_MAX {
+        if self.logins > LOGINS_MAX || self.wrong_logins >= WRONG_LOGINS_MAX {
             return FakeAnswer::text(429, "locked");
         }
         let body = request.json();
         if body["username"] != "admin" || body["password"] != PASSWORD {
+            self.wrong_logins += 1;
             return FakeAnswer::text(401, "wrong");
         }
         let token = self.token.to_string();
@@ -56,7 +65,8 @@ impl FakeNodeMediaServer {
     }
 
     fn stream(&mut self, path: &str) -> Value {
-        let Some(source) = self.relays.get(path) else {
+        let fails = |source: &&String| source.starts_with("rtsp") && source.contains('?');
+        let Some(source) = self.relays.get(path).filter(|source| !fails(source)) else {
             return json!({
                 "key": path, "status": "reconnecting", "inBps": 0, "outBytes": 0, "subscribers": 0,
             });
@@ -123,6 +133,9 @@ impl FakeKind for FakeNodeMediaServer {
                 let streams: Vec<Value> = paths.iter().map(|path| self.stream(path)).collect();
                 json!({"streams": streams})
             }
+            "/config" if self.notify_url.is_some() => json!({
+                "notify": {"url": self.notify_url}, "auth": {"play": self.signs_players},
+            }),
             "/stats" => json!({
                 "server": {"uptime": 12.5}, "network": {"inBps": 0, "outBps": 0},
             }),
@@ -133,7 +146,7 @@ impl FakeKind for FakeNodeMediaServer {
 
     /// Relays are in its store, and start again.
     fn restart(&mut self) {
-        self.logins = 0;
+        (self.logins, self.wrong_logins) = (0, 0);
         self.token += 1;
         self.bytes.clear();
         self.ghosts.clear();

@@ -21,6 +21,14 @@ pub struct FakeSrs {
     pub reloads: usize,
     /// Files that could not be read.
     pub refused: usize,
+    /// `user:password` that the API needs.
+    pub login: Option<&'static str>,
+    /// Its ffmpegs have no directory for logs, without which none of them starts.
+    pub has_no_log_dir: bool,
+    /// A reload by the API is not allowed.
+    pub is_raw_off: bool,
+    /// The file that it was started with, and the directory.
+    pub started_with: (PathBuf, PathBuf),
     pid: u32,
     bytes: BTreeMap<String, u64>,
 }
@@ -64,6 +72,21 @@ fn parse(text: &str) -> Option<BTreeMap<String, String>> {
     Some(blocks)
 }
 
+/// The header field of a login, by its Base64 form.
+fn basic(login: &str) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = "Basic ".to_owned();
+    for bytes in login.as_bytes().chunks(3) {
+        let at = |i: usize| u32::from(bytes.get(i).copied().unwrap_or(0));
+        let group = at(0) << 16 | at(1) << 8 | at(2);
+        for i in 0..4 {
+            let letter = LETTERS[(group >> (18 - 6 * i) & 63) as usize];
+            text.push(if i > bytes.len() { '=' } else { letter.into() });
+        }
+    }
+    text
+}
+
 impl FakeSrs {
     /// A server whose configuration includes the file.
     pub fn with_file(file: &Path) -> Self {
@@ -92,7 +115,9 @@ impl FakeSrs {
     fn page(&mut self, request: &FakeRequest) -> Value {
         let number = |name: &str, default| request.parameter(name).parse().unwrap_or(default);
         let (start, count): (usize, usize) = (number("start", 0), number("count", 10));
-        let natives: Vec<String> = self.ingests.keys().cloned().collect();
+        let is_started = !self.has_no_log_dir;
+        let natives = self.ingests.keys().filter(|_| is_started).cloned();
+        let natives: Vec<String> = natives.collect();
         let page = natives.iter().skip(start).take(count).map(|native| {
             let bytes = self.bytes.entry(native.clone()).or_default();
             *bytes += 10_000;
@@ -113,6 +138,10 @@ impl FakeSrs {
 
 impl FakeKind for FakeSrs {
     fn answer(&mut self, request: &FakeRequest) -> FakeAnswer {
+        let login = self.login.map(basic);
+        if login.is_some() && request.authorization != login {
+            return FakeAnswer::text(401, "");
+        }
         match &*request.path {
             "/api/v1/versions" => FakeAnswer::json(
                 200,
@@ -120,7 +149,10 @@ impl FakeKind for FakeSrs {
             ),
             "/api/v1/summaries" => FakeAnswer::json(
                 200,
-                &json!({"code": 0, "data": {"self": {"srs_uptime": 9}}}),
+                &json!({"code": 0, "data": {"self": {
+                    "srs_uptime": 9, "cwd": self.started_with.1,
+                    "argv": format!("./objs/srs -c {}", self.started_with.0.display()),
+                }}}),
             ),
             "/api/v1/streams" => FakeAnswer {
                 status: 302,
@@ -128,6 +160,12 @@ impl FakeKind for FakeSrs {
                 body: Vec::new(),
             },
             "/api/v1/streams/" => FakeAnswer::json(200, &self.page(request)),
+            "/api/v1/raw" if request.parameter("rpc") == "raw" => {
+                let is_on = !self.is_raw_off;
+                let raw = json!({"enabled": is_on, "allow_reload": is_on, "allow_query": false});
+                FakeAnswer::json(200, &json!({"code": 0, "http_api": {"raw_api": raw}}))
+            }
+            "/api/v1/raw" if self.is_raw_off => FakeAnswer::json(200, &json!({"code": 1061})),
             "/api/v1/raw" if request.parameter("rpc") == "reload" => {
                 self.reload();
                 FakeAnswer::json(200, &json!({"code": 0}))
