@@ -50,7 +50,7 @@ impl MediaServerKind {
         self == Self::Flussonic
     }
 
-    /// The schemes of the URLs that a server of this kind can pull from another one.
+    /// The schemes of the URLs that a server of this kind can pull.
     pub fn schemes(self) -> &'static [&'static str] {
         match self {
             Self::Flussonic => &[
@@ -58,12 +58,37 @@ impl MediaServerKind {
                 "https", "hls", "hlss", "tshttp", "tshttps", "udp",
             ],
             Self::MediaMtx => &[
-                "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "http", "https", "whep",
+                "rtsp",
+                "rtsps",
+                "rtmp",
+                "rtmps",
+                "srt",
+                "udp",
+                "udp+mpegts",
+                "rtp",
+                "udp+rtp",
+                "http",
+                "https",
+                "whep",
                 "wheps",
             ],
-            Self::Go2rtc => &["rtsp", "rtsps", "rtmp", "rtmps", "http", "https"],
+            Self::Go2rtc => &[
+                "rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "onvif", "dvrip", "whep",
+                "wheps",
+            ],
             Self::NodeMediaServer => &["rtsp", "rtmp"],
-            Self::Srs => &["rtsp", "rtmp", "http", "https", "srt", "udp"],
+            Self::Srs => &[
+                "rtsp",
+                "rtsps",
+                "rtmp",
+                "rtmps",
+                "http",
+                "https",
+                "srt",
+                "udp",
+                "udp+mpegts",
+                "rist",
+            ],
         }
     }
 

@@ -11,7 +11,7 @@ const URL_BYTES_MAX: usize = 4096;
 
 /// The pure part of a kind: names, schemes, addresses of players. Shared by all threads.
 pub trait ServerRules: Send + Sync {
-    /// The URL schemes that the server can pull.
+    /// The URL schemes that the server can pull, in lower case.
     fn schemes(&self) -> &'static [&'static str];
 
     /// The name that a stream has on the server. Two names never have the same one.
@@ -229,15 +229,17 @@ pub fn host_of(url: &str) -> &str {
 pub fn tcp_address(url: &str) -> Option<(&str, u16)> {
     let (scheme, rest) = url.split_once("://")?;
     let usual = match scheme {
-        "rtsp" => 554,
-        "rtsps" => 322,
-        "rtmp" => 1935,
-        "rtmps" | "https" | "wheps" => 443,
-        "http" | "whep" => 80,
+        "rtsp" => Some(554),
+        "rtsps" => Some(322),
+        "rtmp" => Some(1935),
+        "rtmps" | "https" | "wheps" | "webrtc:https" => Some(443),
+        "http" | "whep" | "webrtc:http" | "onvif" => Some(80),
+        "dvrip" => Some(34_567),
+        "tcp" => None,
         _ => return None,
     };
     let (host, port) = host_and_port(rest)?;
-    (!host.is_empty()).then_some((host, port.unwrap_or(usual)))
+    Some((host, port.or(usual)?)).filter(|(host, _)| !host.is_empty())
 }
 
 /// A URL as logs may show it: without user, password and query.

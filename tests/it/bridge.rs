@@ -437,6 +437,35 @@ fn foreign_streams_and_hostile_urls_are_left_alone() {
 }
 
 #[test]
+fn inputs_of_open_servers_are_given() {
+    let server = TestServer::new();
+    let fake = fake();
+    save_streamers(&server, &["m1"]);
+    let streams = [
+        ("cast", "udp+mpegts://239.0.0.1:5000"),
+        ("web", "wheps://10.0.0.1/web/whep"),
+        ("flv", "http://10.0.0.1/live/a.flv"),
+    ];
+    for (name, url) in streams {
+        save_stream(&server, "m1", name, url);
+    }
+    // What MediaMTX does not take is left to the next input, and is an error without one.
+    let inputs = json!([{"url": "rist://10.0.0.2:5000"}, {"url": "rtsp://10.0.0.2/b"}]);
+    let body = json!({"inputs": inputs, "layout": {"ingest": "m1"}});
+    server.put("/streams/second", body).expect(200);
+    save_stream(&server, "m1", "camera", "onvif://10.0.0.3");
+    let bridge = Bridge::new("mediamtx", &server, &fake, "m1", &[]);
+    let second = [("second", "rtsp://10.0.0.2/b")];
+    wait_for_paths(&fake, &[&streams[..], &second].concat());
+    looking(
+        "the camera has its error",
+        || stats_of(&server, "camera")["error"]["code"].clone(),
+        |code| *code == "no_input_for_this_server",
+    );
+    drop(bridge);
+}
+
+#[test]
 fn nothing_is_made_that_cannot_be_recorded() {
     let server = TestServer::new();
     let fake = fake();

@@ -40,19 +40,22 @@ pub struct Go2rtcRules {
 impl ServerRules for Go2rtcRules {
     /// Those that run programs or read files there are not among them.
     fn schemes(&self) -> &'static [&'static str] {
-        &[
-            "rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "srt", "tcp",
-        ]
+        MediaServerKind::Go2rtc.schemes()
     }
 
     fn native(&self, name: &str) -> Box<str> {
         MediaServerKind::Go2rtc.native(name).into()
     }
 
-    /// Without what follows `#`, which are options of go2rtc.
+    /// Without what follows `#`, which are options of go2rtc. WHEP is `webrtc:` before an HTTP URL.
     fn source(&self, url: &str) -> Option<String> {
         let url = url.split('#').next().unwrap_or_default();
-        pull_url(url, self.schemes())
+        let url = pull_url(url, self.schemes())?;
+        Some(match url.split_once("://") {
+            Some(("whep", rest)) => format!("webrtc:http://{rest}"),
+            Some(("wheps", rest)) => format!("webrtc:https://{rest}"),
+            _ => url,
+        })
     }
 
     fn play(&self, native: &str, suffix: &str, query: &str) -> Option<String> {

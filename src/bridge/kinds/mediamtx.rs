@@ -33,9 +33,7 @@ pub struct MediaMtxRules {
 
 impl ServerRules for MediaMtxRules {
     fn schemes(&self) -> &'static [&'static str] {
-        &[
-            "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "http", "https", "whep", "wheps",
-        ]
+        MediaServerKind::MediaMtx.schemes()
     }
 
     fn native(&self, name: &str) -> Box<str> {

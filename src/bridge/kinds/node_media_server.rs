@@ -35,7 +35,7 @@ pub struct NodeMediaRules {
 
 impl ServerRules for NodeMediaRules {
     fn schemes(&self) -> &'static [&'static str] {
-        &["rtmp", "rtsp"]
+        MediaServerKind::NodeMediaServer.schemes()
     }
 
     fn native(&self, name: &str) -> Box<str> {

@@ -16,7 +16,7 @@ use super::{ServerApi, hooks, with_question_mark};
 use crate::bridge::caller::CallFault;
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, Picture, PutCause,
-    ServerMeasure, ServerRules, StreamCall,
+    ServerMeasure, ServerRules, StreamCall, pull_url,
 };
 use crate::native_name::MediaServerKind;
 
@@ -28,7 +28,16 @@ pub struct SrsRules {
 
 impl ServerRules for SrsRules {
     fn schemes(&self) -> &'static [&'static str] {
-        &["rtmp", "rtsp", "srt", "http", "https", "udp"]
+        MediaServerKind::Srs.schemes()
+    }
+
+    /// MPEG-TS is what ffmpeg expects over UDP.
+    fn source(&self, url: &str) -> Option<String> {
+        let url = pull_url(url, self.schemes())?;
+        Some(match url.split_once("://") {
+            Some(("udp+mpegts", rest)) => format!("udp://{rest}"),
+            _ => url,
+        })
     }
 
     fn native(&self, name: &str) -> Box<str> {
