@@ -155,6 +155,11 @@ impl HttpCaller {
             .allow_non_standard_methods(true)
             .build();
         let mut response = agent.run(request).map_err(unreachable)?;
+        // A body with a content coding, which was not requested, is not what it seems to be.
+        let coding = response.headers().get("content-encoding");
+        if coding.is_some_and(|coding| coding != "identity") {
+            return Err(CallFault::Unexpected("a content coding"));
+        }
         let length = response.body().content_length().unwrap_or(0);
         // A vector that grows takes up to three times as much.
         let mut body = Vec::with_capacity(length.min(EXACT_BODY_BYTES_MAX) as usize + 1);

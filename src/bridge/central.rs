@@ -9,6 +9,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::caller::{CallAnswer, CallFault, HttpCaller, OutgoingCall};
 use super::desired::{self, Wanted};
+use crate::access::auth::CLUSTER_SKEW_SECONDS_MAX;
 use crate::client::escape;
 
 /// Longest time for an answer, the wait of a poll not counted.
@@ -65,6 +66,28 @@ pub fn cluster_authorization(key: &str) -> String {
     value
 }
 
+/// The answer, unless it refuses a signature and shows that the clocks are the cause.
+fn with_clock(answer: CallAnswer) -> Result<CallAnswer, CallFault> {
+    let date = answer.header("date").filter(|_| answer.status == 401);
+    let there = date.and_then(|date| httpdate::parse_http_date(date).ok());
+    match there.and_then(|there| clock_fault(SystemTime::now(), there)) {
+        Some(text) => Err(CallFault::Status(401, text)),
+        None => Ok(answer),
+    }
+}
+
+/// What is wrong with the clock of this machine, if it is too far from another one for signatures.
+pub fn clock_fault(here: SystemTime, there: SystemTime) -> Option<String> {
+    let (way, difference) = match here.duration_since(there) {
+        Ok(ahead) => ("ahead of", ahead),
+        Err(error) => ("behind", error.duration()),
+    };
+    let minutes = (difference.as_secs() + 30) / 60;
+    let is_far = difference > Duration::from_secs(CLUSTER_SKEW_SECONDS_MAX);
+    let text = format!("the clock of this machine is {minutes} min {way} that of Weir");
+    is_far.then_some(text)
+}
+
 impl Central {
     /// `url` may end in one of the prefixes of the API.
     pub fn new(url: &str, hostname: &str) -> Self {
@@ -104,7 +127,7 @@ impl Central {
         }
         let fields: Vec<(&str, &str)> =
             etag.map(|tag| ("if-none-match", tag)).into_iter().collect();
-        let answer = self.get(&self.polls, key, &path, &fields, deadline)?;
+        let answer = with_clock(self.get(&self.polls, key, &path, &fields, deadline)?)?;
         if answer.status == 304 && etag.is_some() {
             return Ok(Polled::Unchanged);
         }
@@ -179,7 +202,7 @@ impl Central {
             body,
             deadline: ANSWER_WITHIN,
         })?;
-        answer.success().map(drop)
+        with_clock(answer)?.success().map(drop)
     }
 
     /// Whether a viewer may play; with the answer's own lifetime.

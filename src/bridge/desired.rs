@@ -45,6 +45,11 @@ impl WantedInput {
 /// The streams of the server, by name.
 pub type Wanted = BTreeMap<Box<str>, WantedStream>;
 
+/// Whether a stream is to be recorded.
+pub fn has_recordings(wanted: &Wanted) -> bool {
+    wanted.values().any(|stream| stream.dvr)
+}
+
 /// The list of an answer, in the form that Weir documents.
 #[derive(Deserialize)]
 struct ListAnswer {

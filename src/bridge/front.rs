@@ -22,7 +22,7 @@ use super::shared::BridgeShared;
 use crate::client::escape;
 
 /// Threads that answer.
-pub const FRONT_THREADS: usize = 4;
+pub const FRONT_THREADS: usize = 3;
 const HEAD_BYTES_MAX: usize = 8 << 10;
 const BODY_BYTES_MAX: usize = 64 << 10;
 const FIELDS_MAX: usize = 64;

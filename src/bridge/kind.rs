@@ -63,9 +63,30 @@ pub trait MediaServer: Send {
 
     fn measure(&mut self) -> Result<ServerMeasure, CallFault>;
 
-    /// What the configuration of the server lacks, for `weir bridge check`.
-    fn missing(&mut self) -> Result<Vec<&'static str>, CallFault> {
-        Ok(Vec::new())
+    /// What the configuration of the server lacks of what the bridge needs, as far as the server
+    /// shows it, one sentence each.
+    fn missing(&mut self, needs: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault>;
+}
+
+/// What a server must have in its configuration, besides what every bridge needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerNeeds {
+    /// Viewers are to be checked: the port of this machine at which the hook is answered.
+    pub hook_port: Option<u16>,
+    /// Streams are recorded.
+    pub recordings: bool,
+}
+
+impl ServerNeeds {
+    /// Whether a URL in the configuration of the server is that of the hook.
+    pub fn is_hook(&self, url: &str) -> bool {
+        let port = tcp_address(url).map(|(_, port)| port);
+        self.hook_port.is_none_or(|hook| port == Some(hook))
+    }
+
+    /// The URL of the hook, for a sentence.
+    pub fn hook_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.hook_port.unwrap_or(0))
     }
 }
 

@@ -6,8 +6,9 @@
 //!
 //! ```text
 //!   poll       joins, polls and checks lists (central, desired)       -> shared
-//!   worker     watches the server, plans (plan), calls it (kinds),    -> shared, file (kept)
-//!              measures it (report)
+//!   worker     plans (plan), calls the server (kinds), measures it    -> shared, file (kept)
+//!              (report)
+//!   watcher    looks whether the server lives (liveness)              -> shared
 //!   reports    sends the newest report
 //!   prober     connects to sources
 //!   front      redirects players, answers the hook of the server
@@ -37,6 +38,7 @@ mod single;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod watcher;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -63,6 +65,7 @@ use options::{BridgeAction, BridgeOptions, BridgeTask};
 use plan::Planner;
 use poll::{Credentials, Poller, send_reports};
 use shared::BridgeShared;
+use watcher::{LifeBook, Watcher};
 use worker::{Identity, Worker};
 
 /// Stack of a thread of the bridge. Most of the memory of a bridge would be stacks otherwise.
@@ -193,8 +196,18 @@ fn start(options: BridgeOptions) -> Result<RunningBridge, Failure> {
     let wanted = kept.wanted.map(Arc::new);
     let shared = Arc::new(BridgeShared::new(wanted, kept.has_joined));
     let central = Arc::new(Central::new(&options.central, &options.hostname));
-    let handle = connect(&options.server);
+    let mut handle = connect(&options.server);
     let rules = handle.rules.clone();
+    let book = Arc::new(LifeBook {
+        shared: shared.clone(),
+        central: central.clone(),
+        hostname: options.hostname.clone(),
+    });
+    let watcher = Watcher {
+        book: book.clone(),
+        media: handle.media.clone(),
+        api: handle.api_look.take(),
+    };
     start_front(&options, &shared, &central, &rules, &key)?;
     let planner = Planner::new(options.plan, rules, kept.owned, Instant::now());
     let joins = options.keys.join_token.is_some();
@@ -202,15 +215,9 @@ fn start(options: BridgeOptions) -> Result<RunningBridge, Failure> {
         hostname: options.hostname.clone(),
         made_key: joins.then(|| key.clone()),
         has_joined: kept.has_joined,
+        hook_port: options.front.listen.map(|address| address.port()),
     };
-    let worker = Worker::new(
-        handle,
-        shared.clone(),
-        central.clone(),
-        file,
-        identity,
-        planner,
-    );
+    let worker = Worker::new(handle, book, file, identity, planner);
     let credentials = Credentials {
         key: key.clone(),
         join_token: options
@@ -230,6 +237,7 @@ fn start(options: BridgeOptions) -> Result<RunningBridge, Failure> {
     let (reported, probed) = (shared.clone(), shared.clone());
     let weir = central.clone();
     let worker = spawn("worker", move || worker.run())?;
+    spawn("watcher", move || watcher.run())?;
     spawn("poll", move || poller.run())?;
     spawn("reports", move || {
         send_reports(&reported, &weir, &hostname, &key);

@@ -10,11 +10,34 @@ use super::central::{Central, JoinFields, Polled};
 use super::report::ConfigStatus;
 use super::shared::{BridgeShared, PollTurn};
 
-/// Pauses after a failure, from the first to the longest, changed at random by half.
-const PAUSE_MIN: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Shortest and longest pause after a failure.
+pub const PAUSE_MIN: Duration = Duration::from_millis(200);
+pub const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Shortest time from one poll to the next, whatever they are answered.
 const POLL_EVERY: Duration = Duration::from_millis(100);
+
+/// Pauses between failures in a row: each doubles the last, up to [`PAUSE_MAX`], and is changed at
+/// random by half, so that the bridges of a Weir that was away do not return at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPause {
+    mean: Duration,
+}
+
+impl Default for RetryPause {
+    fn default() -> Self {
+        Self { mean: PAUSE_MIN }
+    }
+}
+
+impl RetryPause {
+    /// The pause after one more failure. `random` is any number.
+    pub fn next(&mut self, random: u32) -> Duration {
+        let part = f64::from(random) / f64::from(u32::MAX);
+        let pause = self.mean.mul_f64(0.5 + part);
+        self.mean = (self.mean * 2).min(PAUSE_MAX);
+        pause.clamp(PAUSE_MIN, PAUSE_MAX)
+    }
+}
 
 /// The credentials of the bridge.
 pub struct Credentials {
@@ -33,7 +56,7 @@ pub struct Poller {
     pub credentials: Credentials,
     pub etag: Option<String>,
     pub has_joined: bool,
-    pub pause: Duration,
+    pub pause: RetryPause,
     pub epoch: u64,
     pub logged: Option<String>,
 }
@@ -52,7 +75,7 @@ impl Poller {
             credentials,
             etag: None,
             has_joined: false,
-            pause: PAUSE_MIN,
+            pause: RetryPause::default(),
             epoch: 0,
             logged: None,
         }
@@ -63,7 +86,7 @@ impl Poller {
             let begun = Instant::now();
             match self.poll(&turn) {
                 Ok(()) => {
-                    self.pause = PAUSE_MIN;
+                    self.pause = RetryPause::default();
                     if self.logged.take().is_some() {
                         info!(hostname = &*self.hostname, "Weir answers again");
                     }
@@ -137,11 +160,8 @@ impl Poller {
             warn!(hostname, error, "no configuration from Weir: {text}");
             self.logged = Some(text);
         }
-        let part = getrandom::u32().unwrap_or(u32::MAX / 2);
-        let pause = self
-            .pause
-            .mul_f64(0.5 + f64::from(part) / f64::from(u32::MAX));
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+        let pause = self.pause.next(random);
         self.shared.pause_in_epoch(pause, epoch);
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::desired::Wanted;
+use super::liveness::{LifeSign, Liveness, ServerLife};
 use super::report::ConfigStatus;
 
 /// Sources that wait for a probe.
@@ -23,6 +24,9 @@ pub type ProbedSource = (Box<str>, Box<str>);
 #[derive(Default)]
 struct BridgeState {
     is_stopping: bool,
+    liveness: Liveness,
+    /// The last look at the server.
+    looked_at: Option<Instant>,
     /// The server is not dead: polls and reports go on.
     is_serving: bool,
     /// Counts the starts of the server. A poll belongs to the one in which it began.
@@ -118,19 +122,48 @@ impl BridgeShared {
         state.news.serial != serial || state.is_stopping
     }
 
-    /// The server came to life: what is wanted there may have changed meanwhile.
-    pub fn serve(&self) {
-        self.change(|state| {
-            state.is_serving = true;
-            state.epoch += 1;
-        });
+    // ---- the life of the server ---------------------------------------------------------------
+
+    /// Takes the result of a look that ended at `now`; the life of the server before and after it.
+    pub fn see(&self, now: Instant, sign: LifeSign) -> (ServerLife, ServerLife) {
+        let mut state = self.state.lock();
+        let before = state.liveness.life();
+        let life = state.liveness.see(now, sign);
+        state.looked_at = Some(now);
+        let is_dead = life == ServerLife::Down;
+        if is_dead {
+            state.report = None;
+        }
+        if is_dead != (before == ServerLife::Down) {
+            state.is_serving = !is_dead;
+            // What is wanted there may have changed while it was dead.
+            state.epoch += u64::from(!is_dead);
+            drop(state);
+            self.changed.notify_all();
+        }
+        (before, life)
     }
 
-    pub fn fall_silent(&self) {
-        self.change(|state| {
-            state.is_serving = false;
-            state.report = None;
-        });
+    /// The life of the server, and how often it died.
+    pub fn life(&self) -> (ServerLife, u64) {
+        let state = self.state.lock();
+        (state.liveness.life(), state.liveness.deaths())
+    }
+
+    /// Waits until the last answer, and the last look, are this old; false at the end of the
+    /// bridge.
+    pub fn wait_for_silence(&self, time: Duration) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_stopping {
+                return false;
+            }
+            let last = state.liveness.answered_at().max(state.looked_at);
+            let Some(due) = last.map(|at| at + time).filter(|at| *at > Instant::now()) else {
+                return true;
+            };
+            self.changed.wait_until(&mut state, due);
+        }
     }
 
     /// Whether a poll has ended since the server came to life.
@@ -143,8 +176,9 @@ impl BridgeShared {
         self.state.lock().config.clone()
     }
 
+    /// Replaces the report that waits to be sent. The report of a dead server is dropped.
     pub fn put_report(&self, report: Vec<u8>) {
-        self.change(|state| state.report = Some(report));
+        self.change(|state| state.report = Some(report).filter(|_| state.is_serving));
     }
 
     pub fn put_probes(&self, probes: Vec<ProbedSource>) {

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::caller::CallFault;
 use super::central::{Central, Polled};
-use super::desired::Wanted;
+use super::desired::{Wanted, has_recordings};
 use super::kept::{KeptFile, KeptRef};
+use super::kind::ServerNeeds;
 use super::kinds::connect;
 use super::options::BridgeOptions;
 use super::plan::{Owned, Planner, ServerList};
@@ -228,13 +229,17 @@ pub fn check(options: BridgeOptions) -> Result<bool, Failure> {
     let text = format!("the media port {}", media.address);
     is_good &= line(media_answers, &text);
     if view.list.is_ok() {
-        match view.handle.server.missing() {
+        let needs = needs(&options, view.wanted.as_ref().ok());
+        match view.handle.server.missing(&needs) {
             Ok(missing) => {
                 for text in missing {
-                    is_good &= line(false, text);
+                    is_good &= line(false, &text);
                 }
             }
-            Err(fault) => is_good &= line(false, &fault.to_string()),
+            Err(fault) => {
+                let text = format!("the configuration of the media server: {fault}");
+                is_good &= line(false, &text);
+            }
         }
     }
     if let (Ok(wanted), Ok(list)) = (&view.wanted, &view.list) {
@@ -242,6 +247,14 @@ pub fn check(options: BridgeOptions) -> Result<bool, Failure> {
     }
     print(&out)?;
     Ok(is_good)
+}
+
+/// What the configuration of the server must have.
+fn needs(options: &BridgeOptions, wanted: Option<&Wanted>) -> ServerNeeds {
+    ServerNeeds {
+        hook_port: options.front.listen.map(|address| address.port()),
+        recordings: wanted.is_some_and(has_recordings),
+    }
 }
 
 /// What both sides show, without a change on either.

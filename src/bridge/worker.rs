@@ -1,5 +1,5 @@
-//! The thread that owns the media server: it watches its life, makes it follow the list, measures
-//! it, and keeps the file. All calls of one server are made here, one at a time.
+//! The thread that owns the media server: it makes it follow the list, measures it, and keeps the
+//! file. All calls of one server but the looks of the watcher are made here, one at a time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::caller::CallFault;
-use super::central::Central;
-use super::desired::Wanted;
+use super::desired::{Wanted, has_recordings};
 use super::kept::{KeptFile, KeptRef};
-use super::kind::{ListedStream, MediaServer, ServerRules, StreamCall};
-use super::liveness::{LifeSigns, Liveness, ServerLife};
+use super::kind::{ListedStream, MediaServer, ServerNeeds, ServerRules, StreamCall};
+use super::liveness::{LifeSign, ServerLife};
 use super::plan::{CallEnd, CallPlan, Planner, ServerList, SourceFault};
 use super::prober::MediaPort;
 use super::report::{ConfigStatus, Meter, ReportInput, report};
 use super::shared::BridgeShared;
 use super::usage::UsageMeter;
+use super::watcher::{ApiLook, LifeBook};
 
 /// Pause between rounds.
 const ROUND_EVERY: Duration = Duration::from_millis(500);
@@ -35,6 +35,8 @@ pub struct ServerHandle {
     pub server: Box<dyn MediaServer>,
     pub rules: Arc<dyn ServerRules>,
     pub media: MediaPort,
+    /// For the watcher.
+    pub api_look: Option<ApiLook>,
 }
 
 /// What the file holds besides lists.
@@ -44,16 +46,17 @@ pub struct Identity {
     /// The key that the bridge made; not one that it was given.
     pub made_key: Option<String>,
     pub has_joined: bool,
+    /// Where the hook of the server is answered.
+    pub hook_port: Option<u16>,
 }
 
 pub struct Worker {
     handle: ServerHandle,
     shared: Arc<BridgeShared>,
-    central: Arc<Central>,
+    book: Arc<LifeBook>,
     file: KeptFile,
     identity: Identity,
     planner: Planner,
-    liveness: Liveness,
     life: ServerLife,
     meter: Meter,
     usage: UsageMeter,
@@ -66,8 +69,12 @@ pub struct Worker {
 #[derive(Debug, Default)]
 struct WorkerTimes {
     run: Option<Box<str>>,
-    /// The last look found neither the API nor the media port.
-    is_silent: bool,
+    /// How often the server has died.
+    deaths: u64,
+    /// What the configuration of the server lacks was looked up in this life of it, and what was
+    /// found the last time.
+    is_checked: bool,
+    missing: Vec<Box<str>>,
     listed_at: Option<Instant>,
     list_serial: u64,
     reported_at: Option<Instant>,
@@ -79,20 +86,18 @@ struct WorkerTimes {
 impl Worker {
     pub fn new(
         handle: ServerHandle,
-        shared: Arc<BridgeShared>,
-        central: Arc<Central>,
+        book: Arc<LifeBook>,
         file: KeptFile,
         identity: Identity,
         planner: Planner,
     ) -> Self {
         Self {
             handle,
-            shared,
-            central,
+            shared: book.shared.clone(),
+            book,
             file,
             identity,
             planner,
-            liveness: Liveness::default(),
             life: ServerLife::Down,
             meter: Meter::default(),
             usage: UsageMeter::default(),
@@ -117,7 +122,8 @@ impl Worker {
         }
     }
 
-    fn round(&mut self) {
+    /// One look, one reconciliation, and a report if one is due.
+    pub fn round(&mut self) {
         self.watch();
         if self.life == ServerLife::Down {
             return;
@@ -129,22 +135,55 @@ impl Worker {
         {
             self.log_fault("cannot configure the media server", &fault);
         }
-        self.report();
+        // It may have died while calls waited for it.
+        if self.shared.life().0 != ServerLife::Down {
+            self.report();
+            self.check();
+        }
     }
 
-    /// Looks for signs of life.
+    /// Logs what the configuration of the server lacks, once, and again if that changed while it
+    /// was away.
+    fn check(&mut self) {
+        let is_due = self.life == ServerLife::Up && self.wanted.is_some();
+        if self.times.is_checked || !is_due {
+            return;
+        }
+        self.times.is_checked = true;
+        let needs = ServerNeeds {
+            hook_port: self.identity.hook_port,
+            recordings: self.wanted.as_deref().is_some_and(has_recordings),
+        };
+        let hostname = &*self.identity.hostname;
+        match self.handle.server.missing(&needs) {
+            Ok(missing) => {
+                if missing != self.times.missing {
+                    for text in &missing {
+                        warn!(hostname, "the media server lacks {text}");
+                    }
+                }
+                self.times.missing = missing;
+            }
+            Err(fault) => {
+                warn!(
+                    hostname,
+                    "cannot check the media server's configuration: {fault}"
+                );
+            }
+        }
+    }
+
+    /// Calls the server once, and takes over what is known of its life.
     fn watch(&mut self) {
         let probed = self.handle.server.probe();
-        let signs = LifeSigns {
-            api: probed.is_ok(),
-            media: probed.is_err() && self.handle.media.answers(MEDIA_WITHIN),
-        };
-        let before = self.life;
-        self.life = self.liveness.see(Instant::now(), signs);
-        self.times.is_silent = !signs.api && !signs.media;
-        if self.life == ServerLife::Down {
-            // Also a poll that began when the server was already dead.
-            self.central.cut();
+        self.note_answer(&probed);
+        let (life, deaths) = self.shared.life();
+        self.life = life;
+        if deaths != self.times.deaths {
+            self.times.deaths = deaths;
+            self.times.is_checked = false;
+            self.meter.reset();
+            self.list = None;
         }
         if let Ok(run) = probed
             && run != self.times.run
@@ -152,28 +191,20 @@ impl Worker {
             self.times.run = run;
             self.list = None;
         }
-        if before == self.life {
-            return;
-        }
-        match self.life {
-            ServerLife::Down => {
-                warn!(hostname = &*self.identity.hostname, "media server is down");
-                self.shared.fall_silent();
-                self.central.cut();
-                self.meter.reset();
-                self.list = None;
-            }
-            ServerLife::Unmanageable => {
-                let hostname = &*self.identity.hostname;
-                warn!(hostname, "control API is down, media port answers");
-            }
-            ServerLife::Up => {
-                info!(hostname = &*self.identity.hostname, "media server is up");
-                if before == ServerLife::Down {
-                    self.shared.serve();
-                }
-            }
-        }
+    }
+
+    /// Takes the result of a call as a sign of life. Whether the media port answers is looked up
+    /// only if the API does not.
+    fn note_answer<T>(&self, result: &Result<T, CallFault>) -> LifeSign {
+        let sign = if result.is_ok() {
+            LifeSign::Api
+        } else if self.handle.media.answers(MEDIA_WITHIN) {
+            LifeSign::MediaWithoutApi
+        } else {
+            LifeSign::Silence
+        };
+        self.book.see(sign);
+        sign
     }
 
     fn take_news(&mut self) {
@@ -328,18 +359,19 @@ impl Worker {
             SLOW_EVERY
         };
         let is_recent = |at: Instant| now.duration_since(at) + ROUND_EVERY / 4 < pause;
-        // A server that may be dead is not reported: silence is how Weir notices its death.
-        if self.times.is_silent || self.times.reported_at.is_some_and(is_recent) {
+        if self.times.reported_at.is_some_and(is_recent) {
             return;
         }
         self.times.reported_at = Some(now);
         let mut config = self.shared.config().unwrap_or(ConfigStatus::Loaded);
-        let mut is_measured = false;
-        match self.measure() {
-            Ok(()) => is_measured = true,
-            Err(fault) => {
-                config = ConfigStatus::error("control_api", fault.status(), fault.to_string());
-            }
+        let measured = self.measure();
+        let is_measured = measured.is_ok();
+        // A server that may be dead is not reported: silence is how Weir notices its death.
+        if self.note_measured(&measured) == LifeSign::Silence {
+            return;
+        }
+        if let Err(fault) = measured {
+            config = ConfigStatus::error("control_api", fault.status(), fault.to_string());
         }
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let body = report(
@@ -368,6 +400,15 @@ impl Worker {
         let seen = self.meter.add(now, measure);
         self.planner.observe(now, &seen);
         Ok(())
+    }
+
+    /// The sign of life in a measure. A refusal is an answer of a server that lives, though its API
+    /// is of no use.
+    fn note_measured(&self, measured: &Result<(), CallFault>) -> LifeSign {
+        match measured {
+            Err(CallFault::Status(..)) if self.life == ServerLife::Up => LifeSign::MediaWithoutApi,
+            _ => self.note_answer(measured),
+        }
     }
 
     /// Logs a failure once, until it changes.

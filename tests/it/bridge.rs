@@ -102,6 +102,7 @@ fn bridge_gives_changes_and_removes_streams() {
     assert_eq!(seen["status"], "running");
     let changes = fake.take_changes();
     assert_eq!(changes.len(), 2, "one change and one removal: {changes:?}");
+    assert_eq!(fake.kind().overlapping_changes, 0, "one write at a time");
     assert_eq!(fake.kind().starts["a"], 1);
     drop(bridge);
 }

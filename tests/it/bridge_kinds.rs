@@ -224,6 +224,40 @@ fn refused_login_is_not_repeated() {
     bridge.wait_for_log("cannot configure the media server", 1);
     wait_for_requests(&fake, 12);
     assert_eq!(fake.kind().logins, 1, "five wrong ones would lock it");
+    assert_eq!(fake.kind().wrong_logins, 1);
+}
+
+#[test]
+fn srs_is_called_with_its_login_and_reports_what_flows() {
+    let server = TestServer::new();
+    let directory = tempfile::tempdir().expect("a scratch directory");
+    let (file, password) = (directory.path().join("i.conf"), directory.path().join("p"));
+    fs::write(&password, "secret").expect("a file");
+    let fake = FakeServer::new(FakeSrs::with_file(&file));
+    fake.kind().login = Some("weir:secret");
+    fake.kind().has_no_log_dir = true;
+    save_streamers(&server, &["s1"]);
+    save_stream(&server, "s1", "a", "rtmp://10.0.0.1/live/a");
+    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let (file, password) = (text(&file), text(&password));
+    let more = ["--ingest-file", &*file];
+    let bridge = Bridge::new("srs", &server, &fake, "s1", &more);
+    bridge.wait_for_log("bridge starts", 1);
+    wait_for_requests(&fake, 4);
+    assert_eq!(fake.kind().reloads, 0, "not without its password");
+    drop(bridge);
+    let more = [&more[..], &["--user", "weir", "--password-file", &password]].concat();
+    let bridge = Bridge::new("srs", &server, &fake, "s1", &more);
+    looking(
+        "the ingest is given",
+        || fake.kind().ingests.len(),
+        |count| *count == 1,
+    );
+    // Without a directory for its logs ffmpeg does not start: the file has it, and nothing flows.
+    wait_for_status(&server, "a", "waiting");
+    fake.kind().has_no_log_dir = false;
+    wait_for_status(&server, "a", "running");
+    drop(bridge);
 }
 
 #[test]

@@ -38,6 +38,8 @@ mod authorities;
 mod backup;
 mod balancer;
 mod bridge;
+mod bridge_check;
+mod bridge_faults;
 mod bridge_front;
 mod bridge_kinds;
 mod bridge_real;

@@ -21,7 +21,7 @@ use super::{ServerApi, is_file_name};
 use crate::bridge::caller::CallFault;
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, PutCause, ServerMeasure,
-    ServerRules, StreamCall, pull_url,
+    ServerNeeds, ServerRules, StreamCall, pull_url,
 };
 use crate::bridge::plan::SourceFault;
 use crate::bridge::prober;
@@ -206,4 +206,48 @@ impl MediaServer for Go2rtc {
             streams: measured.collect(),
         })
     }
+
+    /// It has no hook, and records nothing.
+    fn missing(&mut self, _: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+        let answer = match self.api.get("/api/config") {
+            Err(fault @ CallFault::Status(404 | 410, _)) => {
+                let text = format!("a configuration file ({fault}); it loses streams at a restart");
+                return Ok(vec![text.into()]);
+            }
+            other => other?,
+        };
+        let text = String::from_utf8_lossy(&answer.body);
+        let listen = setting(&text, "listen").unwrap_or(":1984");
+        let is_open = !["127.", "localhost", "[::1]"]
+            .iter()
+            .any(|begin| listen.starts_with(begin));
+        let mut missing = Vec::new();
+        if is_open && setting(&text, "password").is_none() {
+            let text = format!(
+                "a password of the API, or api: listen: 127.0.0.1:1984; any client that \
+                 reaches {listen} can change streams"
+            );
+            missing.push(text.into());
+        }
+        Ok(missing)
+    }
+}
+
+/// A setting in the section `api` of a configuration in YAML, one setting in a line. Another form
+/// of it is not read.
+fn setting<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let mut section = "";
+    for line in text.lines() {
+        let line = line.split(" #").next().unwrap_or_default();
+        let Some((key, value)) = line.split_once(':').filter(|_| !line.starts_with('#')) else {
+            continue;
+        };
+        if !key.starts_with([' ', '\t']) {
+            section = key;
+        } else if section == "api" && key.trim() == name {
+            let value = value.trim().trim_matches(['"', '\'']);
+            return Some(value).filter(|value| !value.is_empty());
+        }
+    }
+    None
 }

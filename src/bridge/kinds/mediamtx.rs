@@ -16,11 +16,13 @@ use super::{ServerApi, hooks, is_file_name, seconds_since, with_question_mark};
 use crate::bridge::caller::CallFault;
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, PutCause, ServerMeasure,
-    ServerRules, StreamCall, pull_url,
+    ServerNeeds, ServerRules, StreamCall, pull_url,
 };
 use crate::client::escape as percent;
 use crate::native_name::MediaServerKind;
 
+/// Answered while the API works.
+pub const PROBE: &str = "/v3/info";
 const PAGE_ITEMS: usize = 1000;
 /// Pages of one list that are read.
 const PAGES_MAX: usize = 1000;
@@ -103,6 +105,16 @@ struct Info {
     started: Option<Box<str>>,
 }
 
+/// The part of the global configuration that a bridge needs.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GlobalConfiguration {
+    auth_method: Option<Box<str>>,
+    #[serde(rename = "authHTTPAddress")]
+    auth_http_address: Option<Box<str>>,
+    playback: Option<bool>,
+}
+
 impl MediaMtx {
     fn pages<T: for<'d> Deserialize<'d>>(&self, path: &str) -> Result<Vec<T>, CallFault> {
         let mut items = Vec::new();
@@ -120,7 +132,7 @@ impl MediaMtx {
 
 impl MediaServer for MediaMtx {
     fn probe(&mut self) -> Result<Option<Box<str>>, CallFault> {
-        let info: Info = self.api.probe("/v3/info")?.json()?;
+        let info: Info = self.api.probe(PROBE)?.json()?;
         Ok(info.started)
     }
 
@@ -161,7 +173,7 @@ impl MediaServer for MediaMtx {
 
     fn measure(&mut self) -> Result<ServerMeasure, CallFault> {
         let paths: Vec<RunningPath> = self.pages("/v3/paths/list")?;
-        let info: Info = self.api.get("/v3/info")?.json()?;
+        let info: Info = self.api.get(PROBE)?.json()?;
         let streams = paths.into_iter().map(|path| {
             let stream = MeasuredStream {
                 bytes_in: path.inbound_bytes.or(path.bytes_received).unwrap_or(0),
@@ -178,6 +190,25 @@ impl MediaServer for MediaMtx {
             uptime_seconds: started.unwrap_or(0),
             streams: streams.collect(),
         })
+    }
+
+    fn missing(&mut self, needs: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+        let answer = self.api.get("/v3/config/global/get")?;
+        let global: GlobalConfiguration = answer.json()?;
+        let mut missing = Vec::new();
+        let url = global.auth_http_address.unwrap_or_default();
+        let is_asked = global.auth_method.as_deref() == Some("http");
+        if needs.hook_port.is_some() && !(is_asked && needs.is_hook(&url)) {
+            let hook = needs.hook_url();
+            let text = format!(
+                "authMethod: http with authHTTPAddress: {hook}; viewers are not checked by Weir"
+            );
+            missing.push(text.into());
+        }
+        if needs.recordings && global.playback == Some(false) {
+            missing.push("playback: yes; streams are recorded and cannot be played back".into());
+        }
+        Ok(missing)
     }
 }
 

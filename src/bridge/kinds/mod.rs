@@ -6,6 +6,7 @@ pub mod mediamtx;
 pub mod node_media_server;
 pub mod srs;
 pub mod srs_ingest;
+mod srs_start;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use clap::ValueEnum;
 use super::caller::{CallAnswer, CallFault, HttpCaller, OutgoingCall};
 use super::kind::{MediaServer, ServerRules};
 use super::prober::MediaPort;
+use super::watcher::{ApiLook, SIGN_WITHIN};
 use super::worker::ServerHandle;
 use crate::native_name::MediaServerKind;
 
@@ -166,7 +168,22 @@ pub fn connect(options: &ServerOptions) -> ServerHandle {
             address: options.media.clone(),
             scheme: options.kind.media_scheme(),
         },
+        api_look: api_look(options),
     }
+}
+
+/// What looks for a sign of life of the control API beside other calls, where two at once do no
+/// harm. It sends no credentials where a wrong one would count.
+fn api_look(options: &ServerOptions) -> Option<ApiLook> {
+    let login = options.login.as_ref().map(HiddenText::expose);
+    let (path, login) = match options.kind {
+        ServerKind::Mediamtx => (mediamtx::PROBE, login),
+        ServerKind::Go2rtc => return None,
+        ServerKind::NodeMediaServer => (node_media_server::PROBE, None),
+        ServerKind::Srs => (srs::PROBE, login),
+    };
+    let api = ServerApi::new(&options.api, login).within(SIGN_WITHIN);
+    Some(Box::new(move || api.probe(path).is_ok()))
 }
 
 /// The control API of a media server.

@@ -20,10 +20,12 @@ use super::{ServerApi, hooks, with_question_mark};
 use crate::bridge::caller::{CallAnswer, CallFault};
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, Picture, PutCause,
-    ServerMeasure, ServerRules, StreamCall, pull_url,
+    ServerMeasure, ServerNeeds, ServerRules, StreamCall, pull_url,
 };
 use crate::native_name::MediaServerKind;
 
+/// Answered without a login.
+pub const PROBE: &str = "/api/v1/health";
 /// Pause after a refused login.
 const LOGIN_PAUSE: Duration = Duration::from_mins(5);
 /// Pause between logins.
@@ -121,6 +123,23 @@ struct ServerStats {
     uptime: f64,
 }
 
+/// The part of the configuration that a bridge needs.
+#[derive(Deserialize)]
+struct ShownConfiguration {
+    notify: Option<ShownNotify>,
+    auth: Option<ShownAuth>,
+}
+
+#[derive(Deserialize)]
+struct ShownNotify {
+    url: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+struct ShownAuth {
+    play: Option<bool>,
+}
+
 impl NodeMediaServer {
     /// `login` is `user:password`.
     pub fn new(base: &str, login: Option<&str>) -> Self {
@@ -188,7 +207,7 @@ impl NodeMediaServer {
 
 impl MediaServer for NodeMediaServer {
     fn probe(&mut self) -> Result<Option<Box<str>>, CallFault> {
-        self.api.probe("/api/v1/health")?;
+        self.api.probe(PROBE)?;
         Ok(None)
     }
 
@@ -239,5 +258,29 @@ impl MediaServer for NodeMediaServer {
             uptime_seconds: stats.data.server.uptime.max(0.0) as u64,
             streams: measured.collect(),
         })
+    }
+
+    /// Versions that do not show their configuration lack nothing that is known.
+    fn missing(&mut self, needs: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+        let answer = match self.send("GET", "/config", b"") {
+            Err(CallFault::Status(404, _)) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let Ok(shown) = answer.json::<ApiEnvelope<ShownConfiguration>>() else {
+            return Ok(Vec::new());
+        };
+        let url = shown.data.notify.and_then(|notify| notify.url);
+        let mut missing = Vec::new();
+        if needs.hook_port.is_some() && !url.is_some_and(|url| needs.is_hook(&url)) {
+            let hook = needs.hook_url();
+            let text = format!("notify.url: {hook}; viewers are not checked by Weir");
+            missing.push(text.into());
+        }
+        let is_signed = shown.data.auth.and_then(|auth| auth.play) == Some(true);
+        if is_signed {
+            let text = "auth.play: false; players need a signature that Weir does not make";
+            missing.push(text.into());
+        }
+        Ok(missing)
     }
 }

@@ -12,16 +12,20 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::srs_ingest::{Blocks, IngestOptions, is_harmless};
+use super::srs_start::StartFile;
 use super::{ServerApi, hooks, with_question_mark};
 use crate::bridge::caller::CallFault;
 use crate::bridge::kind::{
     BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, Picture, PutCause,
-    ServerMeasure, ServerRules, StreamCall, pull_url,
+    ServerMeasure, ServerNeeds, ServerRules, StreamCall, pull_url,
 };
 use crate::native_name::MediaServerKind;
 
+/// Answered while the API works.
+pub const PROBE: &str = "/api/v1/versions";
 const PAGE_ITEMS: usize = 500;
 const PAGES_MAX: usize = 1000;
+
 pub struct SrsRules {
     pub play_base: String,
 }
@@ -138,6 +142,29 @@ struct SummaryData {
 #[derive(Deserialize)]
 struct OwnSummary {
     srs_uptime: f64,
+    /// The command line of SRS, and the directory that it was started in.
+    #[serde(default)]
+    argv: Box<str>,
+    #[serde(default)]
+    cwd: Box<str>,
+}
+
+#[derive(Deserialize)]
+struct ShownApi {
+    http_api: Option<ShownHttpApi>,
+}
+
+#[derive(Deserialize)]
+struct ShownHttpApi {
+    raw_api: Option<ShownRawApi>,
+}
+
+#[derive(Deserialize)]
+struct ShownRawApi {
+    #[serde(default)]
+    enabled: bool,
+    #[serde(default)]
+    allow_reload: bool,
 }
 
 impl Srs {
@@ -162,7 +189,7 @@ impl Srs {
 
 impl MediaServer for Srs {
     fn probe(&mut self) -> Result<Option<Box<str>>, CallFault> {
-        let versions: Versions = self.api.probe("/api/v1/versions")?.json()?;
+        let versions: Versions = self.api.probe(PROBE)?.json()?;
         Ok(versions.pid.map(|pid| pid.to_string().into()))
     }
 
@@ -226,13 +253,33 @@ impl MediaServer for Srs {
                 break;
             }
         }
-        let versions: Versions = self.api.get("/api/v1/versions")?.json()?;
+        let versions: Versions = self.api.get(PROBE)?.json()?;
         let summaries: Summaries = self.api.get("/api/v1/summaries")?.json()?;
         Ok(ServerMeasure {
             version: versions.data.version,
             uptime_seconds: summaries.data.own.srs_uptime.max(0.0) as u64,
             streams,
         })
+    }
+
+    /// `rpc=raw` is answered although the raw API is off. The file that SRS was started with is
+    /// read if this machine has it.
+    fn missing(&mut self, needs: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+        let shown: ShownApi = self.api.get("/api/v1/raw?rpc=raw")?.json()?;
+        let mut missing: Vec<Box<str>> = Vec::new();
+        let raw = shown.http_api.and_then(|api| api.raw_api);
+        if !raw.is_some_and(|raw| raw.enabled && raw.allow_reload) {
+            let text = "http_api { raw_api { enabled on; allow_reload on; } }; changes of streams \
+                        have no effect";
+            missing.push(text.into());
+        }
+        let summaries: Summaries = self.api.get("/api/v1/summaries")?.json()?;
+        let own = summaries.data.own;
+        let file = StartFile::find(&own.argv, &own.cwd);
+        if let Some(file) = file {
+            missing.extend(file.missing(&self.ingest.file, needs));
+        }
+        Ok(missing)
     }
 }
 

@@ -6,6 +6,7 @@ mod lists;
 mod names;
 mod parts;
 mod rules;
+mod threads;
 
 use std::time::{Duration, Instant};
 

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use super::super::central::clock_fault;
 use super::super::desired::{Wanted, WantedInput, WantedStream};
 use super::super::kept::{FoundFile, Kept, KeptFile, KeptRef};
 use super::super::kind::{MeasuredStream, Picture, ServerMeasure};
-use super::super::liveness::{LifeSigns, Liveness, ServerLife};
+use super::super::liveness::{LifeSign, Liveness, ServerLife};
 use super::super::plan::{Owned, OwnedState, OwnedStream, StreamError};
 use super::super::report::{ConfigStatus, HostUsage, Meter, ReportInput, report};
+use super::super::shared::BridgeShared;
 use super::{Clock, TestRules};
 
 fn wanted(streams: &[(&str, &str)]) -> Wanted {
@@ -97,26 +100,86 @@ fn recorded_intention_is_read_as_a_call_that_may_have_been_made() {
 }
 
 #[test]
+fn clocks_that_differ_are_named() {
+    let here = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
+    let fault = |there| clock_fault(here, there);
+    assert_eq!(fault(here), None);
+    assert_eq!(fault(here + Duration::from_secs(300)), None);
+    let text = |way| {
+        Some(format!(
+            "the clock of this machine is 60 min {way} that of Weir"
+        ))
+    };
+    assert_eq!(fault(here + Duration::from_hours(1)), text("behind"));
+    assert_eq!(fault(here - Duration::from_hours(1)), text("ahead of"));
+}
+
+#[test]
 fn only_silence_of_both_ports_for_a_while_is_death() {
     let mut clock = Clock::new();
     let mut liveness = Liveness::default();
-    let mut see = |ms, api, media| liveness.see(clock.pass(ms), LifeSigns { api, media });
-    assert_eq!(see(0, false, true), ServerLife::Down, "not seen yet");
-    assert_eq!(see(500, true, false), ServerLife::Up);
-    assert_eq!(see(500, false, false), ServerLife::Up);
-    assert_eq!(see(1900, false, false), ServerLife::Up);
-    assert_eq!(see(100, false, false), ServerLife::Down);
-    assert_eq!(see(100, false, true), ServerLife::Down, "it starts");
-    assert_eq!(see(100, true, true), ServerLife::Up);
-    assert_eq!(see(100_000, false, true), ServerLife::Unmanageable);
-    assert_eq!(see(100_000, false, true), ServerLife::Unmanageable);
-    assert_eq!(see(1000, false, false), ServerLife::Unmanageable);
-    assert_eq!(
-        see(1000, true, false),
-        ServerLife::Up,
-        "the silence was short"
-    );
-    assert_eq!(see(1500, false, false), ServerLife::Up, "and begins again");
+    let mut see = |ms, sign| liveness.see(clock.pass(ms), sign);
+    use LifeSign::{Api, Media, MediaWithoutApi, Silence};
+    assert_eq!(see(0, MediaWithoutApi), ServerLife::Down, "not seen yet");
+    assert_eq!(see(500, Api), ServerLife::Up);
+    assert_eq!(see(500, Silence), ServerLife::Up);
+    assert_eq!(see(1499, Silence), ServerLife::Up);
+    assert_eq!(see(1, Silence), ServerLife::Down);
+    assert_eq!(see(100, MediaWithoutApi), ServerLife::Down, "it starts");
+    assert_eq!(see(100, Media), ServerLife::Down);
+    assert_eq!(see(100, Api), ServerLife::Up);
+    assert_eq!(see(1999, MediaWithoutApi), ServerLife::Up, "a slow answer");
+    assert_eq!(see(1, MediaWithoutApi), ServerLife::Unmanageable);
+    assert_eq!(see(100_000, MediaWithoutApi), ServerLife::Unmanageable);
+    assert_eq!(see(1999, Silence), ServerLife::Unmanageable);
+    assert_eq!(see(1000, Api), ServerLife::Up, "its silence was short");
+    assert_eq!(see(1500, Silence), ServerLife::Up, "and begins again");
+    // A look at the media port alone is an answer, and no word about the API.
+    assert_eq!(see(100, Media), ServerLife::Up);
+    assert_eq!(see(100_000, Media), ServerLife::Up);
+    assert_eq!(see(2000, Silence), ServerLife::Down);
+    assert_eq!(liveness.deaths(), 2);
+}
+
+#[test]
+fn silence_counts_from_the_last_answer() {
+    // A server that hangs right after an answer is dead 2 s after it, however long the first look
+    // without one took, and if it was the only one.
+    let mut clock = Clock::new();
+    let mut liveness = Liveness::default();
+    liveness.see(clock.0, LifeSign::Api);
+    assert_eq!(liveness.answered_at(), Some(clock.0));
+    let at = clock.pass(2000);
+    assert_eq!(liveness.see(at, LifeSign::Silence), ServerLife::Down);
+    // An answer that came while the look waited counts.
+    liveness.see(clock.pass(1), LifeSign::Api);
+    let answered_at = clock.pass(900);
+    liveness.see(answered_at, LifeSign::Api);
+    let at = clock.pass(1100);
+    assert_eq!(liveness.see(at, LifeSign::Silence), ServerLife::Up);
+}
+
+#[test]
+fn dead_server_is_neither_polled_nor_reported() {
+    let mut clock = Clock::new();
+    let shared = BridgeShared::new(None, false);
+    shared.see(clock.0, LifeSign::Api);
+    assert!(shared.wait_for_turn().is_some(), "polled");
+    shared.put_report(b"good".to_vec());
+    shared.see(clock.pass(2000), LifeSign::Silence);
+    assert_eq!(shared.life(), (ServerLife::Down, 1));
+    let fault = ConfigStatus::error("unreachable", None, "cut");
+    assert!(!shared.put_fault(1, fault), "the poll was cut");
+    // The report from before, and one that the worker made too late.
+    shared.put_report(b"late".to_vec());
+    shared.see(clock.pass(1), LifeSign::Api);
+    shared.put_report(b"new".to_vec());
+    assert_eq!(shared.wait_for_report().as_deref(), Some(&b"new"[..]));
+    let turn = shared.wait_for_turn().expect("polled again");
+    assert_eq!(turn.epoch, 2, "its list is wanted at once");
+    shared.stop();
+    assert!(shared.wait_for_report().is_none());
+    assert!(!shared.wait_for_silence(Duration::ZERO));
 }
 
 /// Counters of a server, and the reports made of them.

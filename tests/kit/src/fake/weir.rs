@@ -27,21 +27,22 @@ pub struct FakeWeir {
     pub clock_ahead: Duration,
 }
 
+/// Whether a request has a signature of about this time.
+fn is_signed(request: &FakeRequest, now: SystemTime) -> bool {
+    let authorization = request.authorization.as_deref().unwrap_or_default();
+    let signed_at = authorization
+        .strip_prefix("Cluster ")
+        .and_then(|signature| signature.split_once(':'))
+        .and_then(|(seconds, _)| seconds.parse::<u64>().ok());
+    let now = now.duration_since(UNIX_EPOCH).expect("after 1970");
+    signed_at.is_some_and(|at| at.abs_diff(now.as_secs()) <= SKEW_SECONDS)
+}
+
 impl FakeWeir {
     /// A stream that is pulled from a URL.
     pub fn run(&mut self, name: &str, url: &str) {
         let stream = json!({"name": name, "inputs": [{"url": url}]});
         self.streams.insert(name.to_owned(), stream);
-    }
-
-    fn is_signed(&self, request: &FakeRequest, now: SystemTime) -> bool {
-        let authorization = request.authorization.as_deref().unwrap_or_default();
-        let signed_at = authorization
-            .strip_prefix("Cluster ")
-            .and_then(|signature| signature.split_once(':'))
-            .and_then(|(seconds, _)| seconds.parse::<u64>().ok());
-        let now = now.duration_since(UNIX_EPOCH).expect("after 1970");
-        signed_at.is_some_and(|at| at.abs_diff(now.as_secs()) <= SKEW_SECONDS)
     }
 
     fn list(&self, is_listed: impl Fn(&str) -> bool) -> FakeAnswer {
@@ -78,7 +79,7 @@ impl FakeWeir {
 impl FakeKind for FakeWeir {
     fn answer(&mut self, request: &FakeRequest) -> FakeAnswer {
         let now = SystemTime::now() + self.clock_ahead;
-        let mut answer = if self.is_signed(request, now) {
+        let mut answer = if is_signed(request, now) {
             self.signed_answer(request)
         } else {
             FakeAnswer::text(401, "signature")
