@@ -44,8 +44,8 @@ impl MediaServerKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 
-    /// Whether a server of this kind records what it is sent to record. Bridges configure no
-    /// recordings.
+    /// Whether copies of archives may be placed on a server of this kind. A bridge can make a
+    /// MediaMTX record, and no other streamer reads that archive.
     pub fn records(self) -> bool {
         self == Self::Flussonic
     }

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::caller::{CallAnswer, CallFault};
 
@@ -19,9 +20,41 @@ const NAME_BYTES_PER_QUESTION: usize = 6 << 10;
 pub struct WantedStream {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<WantedInput>,
-    /// It is to be recorded.
+    /// How it is to be recorded, if it is.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "kept_dvr"
+    )]
+    pub dvr: Option<Box<WantedDvr>>,
+}
+
+/// A recording as Weir wants it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WantedDvr {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Box<str>>,
+    /// Seconds after which it is removed; `None` or 0: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration: Option<u64>,
+    /// It has a schedule, limits, or a form that is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub dvr: bool,
+    pub needs_more: bool,
+}
+
+/// Reads `true` too, which was all that earlier versions kept.
+fn kept_dvr<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<WantedDvr>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum KeptDvr {
+        Switch(bool),
+        Known(Box<WantedDvr>),
+    }
+    Ok(match KeptDvr::deserialize(from)? {
+        KeptDvr::Switch(false) => None,
+        KeptDvr::Switch(true) => Some(Box::default()),
+        KeptDvr::Known(dvr) => Some(dvr),
+    })
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +80,7 @@ pub type Wanted = BTreeMap<Box<str>, WantedStream>;
 
 /// Whether a stream is to be recorded.
 pub fn has_recordings(wanted: &Wanted) -> bool {
-    wanted.values().any(|stream| stream.dvr)
+    wanted.values().any(|stream| stream.dvr.is_some())
 }
 
 /// The list of an answer, in the form that Weir documents.
@@ -55,7 +88,7 @@ pub fn has_recordings(wanted: &Wanted) -> bool {
 struct ListAnswer {
     streams: Vec<AnsweredStream>,
     estimated_count: Option<u64>,
-    next: Option<serde::de::IgnoredAny>,
+    next: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -63,9 +96,43 @@ struct AnsweredStream {
     name: Box<str>,
     #[serde(default)]
     inputs: Vec<AnsweredInput>,
-    dvr: Option<serde::de::IgnoredAny>,
+    dvr: Option<AnsweredDvr>,
     #[serde(rename = "static")]
     is_static: Option<bool>,
+}
+
+/// A recording, in a form that is known or another one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnsweredDvr {
+    Known(AnsweredDvrSpec),
+    Other(IgnoredAny),
+}
+
+#[derive(Deserialize)]
+struct AnsweredDvrSpec {
+    root: Option<Box<str>>,
+    expiration: Option<u64>,
+    schedule: Option<IgnoredAny>,
+    storage_limit: Option<IgnoredAny>,
+    disk_usage_limit: Option<IgnoredAny>,
+}
+
+impl AnsweredDvr {
+    fn wanted(self) -> WantedDvr {
+        let Self::Known(spec) = self else {
+            return WantedDvr {
+                needs_more: true,
+                ..WantedDvr::default()
+            };
+        };
+        let limits = [spec.schedule, spec.storage_limit, spec.disk_usage_limit];
+        WantedDvr {
+            root: spec.root,
+            expiration: spec.expiration.filter(|seconds| *seconds > 0),
+            needs_more: limits.iter().any(Option::is_some),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -80,7 +147,7 @@ struct AnsweredInput {
 enum SourceTimeout {
     Seconds(u32),
     Switch(bool),
-    Other(serde::de::IgnoredAny),
+    Other(IgnoredAny),
 }
 
 impl AnsweredStream {
@@ -98,7 +165,7 @@ impl AnsweredStream {
         });
         let mut inputs: Vec<WantedInput> = inputs.collect();
         inputs.shrink_to_fit();
-        let dvr = self.dvr.is_some();
+        let dvr = self.dvr.map(|dvr| Box::new(dvr.wanted()));
         (self.name, WantedStream { inputs, dvr })
     }
 }

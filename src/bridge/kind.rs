@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::caller::CallFault;
+use super::desired::WantedDvr;
 
 /// Longest URL that is given to a media server.
 const URL_BYTES_MAX: usize = 4096;
@@ -25,6 +28,11 @@ pub trait ServerRules: Send + Sync {
     /// The URL of a pull input as the server wants it.
     fn source(&self, url: &str) -> Option<String> {
         pull_url(url, self.schemes())
+    }
+
+    /// How the server is to record a stream; why it cannot otherwise.
+    fn recording(&self, _: &WantedDvr) -> Result<Recording, &'static str> {
+        Err("recordings of this server are not configured")
     }
 
     /// Where a player finds a stream. `suffix` is what followed the name, `index.m3u8`.
@@ -99,12 +107,22 @@ pub struct ListedStream {
     pub is_idle: bool,
 }
 
+/// How a server records a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recording {
+    /// The directory, absolute, of plain characters only.
+    pub root: Box<str>,
+    /// Seconds after which it is removed; 0: never.
+    pub delete_after: u64,
+}
+
 /// One change of the server's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamCall {
     Put {
         native: Box<str>,
         source: Box<str>,
+        recording: Option<Recording>,
         cause: PutCause,
     },
     Remove {
@@ -122,6 +140,9 @@ pub enum PutCause {
     Restart,
     /// The server has it with this source and does not pull it.
     Resume,
+    /// The server has it with this source, and is to record it otherwise or no more. It goes on
+    /// running.
+    Record,
 }
 
 impl StreamCall {
@@ -129,6 +150,11 @@ impl StreamCall {
         match self {
             Self::Put { native, .. } | Self::Remove { native } => native,
         }
+    }
+
+    /// Whether the server connects to the source again.
+    pub fn starts(&self) -> bool {
+        matches!(self, Self::Put { cause, .. } if *cause != PutCause::Record)
     }
 }
 
@@ -140,8 +166,11 @@ impl fmt::Display for StreamCall {
                 native,
                 source,
                 cause,
+                recording,
             } => {
                 let verb = match cause {
+                    PutCause::Record if recording.is_some() => "record",
+                    PutCause::Record => "stop the recording of",
                     PutCause::Add => "add",
                     PutCause::Change => "change",
                     PutCause::Restart => "restart",

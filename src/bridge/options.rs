@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches, ValueEnum as _};
 
 use super::central::JoinFields;
+use super::kinds::mediamtx::is_plain_directory;
 use super::kinds::srs_ingest::IngestOptions;
 use super::kinds::{HiddenText, ServerKind, ServerOptions};
 use super::plan::PlanSettings;
@@ -78,6 +79,8 @@ pub const OPTIONS: &[OptionRow] = &[
         "Stop the streams after this time without Weir; 0 never [default: 0]"),
     option("adds-per-second", "NUMBER",
         "Streams that are started in a second, at most [default: 10]"),
+    option("record-dir", "DIR",
+        "Directory below which streams with dvr are recorded [MediaMTX only; default: none are]"),
     option("ingest-file", "FILE",
         "File of ingests that the configuration of SRS includes [SRS only]"),
     option("publish", "URL",
@@ -546,8 +549,21 @@ impl OptionReader {
                 .unwrap_or_else(|| format!("{host}:{}", kind.media_port()))
                 .into(),
             play_base,
+            record_dir: self.record_dir()?,
             ingest: self.ingest(kind)?,
         })
+    }
+
+    fn record_dir(&self) -> Result<Option<Box<str>>, Failure> {
+        let path = self
+            .text("record-dir")
+            .map(|path| path.trim_end_matches('/'));
+        if path.is_some_and(|path| !is_plain_directory(path)) {
+            return Err(wrong(
+                "--record-dir must be an absolute path of letters, digits and _-.",
+            ));
+        }
+        Ok(path.map(Into::into))
     }
 
     fn ingest(&self, kind: ServerKind) -> Result<IngestOptions, Failure> {

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::desired::{Wanted, WantedStream};
 use super::inputs::{InputChoice, PullInput};
-use super::kind::{ListedStream, PutCause, ServerRules, StreamCall, host_of, matches_glob};
+use super::kind::{
+    ListedStream, PutCause, Recording, ServerRules, StreamCall, host_of, matches_glob,
+};
 
 /// Streams of one source host that are starting at the same time.
 const STARTING_PER_HOST_MAX: usize = 2;
@@ -23,6 +25,8 @@ const STARTING_PER_HOST_MAX: usize = 2;
 const STARTING_FOR: Duration = Duration::from_secs(5);
 /// Additions that are recorded as the bridge's own in one write, ahead of their calls.
 pub const RECORDED_AHEAD_MAX: usize = 64;
+/// Changes of recordings in one plan, which are not paced as starts are.
+const RECORD_CHANGES_MAX: usize = 50;
 /// A stream that flows without a picture for this long is started again.
 const SICK_AFTER: Duration = Duration::from_secs(5);
 /// Pauses between restarts of a sick stream; the last one repeats.
@@ -50,6 +54,8 @@ pub struct PlanSettings {
 pub struct OwnedStream {
     pub name: Box<str>,
     pub source: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<Recording>,
     pub state: OwnedState,
 }
 
@@ -105,7 +111,14 @@ pub struct Observation {
 struct Target {
     name: Box<str>,
     choice: InputChoice,
-    is_to_be_recorded: bool,
+    /// How it is to be recorded, if it is; why it cannot be otherwise.
+    recording: Option<Result<Recording, &'static str>>,
+}
+
+impl Target {
+    fn recording(&self) -> Option<&Recording> {
+        self.recording.as_ref()?.as_ref().ok()
+    }
 }
 
 /// What is remembered of a stream besides what it was given.
@@ -234,7 +247,7 @@ impl Planner {
             let target = Target {
                 name: name.clone(),
                 choice,
-                is_to_be_recorded: stream.dvr,
+                recording: stream.dvr.as_ref().map(|dvr| self.rules.recording(dvr)),
             };
             targets.insert(native, target);
         }
@@ -337,7 +350,6 @@ impl Planner {
         let targets = self.targets.take().expect("checked by the caller");
         let mut puts = Vec::new();
         for (native, target) in &targets {
-            let source = target.choice.source();
             let cause = match self.judge(now, native, target, list) {
                 Verdict::Put(cause) => cause,
                 Verdict::Foreign => {
@@ -355,13 +367,14 @@ impl Planner {
             let track = self.tracks.entry(native.clone()).or_default();
             if track.retry_at.is_none_or(|at| now >= at) {
                 let order = (cause == PutCause::Add, std::cmp::Reverse(track.viewers));
-                puts.push((order, native, source, cause));
+                puts.push((order, native, target, cause));
             }
         }
         puts.sort_by_key(|(order, ..)| *order);
         let mut starting = self.starting(now);
-        let mut resumes = 0;
-        for (_, native, source, cause) in puts {
+        let (mut resumes, mut record_changes) = (0, 0);
+        for (_, native, target, cause) in puts {
+            let source = target.choice.source();
             // A resume may wait for a silent source.
             resumes += u32::from(cause == PutCause::Resume);
             if cause == PutCause::Resume && resumes > 1 {
@@ -370,8 +383,16 @@ impl Planner {
             let call = StreamCall::Put {
                 native: native.clone(),
                 source: source.into(),
+                recording: target.recording().cloned(),
                 cause,
             };
+            if cause == PutCause::Record {
+                record_changes += 1;
+                if record_changes <= RECORD_CHANGES_MAX {
+                    plan.calls.push(call);
+                }
+                continue;
+            }
             let count = starting.entry(host_of(source).into()).or_default();
             let is_paced = self.has_start(now, plan) && *count < STARTING_PER_HOST_MAX;
             if is_paced {
@@ -395,7 +416,7 @@ impl Planner {
             self.starts.pop_front();
         }
         let planned = plan.calls.iter();
-        let planned = planned.filter(|call| matches!(call, StreamCall::Put { .. }));
+        let planned = planned.filter(|call| call.starts());
         self.starts.len() + planned.count() < self.settings.starts_per_second
     }
 
@@ -467,6 +488,9 @@ impl Planner {
         if listed.is_idle {
             return Verdict::Put(PutCause::Resume);
         }
+        if owned.recording.as_ref() != target.recording() {
+            return Verdict::Put(PutCause::Record);
+        }
         Verdict::Fine
     }
 
@@ -474,6 +498,7 @@ impl Planner {
         let owned = OwnedStream {
             name: target.name.clone(),
             source: target.choice.source().into(),
+            recording: None,
             state: OwnedState::Given,
         };
         self.owned.insert(native.into(), owned);
@@ -501,18 +526,20 @@ impl Planner {
         let StreamCall::Put {
             native,
             source,
+            recording,
             cause,
         } = call
         else {
             return false;
         };
         let known = self.owned.get(native);
-        let is_same = known.is_some_and(|owned| owned.source == *source);
+        let is_same =
+            known.is_some_and(|owned| owned.source == *source && owned.recording == *recording);
         let state = match cause {
             PutCause::Restart | PutCause::Resume => return false,
             PutCause::Add if is_same => return false,
             PutCause::Add => OwnedState::Intended,
-            PutCause::Change => OwnedState::Changing,
+            PutCause::Change | PutCause::Record => OwnedState::Changing,
         };
         if is_same && known.is_some_and(|owned| owned.state == state) {
             return false;
@@ -524,6 +551,7 @@ impl Planner {
         let owned = OwnedStream {
             name: target.name.clone(),
             source: source.clone(),
+            recording: recording.clone(),
             state,
         };
         self.owned.insert(native.clone(), owned);
@@ -534,7 +562,9 @@ impl Planner {
 
     /// The call is made now.
     pub fn begin(&mut self, now: Instant, call: &StreamCall) {
-        if let StreamCall::Put { native, cause, .. } = call {
+        if let StreamCall::Put { native, cause, .. } = call
+            && call.starts()
+        {
             self.starts.push_back(now);
             let track = self.tracks.entry(native.clone()).or_default();
             track.started_at = Some(now);
@@ -678,8 +708,7 @@ impl Planner {
             .or(is_unreachable.then_some(SourceFault::Unreachable))
         {
             errors.push((name.into(), fault.code(), fault.text().into()));
-        } else if target.is_to_be_recorded {
-            let text = "recordings of this server are not configured";
+        } else if let Some(Err(text)) = target.recording {
             errors.push((name.into(), "dvr_not_supported", text.into()));
         }
     }

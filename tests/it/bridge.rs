@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bridges::{Bridge, looking, save_stream, save_streamers, stats_of};
 use crate::restricted::token;
@@ -435,6 +435,78 @@ fn foreign_streams_and_hostile_urls_are_left_alone() {
     }
     wait_for_paths(&fake, &[("mine", "rtsp://10.0.0.9/m")]);
     drop(bridge);
+}
+
+#[test]
+fn recordings_follow_without_a_restart() {
+    let server = TestServer::new();
+    let mut fake = fake();
+    save_streamers(&server, &["m1"]);
+    let put = |name: &str, dvr: Value| {
+        let path = format!("/streams/{name}");
+        server.put(&path, json!({"dvr": dvr})).expect(200);
+    };
+    for name in ["a", "b", "c", "evil"] {
+        save_stream(&server, "m1", name, &format!("rtsp://10.0.0.1/{name}"));
+    }
+    put("b", json!({"root": "/rec/b", "expiration": 86400}));
+    put("c", json!({"expiration": 60}));
+    put("evil", json!({"root": "/rec/../etc", "expiration": 60}));
+    let records = |expected: &[(&str, &str, u64)]| {
+        let pairs = expected.iter().map(|(name, root, seconds)| {
+            let path = format!("{root}/%path/%Y-%m-%d_%H-%M-%S-%f");
+            ((*name).to_owned(), (path, *seconds))
+        });
+        let expected: BTreeMap<String, (String, u64)> = pairs.collect();
+        looking(
+            &format!("the server records {expected:?}"),
+            || fake.kind().records.clone(),
+            |records| *records == expected,
+        );
+    };
+    let mut bridge = Bridge::new("mediamtx", &server, &fake, "m1", &["--record-dir", "/rec/"]);
+    records(&[("b", "/rec/b", 86400), ("c", "/rec", 60)]);
+    looking(
+        "a stream that cannot be recorded runs",
+        || stats_of(&server, "evil"),
+        |stats| stats["status"] == "running" && stats["error"]["code"] == "dvr_not_supported",
+    );
+    fake.take_changes();
+    put("a", json!({"expiration": 7200}));
+    records(&[
+        ("a", "/rec", 7200),
+        ("b", "/rec/b", 86400),
+        ("c", "/rec", 60),
+    ]);
+    put("b", Value::Null);
+    records(&[("a", "/rec", 7200), ("c", "/rec", 60)]);
+    server.delete("/streams/c").expect(204);
+    records(&[("a", "/rec", 7200)]);
+    wait_for_looks(&fake);
+    bridge.terminate();
+    bridge.start();
+    bridge.wait_for_log("media server is up", 2);
+    wait_for_looks(&fake);
+    let changes = fake.take_changes();
+    let paths: Vec<&str> = changes.iter().map(|call| &*call.path).collect();
+    let expected = ["replace/a", "replace/b", "delete/c"];
+    let expected = expected.map(|call| format!("/v3/config/paths/{call}"));
+    assert_eq!(
+        paths, expected,
+        "no recording is deleted, nothing else is touched"
+    );
+    let starts = fake.kind().starts.clone();
+    assert!(starts.values().all(|starts| *starts == 1), "{starts:?}");
+    // A server that starts again records again.
+    fake.stop();
+    bridge.wait_for_log("media server is down", 1);
+    fake.start();
+    let seen = looking(
+        "it records again",
+        || fake.kind().records.clone(),
+        |records| records.len() == 1,
+    );
+    assert!(seen.contains_key("a"));
 }
 
 #[test]

@@ -4,19 +4,21 @@
 //! * `replace` also creates, so it is the one call for both; older versions answer 404 to it and
 //!   need `add`.
 //! * What is read back is partly redacted and filled with defaults: it is not compared.
-//! * A change of `source` restarts a path.
+//! * A change of `source` restarts a path, one of its recording does not. Recordings of a path that
+//!   is removed stay where they are.
 //! * Pages have 100 items unless another number is requested; they count from 0.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ServerApi, hooks, is_file_name, seconds_since, with_question_mark};
 use crate::bridge::caller::CallFault;
+use crate::bridge::desired::WantedDvr;
 use crate::bridge::kind::{
-    BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, PutCause, ServerMeasure,
-    ServerNeeds, ServerRules, StreamCall, pull_url,
+    BadHook, HookQuestion, ListedStream, MeasuredStream, MediaServer, PutCause, Recording,
+    ServerMeasure, ServerNeeds, ServerRules, StreamCall, pull_url,
 };
 use crate::client::escape as percent;
 use crate::native_name::MediaServerKind;
@@ -26,11 +28,18 @@ pub const PROBE: &str = "/v3/info";
 const PAGE_ITEMS: usize = 1000;
 /// Pages of one list that are read.
 const PAGES_MAX: usize = 1000;
+/// Length of its segments of recordings, unless they are kept for a shorter time.
+const SEGMENT_SECONDS: u64 = 3600;
+/// Longest time that its durations hold, 250 years; what is longer is never.
+const DELETE_AFTER_MAX: u64 = 250 * 365 * 86_400;
+const DIRECTORY_BYTES_MAX: usize = 1024;
 /// Entries of the configuration that stand for other paths.
 const TEMPLATES: [&str; 3] = ["all_others", "all", "~^.*$"];
 
 pub struct MediaMtxRules {
     pub play_base: String,
+    /// The directory below which it records.
+    pub record_dir: Option<Box<str>>,
 }
 
 impl ServerRules for MediaMtxRules {
@@ -55,6 +64,29 @@ impl ServerRules for MediaMtxRules {
         })
     }
 
+    fn recording(&self, dvr: &WantedDvr) -> Result<Recording, &'static str> {
+        let directory = self.record_dir.as_deref();
+        let directory = directory.ok_or("the bridge has no --record-dir")?;
+        if dvr.needs_more {
+            return Err("a schedule and limits of recordings are not supported by this server");
+        }
+        let root = dvr.root.as_deref().map(|root| root.trim_end_matches('/'));
+        let root = root.unwrap_or(directory);
+        let below = root.strip_prefix(directory);
+        if !is_plain_directory(root)
+            || !below.is_some_and(|it| it.is_empty() || it.starts_with('/'))
+        {
+            return Err("dvr.root is not a plain path below --record-dir");
+        }
+        Ok(Recording {
+            root: root.into(),
+            delete_after: dvr
+                .expiration
+                .filter(|seconds| *seconds <= DELETE_AFTER_MAX)
+                .unwrap_or(0),
+        })
+    }
+
     fn play(&self, native: &str, suffix: &str, query: &str) -> Option<String> {
         let query = with_question_mark(query);
         let url = format!("{}/{native}/{suffix}{query}", self.play_base);
@@ -69,6 +101,33 @@ impl ServerRules for MediaMtxRules {
     fn hook_challenges(&self, question: &HookQuestion) -> bool {
         question.token.is_empty() && question.protocol.starts_with("rtsp")
     }
+}
+
+/// Whether a path is absolute and of letters, digits and `_-.`, without `.` and `..`: nothing that
+/// MediaMTX would replace, and nothing that leaves the directory.
+pub fn is_plain_directory(path: &str) -> bool {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
+    let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(is_letter);
+    let parts = path.strip_prefix('/');
+    path.len() <= DIRECTORY_BYTES_MAX && parts.is_some_and(|parts| parts.split('/').all(is_part))
+}
+
+/// The configuration of a path. Members that are absent have their defaults there, so a path
+/// without `record` is not recorded.
+fn path_body(source: &str, recording: Option<&Recording>) -> Value {
+    let mut body = json!({"source": source, "sourceOnDemand": false});
+    if let Some(recording) = recording {
+        let root = &recording.root;
+        body["record"] = true.into();
+        body["recordPath"] = format!("{root}/%path/%Y-%m-%d_%H-%M-%S-%f").into();
+        // 0 is never. What it records is deleted by segments, which must not be longer.
+        let seconds = recording.delete_after;
+        body["recordDeleteAfter"] = format!("{seconds}s").into();
+        if (1..SEGMENT_SECONDS).contains(&seconds) {
+            body["recordSegmentDuration"] = format!("{seconds}s").into();
+        }
+    }
+    body
 }
 
 pub struct MediaMtx {
@@ -152,12 +211,13 @@ impl MediaServer for MediaMtx {
             StreamCall::Put {
                 native,
                 source,
+                recording,
                 cause,
             } => {
                 if *cause == PutCause::Restart {
                     self.remove(&path("delete", native))?;
                 }
-                let body = json!({"source": source, "sourceOnDemand": false}).to_string();
+                let body = path_body(source, recording.as_ref()).to_string();
                 let body = Some(body.as_bytes());
                 match self.api.change("POST", &path("replace", native), body) {
                     Err(fault) if fault.status() == Some(404) => {

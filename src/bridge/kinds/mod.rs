@@ -66,6 +66,8 @@ pub struct ServerOptions {
     pub login: Option<HiddenText>,
     pub media: Box<str>,
     pub play_base: String,
+    /// Used by MediaMTX only: the directory below which it records.
+    pub record_dir: Option<Box<str>>,
     /// Used by SRS only.
     pub ingest: srs_ingest::IngestOptions,
 }
@@ -144,7 +146,10 @@ pub fn connect(options: &ServerOptions) -> ServerHandle {
     let (server, rules): (Box<dyn MediaServer>, Arc<dyn ServerRules>) = match options.kind {
         ServerKind::Mediamtx => (
             Box::new(mediamtx::MediaMtx { api: api() }),
-            Arc::new(mediamtx::MediaMtxRules { play_base }),
+            Arc::new(mediamtx::MediaMtxRules {
+                play_base,
+                record_dir: options.record_dir.clone(),
+            }),
         ),
         ServerKind::Go2rtc => (
             Box::new(go2rtc::Go2rtc {

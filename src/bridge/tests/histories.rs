@@ -63,7 +63,7 @@ struct History {
 
 fn wanted_stream(url: &str) -> WantedStream {
     WantedStream {
-        dvr: false,
+        dvr: None,
         inputs: vec![WantedInput {
             url: url.into(),
             source_timeout: None,

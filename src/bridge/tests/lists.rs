@@ -23,6 +23,36 @@ fn wanted(names: &[&str]) -> Wanted {
 }
 
 #[test]
+fn recordings_of_lists_are_read_in_any_form() {
+    let dvr = |value: Value| {
+        let stream = json!({"name": "a", "dvr": value});
+        let list = list(&json!({"streams": [stream], "estimated_count": 1}));
+        let dvr = list.expect("whole")["a"].dvr.clone();
+        dvr.map(|dvr| (dvr.root.map(String::from), dvr.expiration, dvr.needs_more))
+    };
+    let root = || Some("/r".to_owned());
+    assert_eq!(dvr(Value::Null), None);
+    assert_eq!(dvr(json!({})), Some((None, None, false)));
+    let given = json!({"root": "/r", "expiration": 60, "remotes": ["m4s://h/a"]});
+    assert_eq!(dvr(given), Some((root(), Some(60), false)));
+    assert_eq!(dvr(json!({"expiration": 0})), Some((None, None, false)));
+    for more in ["schedule", "storage_limit", "disk_usage_limit"] {
+        let mut given = json!({"root": "/r"});
+        given[more] = json!([1]);
+        assert_eq!(dvr(given), Some((root(), None, true)), "{more}");
+    }
+    // A form that is not known is no reason to refuse the list, and none to record.
+    for odd in [
+        json!(true),
+        json!("x"),
+        json!({"root": 5}),
+        json!({"expiration": -1}),
+    ] {
+        assert_eq!(dvr(odd.clone()), Some((None, None, true)), "{odd}");
+    }
+}
+
+#[test]
 fn only_whole_lists_count() {
     let stream = json!({
         "name": "a", "title": "T", "inputs": [

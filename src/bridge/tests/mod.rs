@@ -10,7 +10,8 @@ mod threads;
 
 use std::time::{Duration, Instant};
 
-use super::kind::{BadHook, HookQuestion, ServerRules};
+use super::desired::WantedDvr;
+use super::kind::{BadHook, HookQuestion, Recording, ServerRules};
 use super::plan::PlanSettings;
 use crate::native_name::escape;
 
@@ -24,6 +25,14 @@ impl ServerRules for TestRules {
 
     fn native(&self, name: &str) -> Box<str> {
         escape(&name.to_lowercase(), crate::native_name::is_plain).into()
+    }
+
+    fn recording(&self, dvr: &WantedDvr) -> Result<Recording, &'static str> {
+        let root = dvr.root.clone().ok_or("no root")?;
+        Ok(Recording {
+            root,
+            delete_after: dvr.expiration.unwrap_or(0),
+        })
     }
 
     fn play(&self, native: &str, _: &str, _: &str) -> Option<String> {

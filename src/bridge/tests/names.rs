@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::ValueEnum as _;
 use proptest::prelude::*;
 
+use super::super::desired::WantedDvr;
 use super::super::kind::{
     ServerRules, host_of, matches_glob, pull_url, tcp_address, without_credentials,
 };
@@ -102,6 +103,7 @@ fn options(kind: ServerKind) -> ServerOptions {
         login: None,
         media: "127.0.0.1:1".into(),
         play_base: String::new(),
+        record_dir: None,
         ingest: IngestOptions {
             file: "ingest.conf".into(),
             publish: "rtmp://127.0.0.1".into(),
@@ -169,6 +171,81 @@ fn each_kind_is_given_urls_of_its_schemes() {
             let is_there = GIVEN.iter().any(|(url, _)| url.starts_with(&begin));
             assert!(is_there, "{kind:?} {scheme}");
         }
+    }
+}
+
+#[test]
+fn recordings_stay_below_their_directory() {
+    let options = |record_dir: Option<&str>| ServerOptions {
+        record_dir: record_dir.map(Into::into),
+        ..options(ServerKind::Mediamtx)
+    };
+    let root = |rules: &dyn ServerRules, root: Option<&str>| {
+        let dvr = WantedDvr {
+            root: root.map(Into::into),
+            expiration: Some(60),
+            needs_more: false,
+        };
+        rules
+            .recording(&dvr)
+            .map(|recording| recording.root.into_string())
+    };
+    let rules = connect(&options(Some("/rec/dir"))).rules;
+    for (given, expected) in [
+        (None, "/rec/dir"),
+        (Some("/rec/dir"), "/rec/dir"),
+        (Some("/rec/dir/"), "/rec/dir"),
+        (Some("/rec/dir/a-1/b_2.x"), "/rec/dir/a-1/b_2.x"),
+    ] {
+        assert_eq!(root(&*rules, given).as_deref(), Ok(expected), "{given:?}");
+    }
+    for bad in [
+        "",
+        "/",
+        "/rec",
+        "/rec/dir2",
+        "/rec/dir/..",
+        "/rec/dir/../../etc",
+        "/rec/dir/./a",
+        "/rec/dir//a",
+        "rec/dir",
+        "a",
+        "../rec/dir",
+        "/rec/dir/%path",
+        "/rec/dir/$HOME",
+        "/rec/dir/a b",
+        "/rec/dir/a\nb",
+        "/rec/dir/\u{e4}",
+        "s3://key:secret@host/rec/dir",
+    ] {
+        assert!(root(&*rules, Some(bad)).is_err(), "{bad:?}");
+    }
+    let long = format!("/rec/dir/{}", "a".repeat(2000));
+    assert!(root(&*rules, Some(&long)).is_err());
+    let limited = WantedDvr {
+        needs_more: true,
+        ..WantedDvr::default()
+    };
+    assert!(rules.recording(&limited).is_err());
+    let forever = WantedDvr {
+        expiration: Some(u64::MAX),
+        ..WantedDvr::default()
+    };
+    let forever = rules.recording(&forever).expect("it is recorded");
+    assert_eq!(forever.delete_after, 0);
+    let rules = connect(&options(None)).rules;
+    assert!(root(&*rules, Some("/rec/dir")).is_err());
+    for kind in [
+        ServerKind::Go2rtc,
+        ServerKind::NodeMediaServer,
+        ServerKind::Srs,
+    ] {
+        let options = ServerOptions {
+            kind,
+            ..options(Some("/rec/dir"))
+        };
+        let rules = connect(&options).rules;
+        assert!(rules.recording(&WantedDvr::default()).is_err(), "{kind:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::super::central::clock_fault;
-use super::super::desired::{Wanted, WantedInput, WantedStream};
+use super::super::desired::{Wanted, WantedDvr, WantedInput, WantedStream};
 use super::super::kept::{FoundFile, Kept, KeptFile, KeptRef};
 use super::super::kind::{MeasuredStream, Picture, ServerMeasure};
 use super::super::liveness::{LifeSign, Liveness, ServerLife};
@@ -23,7 +23,7 @@ fn wanted(streams: &[(&str, &str)]) -> Wanted {
             source_timeout: Some(7),
         };
         let inputs = vec![input];
-        ((*name).into(), WantedStream { inputs, dvr: false })
+        ((*name).into(), WantedStream { inputs, dvr: None })
     });
     streams.collect()
 }
@@ -36,6 +36,7 @@ fn file_is_read_whole_or_not_at_all() {
     let owned = OwnedStream {
         name: "a".into(),
         source: "rtsp://u:p@h/a".into(),
+        recording: None,
         state: OwnedState::Given,
     };
     let kept = Kept {
@@ -84,6 +85,7 @@ fn recorded_intention_is_read_as_a_call_that_may_have_been_made() {
     let owned = |state| OwnedStream {
         name: "a".into(),
         source: "rtsp://h/a".into(),
+        recording: None,
         state,
     };
     let written = file.write(&KeptRef {
@@ -97,6 +99,25 @@ fn recorded_intention_is_read_as_a_call_that_may_have_been_made() {
         panic!("it was written whole");
     };
     assert_eq!(kept.owned["a"], owned(OwnedState::Unsure));
+}
+
+#[test]
+fn recordings_of_earlier_files_are_read() {
+    let read = |text: &str| serde_json::from_str::<WantedStream>(text).expect(text);
+    assert_eq!(read("{}").dvr, None);
+    assert_eq!(read(r#"{"dvr":false}"#).dvr, None);
+    assert_eq!(read(r#"{"dvr":true}"#).dvr, Some(Box::default()));
+    let dvr = WantedDvr {
+        root: Some("/r".into()),
+        expiration: Some(5),
+        needs_more: true,
+    };
+    let stream = WantedStream {
+        inputs: Vec::new(),
+        dvr: Some(Box::new(dvr)),
+    };
+    let text = serde_json::to_string(&stream).expect("JSON");
+    assert_eq!(read(&text), stream);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::desired::{Wanted, WantedInput, WantedStream};
+use super::super::desired::{Wanted, WantedDvr, WantedInput, WantedStream};
 use super::super::kind::{ListedStream, PutCause, StreamCall};
 use super::super::plan::{
     CallEnd, CallPlan, Observation, Owned, OwnedState, OwnedStream, PlanSettings, Planner,
@@ -24,7 +24,7 @@ fn stream(urls: &[&str]) -> WantedStream {
         source_timeout: None,
     };
     WantedStream {
-        dvr: false,
+        dvr: None,
         inputs: urls.iter().map(input).collect(),
     }
 }
@@ -104,6 +104,7 @@ fn nothing_known_plans_nothing() {
     let owned = OwnedStream {
         name: "a".into(),
         source: "rtsp://h/a".into(),
+        recording: None,
         state: OwnedState::Given,
     };
     let mut bench = Bench::with(
@@ -139,6 +140,81 @@ fn removals_come_first_then_changes_then_additions() {
             "add a from rtsp://h3/a"
         ]
     );
+}
+
+/// Streams of one name each, recorded below the root if there is one.
+fn recorded(names: &[String], root: Option<&str>) -> Wanted {
+    let streams = names.iter().map(|name| {
+        let mut stream = stream(&[&format!("rtsp://{name}/a")]);
+        stream.dvr = root.map(|root| {
+            Box::new(WantedDvr {
+                root: Some(root.into()),
+                ..WantedDvr::default()
+            })
+        });
+        (name.as_str().into(), stream)
+    });
+    streams.collect()
+}
+
+#[test]
+fn change_of_recording_starts_nothing_again() {
+    let mut bench = Bench::new();
+    let names: Vec<String> = (0..60).map(|number| format!("s{number:02}")).collect();
+    bench.planner.set_wanted(&recorded(&names, None));
+    for _ in 0..8 {
+        bench.round();
+        bench.clock.pass(1000);
+    }
+    assert!(bench.round().is_empty(), "all are given");
+    // More than may start in a second; one plan has a bounded number of them.
+    bench.planner.set_wanted(&recorded(&names, Some("/r")));
+    let calls = bench.round();
+    assert_eq!(calls.len(), 50);
+    assert!(
+        calls.iter().all(|call| call.starts_with("record ")),
+        "{calls:?}"
+    );
+    assert_eq!(bench.round().len(), 10);
+    assert!(bench.round().is_empty());
+    let one = &names[..1];
+    let mut wanted = recorded(&names, Some("/r"));
+    wanted.extend(recorded(one, None));
+    bench.planner.set_wanted(&wanted);
+    assert_eq!(
+        bench.round(),
+        ["stop the recording of s00 from rtsp://s00/a"]
+    );
+    wanted.extend(recorded(one, Some("/other")));
+    bench.planner.set_wanted(&wanted);
+    let plan = bench.plan();
+    let [
+        StreamCall::Put {
+            recording, cause, ..
+        },
+    ] = &plan.calls[..]
+    else {
+        panic!("{plan:?}");
+    };
+    assert_eq!(*cause, PutCause::Record);
+    assert_eq!(recording.as_ref().map(|it| &*it.root), Some("/other"));
+    assert!(bench.planner.record(&plan), "it is on disk before the call");
+}
+
+#[test]
+fn impossible_recording_is_an_error_of_a_running_stream() {
+    let mut bench = Bench::new();
+    let names = ["a".to_owned()];
+    let mut wanted = recorded(&names, Some("/r"));
+    wanted.get_mut("a").expect("it is there").dvr = Some(Box::default());
+    bench.planner.set_wanted(&wanted);
+    assert_eq!(bench.round(), ["add a from rtsp://a/a"]);
+    bench.round();
+    assert_eq!(bench.code("a"), "dvr_not_supported");
+    bench.planner.set_wanted(&recorded(&names, Some("/r")));
+    assert_eq!(bench.round(), ["record a from rtsp://a/a"]);
+    bench.round();
+    assert_eq!(bench.code("a"), "");
 }
 
 #[test]

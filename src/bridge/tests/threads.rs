@@ -72,7 +72,7 @@ fn wanted(names: &[&str]) -> Wanted {
         };
         let stream = WantedStream {
             inputs: vec![input],
-            dvr: false,
+            dvr: None,
         };
         ((*name).into(), stream)
     });
