@@ -119,15 +119,7 @@ fn death_is_noticed_while_a_call_waits() {
 
 #[test]
 fn slow_call_is_no_death_while_media_flows() {
-    let weir = FakeServer::new(FakeWeir::default());
-    weir.kind().run("a", SOURCE);
-    let server = FakeServer::new(FakeMediaMtx::default());
-    let bridge = start("mediamtx", &weir, &server);
-    looking(
-        "the stream runs",
-        || last_status(&weir),
-        |status| status == "running",
-    );
+    let (weir, server, bridge) = running();
     // The control API alone hangs, as in a deadlock: the streamer stays, and its reports are about
     // itself.
     server.set_fault(Some(FakeFault::Hang));
@@ -171,22 +163,14 @@ fn slow_and_coded_answers_of_the_server_change_nothing() {
     drop(bridge);
 }
 
-#[test]
-fn answers_of_weir_that_are_none_change_nothing() {
+/// Weir has faults, one after the other, while it has no stream: nothing stops.
+#[track_caller]
+fn assert_changes_nothing(faults: &[(FakeFault, &str)]) {
     let (weir, server, bridge) = running();
-    let faults = [
-        (FakeFault::Status(500), "status 500"),
-        (FakeFault::Status(404), "status 404"),
-        (FakeFault::Cut, ""),
-        (FakeFault::Redirect, "status 302"),
-        (FakeFault::Garbage, "unexpected answer: not the known JSON"),
-        (FakeFault::Coded, "unexpected answer: a content coding"),
-        (FakeFault::Huge, "unexpected answer: more than 64 MiB"),
-    ];
-    for (round, (fault, why)) in faults.into_iter().enumerate() {
+    for (round, (fault, why)) in faults.iter().enumerate() {
         let logged = format!("no configuration from Weir: {why}");
         let before = bridge.log().matches(&logged).count();
-        weir.set_fault(Some(fault));
+        weir.set_fault(Some(*fault));
         // It would stop the stream, if it were believed.
         weir.kind().streams.clear();
         bridge.wait_for_log(&logged, before + 1);
@@ -198,6 +182,23 @@ fn answers_of_weir_that_are_none_change_nothing() {
         assert!(changes.is_empty(), "{fault:?}: {changes:?}");
     }
     assert_eq!(server.kind().starts["a"], 1);
+}
+
+#[test]
+fn answers_of_weir_that_are_none_change_nothing() {
+    assert_changes_nothing(&[
+        (FakeFault::Status(500), "status 500"),
+        (FakeFault::Status(404), "status 404"),
+        (FakeFault::Cut, ""),
+        (FakeFault::Redirect, "status 302"),
+        (FakeFault::Garbage, "unexpected answer: not the known JSON"),
+        (FakeFault::Coded, "unexpected answer: a content coding"),
+    ]);
+}
+
+#[test]
+fn huge_answer_of_weir_changes_nothing() {
+    assert_changes_nothing(&[(FakeFault::Huge, "unexpected answer: more than 64 MiB")]);
 }
 
 #[test]
