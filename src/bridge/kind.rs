@@ -73,7 +73,7 @@ pub trait MediaServer: Send {
 
     /// What the configuration of the server lacks of what the bridge needs, as far as the server
     /// shows it, one sentence each.
-    fn missing(&mut self, needs: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault>;
+    fn missing(&mut self, needs: ServerNeeds) -> Result<Vec<Box<str>>, CallFault>;
 }
 
 /// What a server must have in its configuration, besides what every bridge needs.
@@ -87,13 +87,13 @@ pub struct ServerNeeds {
 
 impl ServerNeeds {
     /// Whether a URL in the configuration of the server is that of the hook.
-    pub fn is_hook(&self, url: &str) -> bool {
+    pub fn is_hook(self, url: &str) -> bool {
         let port = tcp_address(url).map(|(_, port)| port);
         self.hook_port.is_none_or(|hook| port == Some(hook))
     }
 
     /// The URL of the hook, for a sentence.
-    pub fn hook_url(&self) -> String {
+    pub fn hook_url(self) -> String {
         format!("http://127.0.0.1:{}", self.hook_port.unwrap_or(0))
     }
 }

@@ -230,7 +230,7 @@ pub fn check(options: BridgeOptions) -> Result<bool, Failure> {
     is_good &= line(media_answers, &text);
     if view.list.is_ok() {
         let needs = needs(&options, view.wanted.as_ref().ok());
-        match view.handle.server.missing(&needs) {
+        match view.handle.server.missing(needs) {
             Ok(missing) => {
                 for text in missing {
                     is_good &= line(false, &text);

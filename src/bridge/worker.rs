@@ -155,7 +155,7 @@ impl Worker {
             recordings: self.wanted.as_deref().is_some_and(has_recordings),
         };
         let hostname = &*self.identity.hostname;
-        match self.handle.server.missing(&needs) {
+        match self.handle.server.missing(needs) {
             Ok(missing) => {
                 if missing != self.times.missing {
                     for text in &missing {

@@ -208,7 +208,7 @@ impl MediaServer for Go2rtc {
     }
 
     /// It has no hook, and records nothing.
-    fn missing(&mut self, _: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+    fn missing(&mut self, _: ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
         let answer = match self.api.get("/api/config") {
             Err(fault @ CallFault::Status(404 | 410, _)) => {
                 let text = format!("a configuration file ({fault}); it loses streams at a restart");

@@ -252,7 +252,7 @@ impl MediaServer for MediaMtx {
         })
     }
 
-    fn missing(&mut self, needs: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+    fn missing(&mut self, needs: ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
         let answer = self.api.get("/v3/config/global/get")?;
         let global: GlobalConfiguration = answer.json()?;
         let mut missing = Vec::new();

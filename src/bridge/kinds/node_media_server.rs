@@ -261,7 +261,7 @@ impl MediaServer for NodeMediaServer {
     }
 
     /// Versions that do not show their configuration lack nothing that is known.
-    fn missing(&mut self, needs: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+    fn missing(&mut self, needs: ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
         let answer = match self.send("GET", "/config", b"") {
             Err(CallFault::Status(404, _)) => return Ok(Vec::new()),
             other => other?,

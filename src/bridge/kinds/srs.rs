@@ -264,7 +264,7 @@ impl MediaServer for Srs {
 
     /// `rpc=raw` is answered although the raw API is off. The file that SRS was started with is
     /// read if this machine has it.
-    fn missing(&mut self, needs: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+    fn missing(&mut self, needs: ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
         let shown: ShownApi = self.api.get("/api/v1/raw?rpc=raw")?.json()?;
         let mut missing: Vec<Box<str>> = Vec::new();
         let raw = shown.http_api.and_then(|api| api.raw_api);

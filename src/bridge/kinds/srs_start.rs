@@ -47,7 +47,7 @@ impl StartFile {
         pairs.filter_map(move |pair| (pair[0] == directive).then_some(&*pair[1]))
     }
 
-    pub fn missing(&self, ingests: &Path, needs: &ServerNeeds) -> Vec<Box<str>> {
+    pub fn missing(&self, ingests: &Path, needs: ServerNeeds) -> Vec<Box<str>> {
         let mut missing: Vec<Box<str>> = Vec::new();
         let known = |path: &Path| {
             let plain = || path.components().collect();

@@ -59,7 +59,7 @@ impl MediaServer for NewsServer {
         Ok(ServerMeasure::default())
     }
 
-    fn missing(&mut self, _: &ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
+    fn missing(&mut self, _: ServerNeeds) -> Result<Vec<Box<str>>, CallFault> {
         Ok(Vec::new())
     }
 }
