@@ -10,6 +10,7 @@ import puppeteer from 'puppeteer-core';
 import { CHECKS as session } from './checks/session.mjs';
 import { CHECKS as lists } from './checks/lists.mjs';
 import { CHECKS as streams } from './checks/streams.mjs';
+import { CHECKS as conflicts } from './checks/conflicts.mjs';
 import { CHECKS as permissions } from './checks/permissions.mjs';
 import { CHECKS as large } from './checks/large.mjs';
 import { CHECKS as layouter } from './checks/layouter.mjs';
@@ -26,6 +27,7 @@ const CHECKS_OF_SMALL = [
   session,
   lists,
   streams,
+  conflicts,
   permissions,
   layouter,
   whatif,

@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { queriesOf } from './src/changes';
+import { configOf, differencesOf, patched } from './src/comparison';
 import { eventsQuery, fieldOf, fits, fromField } from './src/event_filter';
 import { labelScore, placesOf } from './src/explained';
 import { streamsQuery } from './src/filters';
@@ -17,8 +18,9 @@ import type { EventRecord, ExplainNode, Maintenance, Session } from './src/model
 import { oneAtATime } from './src/one_at_a_time';
 import { permittedScreens } from './src/permitted';
 import { hashOf, readRoute } from './src/router';
+import { secretOf, withSecret } from './src/secret_change';
 import { withoutSecrets } from './src/secrets';
-import { changeOf, settingsOf, typedValue } from './src/settings';
+import { changeOf, secretValue, settingsOf, typedValue } from './src/settings';
 import {
   fullest,
   groupsOf,
@@ -475,6 +477,92 @@ test('settings are kept without secrets', () => {
   assert.deepEqual(changeOf('loglevel', null), { api_key: '***', loglevel: null });
 });
 
+test('two versions of an entity are compared member by member', () => {
+  const before = {
+    name: 'cam',
+    title: 'before',
+    labels: { site: 'fra', customer: 'acme' },
+    inputs: [{ url: 'rtsp://u:old-s3cret@a/1' }, { url: 'udp://b' }],
+  };
+  const stored = {
+    ...before,
+    title: 'theirs',
+    comment: 'x',
+    labels: { site: 'fra', customer: 'acme', 'required.site': 'fra' },
+    inputs: [{ url: 'rtsp://u:new-s3cret@a/1' }, { url: 'udp://b' }],
+  };
+  const patch = { title: 'mine', labels: { customer: null, site: 'fra' }, position: 7 };
+  const differences = differencesOf(before, stored, patch);
+  const inputs = '[{"url":"rtsp://***@a/1"},{"url":"udp://b"}]';
+  assert.deepEqual(differences, [
+    { member: 'comment', theirs: '"x"', mine: null, by: 'theirs' },
+    { member: 'inputs', theirs: inputs, mine: inputs, by: 'theirs' },
+    { member: 'labels.customer', theirs: '"acme"', mine: null, by: 'mine' },
+    { member: 'labels.required.site', theirs: '"fra"', mine: null, by: 'theirs' },
+    { member: 'position', theirs: null, mine: '7', by: 'mine' },
+    { member: 'title', theirs: '"theirs"', mine: '"mine"', by: 'both' },
+  ]);
+  assert.ok(!JSON.stringify(differences).includes('s3cret'));
+  // A secret that another one changed is named, and neither value is shown.
+  assert.deepEqual(differencesOf({ cluster_key: 'a' }, { cluster_key: 'b' }, {}), [
+    { member: 'cluster_key', theirs: '"***"', mine: '"***"', by: 'theirs' },
+  ]);
+});
+
+test('equal versions have no difference, in whatever order their members are', () => {
+  const before = { labels: { a: '1' }, dvr: { root: 'x', expiration: 5 } };
+  const same = { dvr: { expiration: 5, root: 'x' }, labels: { a: '2' } };
+  assert.deepEqual(differencesOf(before, same, { labels: { a: '2' } }), []);
+  const lists = [{ servers: [{ a: 1, b: 2 }] }, { servers: [{ b: 2, a: 1 }] }];
+  assert.deepEqual(differencesOf(lists[0], lists[1], {}), []);
+  const [only] = differencesOf(before, before, { labels: null });
+  assert.deepEqual(only, { member: 'labels.a', theirs: '"1"', mine: null, by: 'mine' });
+  const emptied = differencesOf(before, before, { labels: { a: null } });
+  assert.deepEqual(
+    emptied.map(({ member }) => member),
+    ['labels.a'],
+  );
+  const long = 'x'.repeat(1000);
+  const [cut] = differencesOf({}, {}, { title: long });
+  assert.equal(cut?.mine?.length, 301, 'a long value is cut');
+});
+
+test('what the server adds to an entity is not compared', () => {
+  const given = { title: 'a' };
+  const entity = { config_on_disk: given, title: 'of a template', layout: { ingest: 'edge-1' } };
+  assert.deepEqual(configOf(entity), given);
+  const streamer = { hostname: 'a', stats: { cpu_usage: 1 }, state: {}, updated_at: 5 };
+  assert.deepEqual(configOf(streamer), { hostname: 'a' });
+  assert.deepEqual(configOf(null), {});
+});
+
+test('a merge patch replaces, adds and removes', () => {
+  const value = { a: { b: 1, c: 2 }, list: [1, 2], text: 'x' };
+  const patch = { a: { b: null, d: { e: null, f: 1 } }, list: [3], text: { now: 'an object' } };
+  assert.deepEqual(patched(value, patch), {
+    a: { c: 2, d: { f: 1 } },
+    list: [3],
+    text: { now: 'an object' },
+  });
+  assert.deepEqual(patched(undefined, { a: null }), {});
+  const odd = patched({}, JSON.parse('{"__proto__":{"a":1}}')) as object;
+  assert.ok(Object.hasOwn(odd, '__proto__'), 'a name as any other');
+});
+
+test('a secret is kept, replaced or removed', () => {
+  const patch = ' {"position": 9007199254740993} ';
+  assert.equal(withSecret(patch, 'key', { action: 'keep', text: 'x' }), patch);
+  const replaced = withSecret(patch, 'key', { action: 'new', text: 'a"b' });
+  assert.equal(replaced, '{"key":"a\\"b","position": 9007199254740993}');
+  assert.equal(withSecret('{ }', 'key', { action: 'remove', text: 'x' }), '{"key":null}');
+  assert.equal(secretOf({ action: 'new', text: 'x' }), 'x');
+  assert.throws(() => secretOf({ action: 'new', text: '' }), /empty/);
+  const twice = () => withSecret('{"key":"a"}', 'key', { action: 'new', text: 'b' });
+  assert.throws(twice, /has key already/);
+  assert.deepEqual(secretValue('edit_auth', ' op ', 'word'), { login: 'op', password: 'word' });
+  assert.equal(secretValue('api_key', '', 'word'), 'word');
+});
+
 test('a typed setting is sent as what it holds', () => {
   assert.equal(typedValue('layouter_enabled', 'true'), 'true');
   assert.equal(typedValue('cluster.node_config_provision_enabled', 'false'), false);
@@ -619,6 +707,7 @@ test('every text is used', () => {
     'pause_means.',
     'need.',
     'auth_test.',
+    'changed_by.',
   ];
   const byCode = ['reason.', 'cause.', 'setting.', 'role.', 'budget.', 'kind.', 'mode.'];
   const unused = Object.keys(en).filter((key) => {

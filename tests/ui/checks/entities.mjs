@@ -3,10 +3,13 @@ import assert from 'node:assert/strict';
 import {
   administrator,
   API,
+  barriers,
   call,
+  clickOn,
   count,
   go,
   loggedIn,
+  noDialog,
   textOf,
   typePatch,
   WAIT,
@@ -82,20 +85,62 @@ export const CHECKS = {
     await context.close();
   },
 
+  async 'a key is kept, replaced or removed, and never shown'(browser) {
+    const [token, agent] = ['/api_tokens/rekeyed', '/agents/rekeyed'];
+    const permissions = [{ scopes: ['*'], list: true }];
+    await call('PUT', token, { key: 'old-s3cret', permissions });
+    await call('PUT', agent, { key: 'old-s3cret' });
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/tokens/rekeyed' });
+    const edit = async (hash, action) => {
+      await go(page, hash);
+      await page.waitForSelector('dialog[open] .secret', WAIT);
+      await clickOn(page, action, 'dialog .secret button');
+    };
+    const save = async () => {
+      await page.click('dialog footer button.primary');
+      await noDialog(page);
+    };
+    const isShown = () => page.evaluate(() => /s3cret/.test(document.body.outerHTML));
+    const actions = () =>
+      page.$$eval('dialog .secret button', (all) => all.map((it) => it.textContent));
+    await edit('#/tokens/rekeyed', 'Unchanged');
+    assert.deepEqual(await actions(), ['Unchanged', 'New value'], 'a token has a key');
+    await save();
+    assert.equal((await call('GET', token)).key, 'old-s3cret');
+    await edit('#/tokens/rekeyed', 'New value');
+    assert.deepEqual(await barriers(page), []);
+    await page.click('dialog footer button.primary');
+    await waitText(page, 'dialog .failure', 'The new value is empty');
+    assert.equal(await isShown(), false);
+    await page.type('dialog input[name=secret]', 'new-s3cret');
+    await page.keyboard.press('Enter');
+    await noDialog(page);
+    assert.equal((await call('GET', token)).key, 'new-s3cret');
+    await edit('#/agents/rekeyed', 'Remove');
+    assert.deepEqual(await actions(), ['Unchanged', 'New value', 'Remove']);
+    await save();
+    assert.equal((await call('GET', agent)).key ?? null, null);
+    assert.equal(await isShown(), false);
+    assert.deepEqual(reports, []);
+    await context.close();
+    await call('DELETE', token);
+    await call('DELETE', agent);
+  },
+
   async 'commands for agents are confirmed, and refused in words'(browser) {
     await call('PUT', '/agents/camera-7', { key: 'secret-of-camera-7' });
     const { page, context } = await loggedIn(browser, { hash: '#/agents' });
     await waitText(page, '.t-agents .tbody .name', 'camera-7');
     await page.click('.t-agents .tbody a.name[href*="camera-7"]');
-    await page.waitForSelector('dialog[open] fieldset button', WAIT);
+    await page.waitForSelector('dialog[open] fieldset:not(.secret) button', WAIT);
     const sent = [];
     page.on('request', (request) => {
       if (request.method() === 'POST') sent.push(new URL(request.url()).pathname);
     });
-    await page.click('dialog fieldset button');
-    await waitText(page, 'dialog fieldset button', 'Really Reboot?');
+    await page.click('dialog fieldset:not(.secret) button');
+    await waitText(page, 'dialog fieldset:not(.secret) button', 'Really Reboot?');
     assert.deepEqual(sent, [], 'not before it is confirmed');
-    await page.click('dialog fieldset button');
+    await page.click('dialog fieldset:not(.secret) button');
     await waitText(page, 'dialog .failure', 'The agent is not connected');
     assert.deepEqual(sent, ['/central/api/v3/agents/camera-7/reboot']);
     const text = await page.evaluate(() => document.body.outerHTML);

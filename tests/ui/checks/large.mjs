@@ -108,6 +108,11 @@ export const CHECKS = {
     await noDialog(page);
     await waitText(page, '.facts', 'edge-199');
     assert.equal((await call('GET', path)).layout.ingest, 'edge-199.example.com');
+    // Nothing moves, so there is no question before it is disabled, either.
+    await clickOn(page, 'Disable');
+    await waitText(page, '.bar-top button', 'Enable');
+    assert.equal(await page.$('dialog'), null);
+    assert.equal((await call('GET', path)).disabled, true);
     await context.close();
   },
 

@@ -7,6 +7,7 @@ import {
   administrator,
   API,
   call,
+  clickOn,
   key,
   loggedIn,
   logIn,
@@ -181,6 +182,31 @@ export const CHECKS = {
     await page.waitForSelector('dialog[open] footer button:nth-of-type(2)', WAIT);
     await page.click('dialog footer button:nth-of-type(2)');
     await waitText(page, '.settings li', '250 by default');
+    // A secret is only written. The flag of this server is stronger, which the answer states.
+    const file = async () => (await call('GET', '/config')).edit_auth;
+    const before = await file();
+    const changeSecret = async (action) => {
+      await (await page.$(`${row('edit_auth')}//button`)).click();
+      await page.waitForSelector('dialog[open] .secret', WAIT);
+      await waitText(page, 'dialog .secret button', 'Unchanged');
+      assert.equal(await page.$eval('dialog footer .primary', (it) => it.disabled), true);
+      await clickOn(page, action, 'dialog .secret button');
+    };
+    await changeSecret('New value');
+    await page.type('dialog input[name=login]', 'with space');
+    await page.type('dialog input[name=secret]', 'new-s3cret');
+    await page.keyboard.press('Enter');
+    await waitText(page, 'dialog .failure', '/edit_auth');
+    await page.$eval('dialog input[name=login]', (it) => it.select());
+    await page.type('dialog input[name=login]', 'operator');
+    await page.keyboard.press('Enter');
+    await waitText(page, 'main .warning', '`edit_auth` is saved in the configuration file');
+    await changeSecret('Remove');
+    await page.click('dialog footer .primary');
+    await page.waitForFunction(() => !document.querySelector('dialog, main .warning'), WAIT);
+    assert.deepEqual(await file(), before);
+    const now = await page.evaluate(() => document.body.outerHTML);
+    assert.ok(!now.includes('s3cret') && !now.includes(before.password), 'no secret is shown');
     // Refused requests are reported by the browser itself.
     assert.deepEqual(
       reports.filter((report) => !report.includes('status of 400')),

@@ -13,12 +13,16 @@ import {
   logIn,
   noDialog,
   open,
+  readStreams,
   statusOf,
   typePatch,
   WAIT,
   waitText,
   within,
 } from '../pages.mjs';
+
+/** The button of a dialog, once what it does was counted. */
+const CONFIRM = 'dialog[open] footer button.primary:not(:disabled)';
 
 export const CHECKS = {
   async 'markup in a title stays text'(browser) {
@@ -62,6 +66,8 @@ export const CHECKS = {
     reports.length = 0;
     // A save is about the version that is shown, by the tag of its form.
     await clickOn(page, 'Disable');
+    await page.waitForSelector(CONFIRM, WAIT);
+    await page.click(CONFIRM);
     await waitText(page, '.bar-top button', 'Enable');
     const saved = await fetch(`${API}/streams/integers-as-text`, { headers: administrator });
     assert.match(await saved.text(), /"disabled":true.*"position":-9007199254740993\b/);
@@ -186,10 +192,15 @@ export const CHECKS = {
     });
     const toggle = '.bar-top button:not(.primary)';
     await page.click(toggle);
+    await page.waitForSelector(CONFIRM, WAIT);
+    await page.click(CONFIRM);
+    await noDialog(page);
     await waitText(page, toggle, 'Enable');
-    await call('DELETE', '/streams/gone-shown');
     await page.click(toggle);
-    await waitText(page, 'main .failure', 'was deleted meanwhile');
+    await page.waitForSelector(CONFIRM, WAIT);
+    await call('DELETE', '/streams/gone-shown');
+    await page.click(CONFIRM);
+    await waitText(page, 'dialog .failure', 'was deleted meanwhile');
     assert.equal(await statusOf('gone-shown'), 404);
     assert.equal(conditions.length, 2);
     for (const condition of conditions) assert.match(condition, /^"/, 'the version that is shown');
@@ -206,16 +217,19 @@ export const CHECKS = {
       await page.click(`.t-streams .tbody input[aria-label="Select ${name}"]`);
       await waitText(page, '.bulk', `${picked + 1} selected`);
     }
-    await call('DELETE', '/streams/gone-b');
     await page.click('.bulk button');
-    await page.waitForSelector('dialog[open] footer button.primary', WAIT);
-    await page.click('dialog[open] footer button.primary');
+    await waitText(page, CONFIRM, 'Disable: 3 streams');
+    await call('DELETE', '/streams/gone-b');
+    await page.click(CONFIRM);
     await waitText(page, 'dialog .failure', 'gone-b was deleted meanwhile. Nothing was changed.');
     assert.equal(await statusOf('gone-b'), 404);
     const { disabled } = await call('GET', '/streams/gone-a');
     assert.ok(!disabled, 'all or none');
-    // The dialog goes on with those that exist.
-    await page.click('dialog[open] footer button.primary');
+    // The dialog goes on with those that exist, which are counted first.
+    await waitText(page, CONFIRM, 'Count them');
+    await page.click(CONFIRM);
+    await waitText(page, CONFIRM, 'Disable: 2 streams');
+    await page.click(CONFIRM);
     await page.waitForFunction(() => !document.querySelector('dialog'), WAIT);
     assert.equal(await statusOf('gone-b'), 404);
     for (const name of ['gone-a', 'gone-c']) {
@@ -439,6 +453,63 @@ export const CHECKS = {
     );
     await context.close();
     await call('DELETE', `/streams/${encodeURIComponent(third)}`);
+  },
+
+  async 'picked streams are changed after an answer to what would move'(browser) {
+    const host = 'picked-1.example.com';
+    const path = `/streamers/${host}`;
+    await call('PUT', path, { role: 'streamer', cluster_key: 'k', labels: { only: 'picked' } });
+    await readStreams(path);
+    const all = ['a', 'b', 'c'].map((end) => `picked/${end}`);
+    const labels = { 'required.only': 'picked' };
+    await call('PUT', '/streams/batch', all.map((name) => ({ name, labels })));
+    const layouts = all.map((name) => ({ name, ingest: host }));
+    await call('POST', '/streams/layouts', { layouts });
+    const { page, context, reports } = await loggedIn(browser, { hash: '#/streams?q=picked/' });
+    const bodies = [];
+    page.on('request', (request) => {
+      if (request.url().includes('batch')) bodies.push(JSON.parse(request.postData()));
+    });
+    for (const [picked, name] of all.slice(0, 2).entries()) {
+      const box = `.t-streams .tbody input[aria-label="Select ${name}"]`;
+      await page.waitForSelector(box, WAIT);
+      await page.click(box);
+      await waitText(page, '.bulk', `${picked + 1} selected`);
+    }
+    // Nothing has their label any more: they would be without a streamer.
+    await page.click('.bulk ::-p-text(Set label)');
+    await page.waitForSelector('dialog[open] input[name=value]', WAIT);
+    await page.type('dialog input[name=value]', 'required.only=nowhere');
+    await page.click(CONFIRM);
+    await waitText(page, 'dialog .consequences', '2 streams would have no place.');
+    assert.deepEqual(await barriers(page), []);
+    const read = async (name) => call('GET', `/streams/${encodeURIComponent(name)}`);
+    assert.deepEqual((await read(all[0])).labels, labels, 'it was a question');
+    await page.keyboard.press('Escape');
+    await noDialog(page);
+    await page.click('.bulk ::-p-text(Disable)');
+    await waitText(page, CONFIRM, 'Disable: 2 streams');
+    await waitText(page, 'dialog .consequences', 'picked/a');
+    await page.click(CONFIRM);
+    await noDialog(page);
+    const states = await Promise.all(all.map(async (name) => (await read(name)).disabled ?? false));
+    assert.deepEqual(states, [true, true, false]);
+    const saved = bodies.at(-1).map(({ name, if_match }) => [name, if_match]);
+    assert.deepEqual(saved, all.slice(0, 2).map((name) => [name, '*']), 'one batch of both');
+    // On the screen of one stream it is the same question.
+    await go(page, `#/streams/${encodeURIComponent(all[2])}`);
+    await waitText(page, '.bar-top button', 'Disable');
+    await clickOn(page, 'Disable');
+    await waitText(page, CONFIRM, 'Disable and move 1 stream');
+    await waitText(page, 'dialog .move', all[2]);
+    assert.equal((await read(all[2])).disabled ?? false, false, 'it was a question');
+    await page.click(CONFIRM);
+    await waitText(page, '.bar-top button', 'Enable');
+    assert.equal((await read(all[2])).disabled, true);
+    assert.deepEqual(reports, []);
+    await context.close();
+    for (const name of all) await call('DELETE', `/streams/${encodeURIComponent(name)}`);
+    await call('DELETE', path);
   },
 
   async 'an edit is previewed, saved, and shown to other tabs'(browser) {

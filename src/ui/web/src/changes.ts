@@ -19,6 +19,10 @@ export class ConflictError extends Error {
 const isConflict = (error: unknown): error is ApiError =>
   error instanceof ApiError && error.status === 412;
 
+/** Whether a change was refused only because another one came first. */
+export const isLate = (error: unknown): boolean =>
+  error instanceof ConflictError && error.gone.length === 0;
+
 /** The tag of the stored version. */
 export const tagOf = async (path: string) => (await exchange<null>('HEAD', path)).etag;
 

@@ -6,6 +6,14 @@ import { t } from './text';
 const MASK = '***';
 const SECRETS = ['api_key', 'edit_auth'];
 
+export const isSecret = (name: string) => SECRETS.includes(name);
+/** There is always a key. */
+export const mayBeRemoved = (name: string) => name !== 'api_key';
+
+/** The value of a secret setting, of what was typed: the login has a name and a password. */
+export const secretValue = (name: string, login: string, text: string): Json =>
+  name === 'edit_auth' ? { login: login.trim(), password: text } : text;
+
 /** `word`: the text `true` or `false`; `flag`: a boolean; `ms`: milliseconds. */
 type SettingKind = 'word' | 'flag' | 'ms' | 'number' | 'text';
 
@@ -80,7 +88,7 @@ const withoutPassword = (value: Json): Json =>
 /** What is kept of the answer. */
 export function settingsOf(answer: unknown): Settings {
   const { sources, restart_required: restart = [], warnings = [] } = answer as ConfigAnswer;
-  const names = Object.keys(sources).filter((name) => !SECRETS.includes(name));
+  const names = Object.keys(sources).filter((name) => !isSecret(name));
   const values = names.map((name) => [name, withoutPassword(memberOf(answer as Json, name))]);
   return {
     values: Object.fromEntries(values),

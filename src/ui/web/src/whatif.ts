@@ -126,14 +126,14 @@ async function demandsOf(name: string, options: Options): Promise<Record<string,
   return Object.fromEntries(given.filter(([member]) => DEMANDS.includes(member)));
 }
 
-/** The tag of what is stored, then what a patch of it would cause. */
+/** What is stored and its tag, then what a patch of it would cause. */
 export async function previewChange<Change>(
   path: string,
   { limit, text, signal }: { limit: number; text: string; signal?: AbortSignal },
-): Promise<{ etag: string | null; prediction: Prediction<Change> }> {
-  const { etag } = await exchange<unknown>('GET', path, { signal });
+): Promise<{ entity: unknown; etag: string | null; prediction: Prediction<Change> }> {
+  const { data: entity, etag } = await exchange<unknown>('GET', path, { signal });
   const preview = url(`${path}/preview_layout_change`, { limit });
-  return { etag, prediction: await post<Prediction<Change>>(preview, { text, signal }) };
+  return { entity, etag, prediction: await post<Prediction<Change>>(preview, { text, signal }) };
 }
 
 async function ofStreamer(host: string, text: string, options: Options): Promise<WhatIfAnswer> {

@@ -1,20 +1,11 @@
-// Changes of picked streams: all or none, in one batch.
-import { useRef, useState } from 'preact/hooks';
-import { changeStreams, ConflictError, labelPatch, queriesOf, type Patch } from '../changes';
+// Changes of picked streams: each is counted and previewed first. A change of members is made to
+// all of them or none, in one batch.
+import { useState } from 'preact/hooks';
+import { changeStreams, ConflictError, queriesOf, type MatchingChange } from '../changes';
 import type { Session } from '../model';
-import { Dialog, Failure, Name } from '../parts';
-import { useSteps } from '../steps';
 import { t } from '../text';
-import { ConfirmMatching, DELETION } from './bulk_all';
+import { ACTIONS, ConfirmMatching, type MatchingAction } from './bulk_all';
 import { Move } from './move';
-
-const SHOWN_NAMES = 8;
-
-interface BulkAction {
-  word: string;
-  /** `null`: the label that is typed. */
-  patch: Patch | null;
-}
 
 interface BulkProps {
   names: string[];
@@ -26,82 +17,54 @@ interface BulkProps {
   onClear: () => void;
 }
 
-function Confirm(props: {
+interface ConfirmProps {
   names: string[];
-  action: BulkAction;
+  action: MatchingAction;
   onDone: () => void;
   onClose: () => void;
-}) {
-  const { action, onDone, onClose } = props;
+}
+
+function Confirm({ action, onDone, onClose, ...props }: ConfirmProps) {
   // Without those that turned out to be deleted.
   const [names, setNames] = useState(props.names);
-  const { error, isBusy, run } = useSteps((failed) => {
-    const gone = failed instanceof ConflictError ? failed.gone : [];
-    setNames((old) => old.filter((name) => !gone.includes(name)));
-  });
-  const field = useRef<HTMLInputElement>(null);
-  const save = () =>
-    run(async () => {
-      await changeStreams(names, action.patch ?? labelPatch(field.current?.value ?? ''));
-      onDone();
-    });
-  const rest = names.length - SHOWN_NAMES;
-  const actions = (
-    <>
-      <button class="quiet">{t('cancel')}</button>
-      <button class="primary" type="button" disabled={isBusy || names.length === 0} onClick={save}>
-        {action.word}
-      </button>
-    </>
-  );
-  const title = t('bulk.title', { what: action.word, n: names.length });
+  const save = async (change: MatchingChange) => {
+    if (!('patch' in change)) return;
+    try {
+      await changeStreams(names, change.patch);
+    } catch (failed) {
+      const gone = failed instanceof ConflictError ? failed.gone : [];
+      setNames(names.filter((name) => !gone.includes(name)));
+      throw failed;
+    }
+  };
+  const isPatch = action.word !== 'streams.delete';
   return (
-    <Dialog title={title} onClose={onClose} actions={actions}>
-      <Failure error={error} />
-      {action.patch === null && (
-        <label class="stacked">
-          {t('bulk.label')}
-          <input ref={field} placeholder="customer=acme" autofocus />
-        </label>
-      )}
-      <p>{t('bulk.atomic')}</p>
-      <ul class="names">
-        {names.slice(0, SHOWN_NAMES).map((name) => (
-          <li>
-            <Name name={name} link={false} />
-          </li>
-        ))}
-        {rest > 0 && <li class="muted">{t('bulk.more', { n: rest })}</li>}
-      </ul>
-    </Dialog>
+    <ConfirmMatching
+      title={t('bulk.title', { what: t(action.word), n: names.length })}
+      queries={queriesOf(names)}
+      action={action}
+      save={isPatch ? save : undefined}
+      lead={isPatch ? t('bulk.atomic') : undefined}
+      onDone={onDone}
+      onClose={onClose}
+    />
   );
 }
 
 export function Bulk({ names, me, total, onAll, onDone, onClear }: BulkProps) {
-  const [action, setAction] = useState<BulkAction | null>(null);
-  const actions: BulkAction[] = [
-    { word: t('streams.disable'), patch: { disabled: true } },
-    { word: t('streams.enable'), patch: { disabled: null } },
-    { word: t('streams.label'), patch: null },
-  ];
-  const [dialog, setDialog] = useState<'move' | 'delete' | null>(null);
+  const [action, setAction] = useState<MatchingAction | null>(null);
+  const close = () => setAction(null);
   const done = () => {
-    setAction(null);
-    setDialog(null);
+    close();
     onDone();
   };
   const why = me.may.write ? undefined : t('error.not_permitted');
   return (
     <span class="bulk">
       <b>{t('streams.selected', { n: names.length })}</b>
-      {actions.map((it) => (
+      {ACTIONS.map((it) => (
         <button disabled={!me.may.write} title={why} onClick={() => setAction(it)}>
-          {it.word}
-        </button>
-      ))}
-      {(['move', 'delete'] as const).map((it) => (
-        <button disabled={!me.may.write} title={why} onClick={() => setDialog(it)}>
-          {t(`streams.${it}`)}
+          {t(it.word)}
         </button>
       ))}
       {total !== null && total > names.length && (
@@ -112,20 +75,9 @@ export function Bulk({ names, me, total, onAll, onDone, onClear }: BulkProps) {
       <button class="quiet" onClick={onClear}>
         {t('streams.clear')}
       </button>
-      {dialog === 'move' && (
-        <Move names={names} onClose={() => setDialog(null)} onMoved={done} />
-      )}
-      {dialog === 'delete' && (
-        <ConfirmMatching
-          title={t('bulk.title', { what: t('streams.delete'), n: names.length })}
-          queries={queriesOf(names)}
-          action={DELETION}
-          onDone={done}
-          onClose={() => setDialog(null)}
-        />
-      )}
-      {action && (
-        <Confirm names={names} action={action} onDone={done} onClose={() => setAction(null)} />
+      {action?.word === 'streams.move' && <Move names={names} onClose={close} onMoved={done} />}
+      {action && action.word !== 'streams.move' && (
+        <Confirm names={names} action={action} onDone={done} onClose={close} />
       )}
     </span>
   );

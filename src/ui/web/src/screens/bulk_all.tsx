@@ -21,7 +21,7 @@ type Word =
   | 'streams.move'
   | 'streams.delete';
 
-interface MatchingAction {
+export interface MatchingAction {
   word: Word;
   /** The change, of what is typed if something is, and whether moved streams are kept there. */
   change: (typed: string, isKept: boolean) => MatchingChange;
@@ -29,12 +29,12 @@ interface MatchingAction {
   isDangerous?: boolean;
 }
 
-export const DELETION: MatchingAction = {
+const DELETION: MatchingAction = {
   word: 'streams.delete',
   change: () => ({ delete: true }),
   isDangerous: true,
 };
-const ACTIONS: MatchingAction[] = [
+export const ACTIONS: MatchingAction[] = [
   { word: 'streams.disable', change: () => ({ patch: { disabled: true } }) },
   { word: 'streams.enable', change: () => ({ patch: { disabled: null } }) },
   {
@@ -85,11 +85,16 @@ interface ConfirmProps {
   /** Each matches other streams. */
   queries: Filters[];
   action: MatchingAction;
+  /** Makes the change after the count; absent: what was counted is changed by its filters. */
+  save?: (change: MatchingChange) => Promise<void>;
+  /** A sentence about the change. */
+  lead?: string;
   onDone: () => void;
   onClose: () => void;
 }
 
-export function ConfirmMatching({ title, queries, action, onDone, onClose }: ConfirmProps) {
+export function ConfirmMatching(props: ConfirmProps) {
+  const { title, queries, action, save, lead, onDone, onClose } = props;
   const [typed, setTyped] = useState('');
   const [isKept, setKept] = useState(false);
   const [found, setFound] = useState<MatchingCount[] | null>(null);
@@ -111,7 +116,8 @@ export function ConfirmMatching({ title, queries, action, onDone, onClose }: Con
   }, []);
   const make = (expected: MatchingCount[]) =>
     run(async () => {
-      await changeMatching(queries, change(), expected, setProgress);
+      if (save) await save(change());
+      else await changeMatching(queries, change(), expected, setProgress);
       onDone();
     });
   const n = found ? streamsOf(found) : 0;
@@ -131,6 +137,7 @@ export function ConfirmMatching({ title, queries, action, onDone, onClose }: Con
   );
   return (
     <Dialog title={title} onClose={onClose} actions={actions}>
+      {lead && <p class="muted">{lead}</p>}
       {action.field && (
         <TextInput
           label={t(action.field)}

@@ -2,14 +2,19 @@
 import type { ComponentChildren } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { get, post } from '../api';
-import { changeShown, checkedPatch, create, removeShown, tagOf, type Shown } from '../changes';
-import { url } from '../json';
+import { changeShown, checkedPatch, create, isLate, removeShown, tagOf } from '../changes';
+import type { Shown } from '../changes';
+import { differencesOf, type Difference } from '../comparison';
+import { parse, url } from '../json';
 import type { Session } from '../model';
 import { Copy, Dialog, Failure, TextInput } from '../parts';
+import { UNCHANGED, withSecret } from '../secret_change';
 import { useSteps } from '../steps';
 import { t } from '../text';
 import { AuthTest } from './auth_test';
+import { Conflict } from './conflict';
 import { pathOf, type Entity, type EntityKind } from './entity_kind';
+import { SecretField } from './secret_field';
 
 function PatchField(props: { text: string; onType: (text: string) => void; isFixed?: boolean }) {
   return (
@@ -186,6 +191,9 @@ interface EditProps extends NewProps {
 export function EditEntity({ kind, name, me, onClose, onSaved }: EditProps) {
   const [found, setFound] = useState<Found | null>(null);
   const [text, setText] = useState('');
+  // Since the first version that was shown, however often a save came too late.
+  const [late, setLate] = useState<{ before: Entity; differences: Difference[] } | null>(null);
+  const [secret, setSecret] = useState(UNCHANGED);
   const [isDeleting, setDeleting] = useState(false);
   const { error, isBusy, run } = useSteps();
   useEffect(() => {
@@ -199,26 +207,58 @@ export function EditEntity({ kind, name, me, onClose, onSaved }: EditProps) {
   const mayWrite = kind.mayWrite(me);
   const save = (of: Found) =>
     run(async () => {
-      await changeShown(of, checkedPatch(text));
+      const patch = checkedPatch(text);
+      const { member = '' } = kind.secret ?? {};
+      try {
+        await changeShown(of, withSecret(patch, member, secret));
+      } catch (failed) {
+        if (!isLate(failed)) throw failed;
+        const before = late ? late.before : of.row;
+        const now = await find(kind, name);
+        setLate({ before, differences: differencesOf(before, now.row, parse(patch)) });
+        setFound(now);
+        return;
+      }
       onSaved();
     });
+  const type = (next: string) => {
+    setText(next);
+    setLate(null);
+  };
   const isOff = isBusy || !mayWrite || !found;
   const actions: ComponentChildren = (
     <>
       <button class="quiet">{t('cancel')}</button>
-      <button type="button" disabled={isOff} onClick={() => setDeleting(true)}>
-        {t('entity.delete')} …
-      </button>
+      {late ? (
+        <button type="button" disabled={isBusy} onClick={onSaved}>
+          {t('conflict.drop')}
+        </button>
+      ) : (
+        <button type="button" disabled={isOff} onClick={() => setDeleting(true)}>
+          {t('entity.delete')} …
+        </button>
+      )}
       <button class="primary" type="button" disabled={isOff} onClick={() => found && save(found)}>
-        {t('edit.save')}
+        {late ? t('conflict.save') : t('edit.save')}
       </button>
     </>
   );
   return (
     <Dialog title={name} isName onClose={onClose} actions={actions}>
       {!mayWrite && <p class="muted">{kind.whyNot}</p>}
-      {found && <PatchField text={text} onType={setText} isFixed={!mayWrite} />}
+      {found && <PatchField text={text} onType={type} isFixed={!mayWrite} />}
+      {found && kind.secret && (
+        <SecretField
+          label={t('secret.key')}
+          name="secret"
+          of={secret}
+          mayRemove={kind.secret.mayRemove}
+          isFixed={!mayWrite}
+          onChange={setSecret}
+        />
+      )}
       <Failure error={error} />
+      {late && <Conflict of={late.differences} />}
       {found && kind.screen === 'auth' && <AuthTest path={pathOf(kind, name)} me={me} />}
       {found && <Commands kind={kind} name={name} me={me} />}
     </Dialog>

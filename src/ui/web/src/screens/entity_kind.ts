@@ -20,6 +20,8 @@ export interface EntityKind {
   select: string;
   /** The members that can be edited. */
   editable: string[];
+  /** The member that is only written, if there is one: a secret is in no list. */
+  secret?: { member: string; mayRemove: boolean };
   /** What a new one begins with. */
   example: Entity;
   /** Commands, as paths below the entity and their words. */

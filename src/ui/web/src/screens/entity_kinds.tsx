@@ -87,6 +87,7 @@ const AGENTS: EntityKind = {
     column<Agent>('changed', 'col.changed', (row) => <Time at={row.updated_at} />, quiet),
   ],
   editable: [],
+  secret: { member: 'key', mayRemove: true },
   example: {},
   commands: [
     ['reboot', t('agents.reboot')],
@@ -119,6 +120,7 @@ const TOKENS: EntityKind = {
     )),
   ],
   editable: ['permissions', 'auth_scopes'],
+  secret: { member: 'key', mayRemove: false },
   example: { permissions: [{ scopes: ['*'], list: true, read: true }] },
   commands: [],
   mayWrite: (me) => me.may.admin,

@@ -4,12 +4,15 @@ import { download } from '../download';
 import * as f from '../format';
 import type { Json } from '../json';
 import type { Session } from '../model';
-import { Dialog, Failure, Mark, Panel, Warnings } from '../parts';
+import { Dialog, Failure, Mark, Panel, TextInput, Warnings } from '../parts';
 import { href, type ScreenProps } from '../router';
-import { typedValue, type Settings as ServerSettings } from '../settings';
+import { secretOf, UNCHANGED } from '../secret_change';
+import { isSecret, mayBeRemoved, secretValue, typedValue } from '../settings';
+import type { Settings as ServerSettings } from '../settings';
 import { saveSetting, useSettings } from '../settings_query';
 import { useSteps } from '../steps';
 import { t } from '../text';
+import { SecretField } from './secret_field';
 import { Field, SettingValue, settingWord } from './setting_value';
 
 interface ChangeProps {
@@ -54,6 +57,58 @@ function Change({ settings, name, onSaved, onClose }: ChangeProps) {
   );
 }
 
+/** A change of a secret setting: a new value, or none. The present one is not known here. */
+function ChangeSecret({ name, onSaved, onClose }: Omit<ChangeProps, 'settings'>) {
+  const [secret, setSecret] = useState(UNCHANGED);
+  const [login, setLogin] = useState('');
+  const { error, isBusy, run } = useSteps();
+  const save = () =>
+    run(async () => {
+      const text = secretOf(secret);
+      if (text === undefined) return;
+      const value = text === null ? null : secretValue(name, login, text);
+      onSaved(await saveSetting(name, value));
+    });
+  const actions = (
+    <>
+      <button class="quiet">{t('cancel')}</button>
+      <button
+        type="button"
+        class="primary"
+        disabled={isBusy || secret.action === 'keep'}
+        onClick={save}
+      >
+        {t('edit.save')}
+      </button>
+    </>
+  );
+  const isLogin = name === 'edit_auth';
+  return (
+    <Dialog title={settingWord(name)} onClose={onClose} actions={actions}>
+      <p class="muted">
+        <code>{name}</code>
+      </p>
+      {isLogin && secret.action === 'new' && (
+        <TextInput
+          label={t('setting.login_name')}
+          name="login"
+          value={login}
+          onType={setLogin}
+        />
+      )}
+      <SecretField
+        label={isLogin ? t('setting.password') : settingWord(name)}
+        name="secret"
+        of={secret}
+        mayRemove={mayBeRemoved(name)}
+        onChange={setSecret}
+      />
+      <p class="muted">{t('setting.ends_sessions')}</p>
+      <Failure error={error} />
+    </Dialog>
+  );
+}
+
 interface ChangeButtonProps {
   name: string;
   me: Session;
@@ -77,14 +132,13 @@ interface RowProps extends ChangeButtonProps {
 }
 
 function Row({ settings, name, me, onChange }: RowProps) {
-  const isSecret = !Object.hasOwn(settings.values, name);
   return (
     <li>
       <span>
         {settingWord(name)} <code class="muted">{name}</code>
       </span>
       <span>
-        <SettingValue settings={settings} name={name} isSecret={isSecret} />
+        <SettingValue settings={settings} name={name} isSecret={isSecret(name)} />
       </span>
       {name === 'layouter_enabled' ? (
         // There it is asked first, because streams move.
@@ -92,7 +146,7 @@ function Row({ settings, name, me, onChange }: RowProps) {
           {t('nav.layouter')}
         </a>
       ) : (
-        !isSecret && <ChangeButton name={name} me={me} onChange={onChange} />
+        <ChangeButton name={name} me={me} onChange={onChange} />
       )}
     </li>
   );
@@ -176,7 +230,10 @@ export function Settings({ me }: ScreenProps) {
           ))}
         </ul>
       </Panel>
-      {changed !== null && (
+      {changed !== null && isSecret(changed) && (
+        <ChangeSecret name={changed} onSaved={saved} onClose={() => setChanged(null)} />
+      )}
+      {changed !== null && !isSecret(changed) && (
         <Change
           settings={settings}
           name={changed}

@@ -11,7 +11,7 @@ import { StreamerLink, Tabs, Time } from '../parts';
 import { useQuery } from '../query';
 import { go, href, type ScreenProps } from '../router';
 import { code, t } from '../text';
-import { EditStream } from './edit';
+import { EditStream, ToggleStream } from './edit';
 import { Deletion } from './entity_dialogs';
 import { EventLines } from './event_line';
 import { Move } from './move';
@@ -190,7 +190,7 @@ type ExplainState = { error: Error | null; data: Explanation | null };
 export function Stream({ route, me }: ScreenProps) {
   const name = route.rest[0] ?? '';
   const { entity, explained, past, log } = useStream(name);
-  const [dialog, setDialog] = useState<'edit' | 'move' | null>(null);
+  const [dialog, setDialog] = useState<'edit' | 'move' | 'toggle' | null>(null);
   // A deletion is of the version that was shown when it was opened.
   const [deleted, setDeleted] = useState<Shown | null>(null);
   const [failed, setFailed] = useState<Error | null>(null);
@@ -204,8 +204,13 @@ export function Stream({ route, me }: ScreenProps) {
   }
   const refresh = () => [entity, explained, past, log].forEach((query) => query.again());
   const shown = { path: streamPath(name), name, etag: entity.etag };
+  // Without the layouter nothing moves, so there is nothing to confirm.
   const toggle = () => {
     setFailed(null);
+    if (!isLayouterOff(explained.error)) {
+      setDialog('toggle');
+      return;
+    }
     const patch = JSON.stringify({ disabled: stream.disabled ? null : true });
     const refused = (error: Error) => {
       setFailed(error);
@@ -228,6 +233,9 @@ export function Stream({ route, me }: ScreenProps) {
         onEdit={() => setDialog('edit')}
       />
       <Failure error={failed ?? entity.error} again={refresh} />
+      {dialog === 'toggle' && (
+        <ToggleStream stream={stream} me={me} onClose={() => setDialog(null)} onSaved={saved} />
+      )}
       {dialog === 'edit' && (
         <EditStream stream={stream} me={me} onClose={() => setDialog(null)} onSaved={saved} />
       )}
