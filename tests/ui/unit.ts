@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { queriesOf } from './src/changes';
+import { queriesOf, targetsOf } from './src/changes';
 import { configOf, differencesOf, patched } from './src/comparison';
 import { eventsQuery, fieldOf, fits, fromField } from './src/event_filter';
 import { labelScore, placesOf } from './src/explained';
@@ -547,6 +547,21 @@ test('a merge patch replaces, adds and removes', () => {
   assert.deepEqual(patched(undefined, { a: null }), {});
   const odd = patched({}, JSON.parse('{"__proto__":{"a":1}}')) as object;
   assert.ok(Object.hasOwn(odd, '__proto__'), 'a name as any other');
+});
+
+test('a drain names who takes the streams, the most first', () => {
+  const load = (hostname: string, delta: number, role = 'ingest') => {
+    return { hostname, role, before: 10, after: 10 + delta, delta };
+  };
+  const changes = [load('a', -9), load('b', 2), load('d', 4), load('c', 4), load('b', -1, 'x')];
+  assert.deepEqual(
+    targetsOf('a', [...changes, load('a', 3, 'dvr_backup')]).map(({ hostname, n }) => [hostname, n]),
+    [
+      ['c', 4],
+      ['d', 4],
+      ['b', 2],
+    ],
+  );
 });
 
 test('a secret is kept, replaced or removed', () => {

@@ -231,6 +231,10 @@ export const CHECKS = {
     await waitText(page, 'dialog footer button.primary', 'Drain 2 streams');
     await waitText(page, 'dialog .consequences', '1 stream would stay there');
     await waitText(page, 'dialog .consequences li', 'drained-on/');
+    const targets = await page.$$eval('dialog .targets li', (all) =>
+      all.map((it) => it.textContent.trim()),
+    );
+    assert.deepEqual(targets, [`2 to ${other}`]);
     assert.deepEqual(await barriers(page), []);
     await page.setViewport({ ...SIZES.narrow, isMobile: false, hasTouch: false });
     assert.equal(await tooWide(page), 0);
@@ -244,14 +248,20 @@ export const CHECKS = {
         },
         text,
       );
+    const paces = [];
+    page.on('request', (request) => {
+      if (request.url().endsWith('dry_run=true')) paces.push(JSON.parse(request.postData()).pace);
+    });
     await type('pace', 'fast');
-    await page.click('dialog footer button.primary');
     await waitText(page, 'dialog .failure', '/pace');
+    assert.equal(await page.$eval('dialog footer button.primary', (it) => it.disabled), true);
     assert.equal((await call('GET', path)).state.maintenance, undefined, 'nothing has begun');
     await type('pace', '0');
     await type('deadline', '2h');
     await type('reason', 'new <b>disks</b>');
     await page.click('dialog input[name=return]');
+    await waitText(page, 'dialog footer button.primary:not(:disabled)', 'Drain 2 streams');
+    assert.deepEqual(paces, ['fast', 0], 'each pace is previewed as it is typed');
     await page.click('dialog footer button.primary');
     await noDialog(page);
     await waitText(page, 'main .maintenance', 'Draining');

@@ -2,6 +2,7 @@
 // condition: what was deleted meanwhile stays deleted.
 import { ApiError, exchange, post, postLines, put, remove } from './api';
 import { parse, streamPath, url } from './json';
+import type { LoadChange } from './model';
 import { t } from './text';
 
 /** Nothing was changed, because what was shown is no longer what is stored. */
@@ -80,14 +81,33 @@ export const beginDrain = (shown: Shown, order: DrainOrder) =>
 
 /** What a drain of this streamer would mean. */
 export interface DrainPreview {
+  /** Of streamers whose loads would change. */
+  changes: LoadChange[];
+  /** Changes that this session may not see. */
+  hidden?: number;
   moves_caused: number;
   no_place: number;
   no_place_sample: string[];
   summary: string;
 }
 
-export const previewDrain = ({ path }: Shown) =>
-  put<DrainPreview>(`${path}/maintenance?dry_run=true`, { body: { mode: 'drain' } });
+/** `pace` as it is typed: the server refuses one that is wrong before the drain begins. */
+export const previewDrain = ({ path }: Shown, pace: DrainOrder['pace'], signal: AbortSignal) =>
+  put<DrainPreview>(`${path}/maintenance?dry_run=true`, { body: { mode: 'drain', pace }, signal });
+
+/** A streamer that takes over, and how many streams, copies or analytics more it would have. */
+export interface Target {
+  hostname: string;
+  role: string;
+  n: number;
+}
+
+/** Where the streams of a streamer go, the largest number first. */
+export const targetsOf = (hostname: string, changes: LoadChange[]): Target[] =>
+  changes
+    .filter((load) => load.delta > 0 && load.hostname !== hostname)
+    .map((load) => ({ hostname: load.hostname, role: load.role, n: load.delta }))
+    .sort((a, b) => b.n - a.n || (a.hostname < b.hostname ? -1 : 1));
 
 /** What a pause of the layouter holds. */
 export type PausedMoves = 'improving' | 'all';

@@ -137,6 +137,11 @@ export const en = {
   'streamer.drains': 'Drain {name}',
   'streamer.drain_means':
     'Its streams leave at this pace, to streamers that have room. None is off the air for it.',
+  'streamer.takes': '{n} to {name}',
+  'streamer.others_take': {
+    one: '{streams} to {n} other streamer',
+    other: '{streams} to {n} other streamers',
+  },
   'streamer.pace': 'Streams per minute (0: all at once)',
   'streamer.deadline': 'Done within, such as 30m (may be empty)',
   'streamer.returns': 'The streams return when it is back in service',
