@@ -304,11 +304,15 @@ fn chromium() -> PathBuf {
     path
 }
 
+/// An address that a server has again after a restart.
+fn free_address() -> String {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    free.local_addr().expect("an address").to_string()
+}
+
 /// A server with streamers, streams and a port that it has again after a restart.
 fn server_with_fixture() -> (TestServer, String) {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("an address").to_string();
-    drop(free);
+    let address = free_address();
     // The streamers send no sign of life after this: they are up until the last check.
     let server = TestServer::with(&[
         "--layouter-enabled",
@@ -495,45 +499,68 @@ impl Drop for Checks {
     }
 }
 
+/// The lines of a set of checks, all of which passed. They end and start the server.
+fn passed_checks(server: &mut TestServer, page: &str, set: &[&str]) -> Vec<String> {
+    let scratch = sources();
+    let mut checks = Checks::start(scratch.path(), page, set);
+    let mut passed = Vec::new();
+    while let Some(line) = checks.line() {
+        let done: &[u8] = match &*line {
+            "RESTART" => {
+                server.restart();
+                b"restarted\n"
+            }
+            "END" => {
+                let status = server.terminate();
+                assert!(status.success(), "the server ended with {status}");
+                b"ended\n"
+            }
+            "START" => {
+                server.start();
+                b"started\n"
+            }
+            _ => b"",
+        };
+        let stdin = checks.child.stdin.as_mut().expect("a pipe");
+        stdin.write_all(done).expect("it reads");
+        passed.push(line);
+    }
+    let last = passed.last().map(String::as_str);
+    assert_eq!(last, Some("done"), "{passed:#?}");
+    passed
+}
+
 #[test]
 fn interface_works_in_a_browser() {
     // Goal: what an operator does and sees works in a real browser, under the policy of the files.
     // Method: `tests/ui/browser.mjs`, which prints a line for each of `tests/ui/checks`.
     let (mut server, page) = server_with_fixture();
-    let scratch = sources();
-    let mut checks = Checks::start(scratch.path(), &page, &[]);
-    let mut passed = Vec::new();
-    while let Some(line) = checks.line() {
-        if line == "RESTART" {
-            server.restart();
-            let stdin = checks.child.stdin.as_mut().expect("a pipe");
-            stdin.write_all(b"restarted\n").expect("it reads");
-        }
-        passed.push(line);
-    }
-    assert_eq!(
-        passed.last().map(String::as_str),
-        Some("done"),
-        "{passed:#?}"
-    );
+    let passed = passed_checks(&mut server, &page, &[]);
     let count = passed.iter().filter(|line| line.starts_with("ok ")).count();
     assert!(count >= 40, "{passed:#?}");
+}
+
+#[test]
+fn interface_works_on_a_new_server() {
+    // Goal: empty lists, the end and return of the server, and lost streamers are shown as such.
+    // Method: `tests/ui/checks/fresh.mjs`, on a server whose streamers are lost after 3 s.
+    let address = free_address();
+    let timeout = ["--streamer-dead-timeout", "3s"];
+    let arguments = ["--layouter-enabled", "--listen", &address];
+    let mut server = TestServer::with(&[&arguments[..], &timeout[..]].concat());
+    let page = format!("http://{address}/ui/");
+    let passed = passed_checks(&mut server, &page, &["fresh"]);
+    let count = passed.iter().filter(|line| line.starts_with("ok ")).count();
+    assert_eq!(count, 4, "{passed:#?}");
 }
 
 #[test]
 fn interface_stays_small_on_a_large_cluster() {
     // Goal: requests, bytes, elements and memory of the browser do not grow with the cluster.
     // Method: `tests/ui/checks/large.mjs`, which counts them on 100,000 streams.
-    let server = large_server();
-    let scratch = sources();
+    let mut server = large_server();
     let page = format!("http://{}/ui/", server.address());
-    let mut checks = Checks::start(scratch.path(), &page, &["large"]);
-    let mut passed = Vec::new();
-    while let Some(line) = checks.line() {
-        passed.push(line);
-    }
-    let last = passed.last().map(String::as_str);
-    assert_eq!(last, Some("done"), "{passed:#?}");
+    let passed = passed_checks(&mut server, &page, &["large"]);
     let count = passed.iter().filter(|line| line.starts_with("ok ")).count();
     assert_eq!(count, 4, "{passed:#?}");
 }

@@ -1,16 +1,19 @@
 // The interface in a real browser, against a running server with a fixture.
 //
-//   node browser.mjs URL KEY [large]
+//   node browser.mjs URL KEY [large|fresh]
 //
-// `large` is for a server with 100,000 streams: their budgets are checked instead.
+// `large` is for a server with 100,000 streams: their budgets are checked instead. `fresh` is for a
+// server without any entity, whose streamers are lost after a few seconds.
 //
-// Prints one line per check and fails with the first one that does not hold. `RESTART` on stdout
-// requests a restart of the server from whoever started this, who answers with a line.
+// Prints one line per check and fails with the first one that does not hold. `RESTART`, `END` and
+// `START` on stdout are requests about the server to whoever started this, who answers each with a
+// line. `ONLY=TEXT` runs the checks whose names have the text.
 import puppeteer from 'puppeteer-core';
 import { CHECKS as session } from './checks/session.mjs';
 import { CHECKS as lists } from './checks/lists.mjs';
 import { CHECKS as streams } from './checks/streams.mjs';
 import { CHECKS as conflicts } from './checks/conflicts.mjs';
+import { CHECKS as fresh } from './checks/fresh.mjs';
 import { CHECKS as permissions } from './checks/permissions.mjs';
 import { CHECKS as large } from './checks/large.mjs';
 import { CHECKS as layouter } from './checks/layouter.mjs';
@@ -38,7 +41,8 @@ const CHECKS_OF_SMALL = [
   languages,
   screens,
 ];
-const CHECKS = (process.argv[4] === 'large' ? [large] : CHECKS_OF_SMALL).flatMap(Object.entries);
+const SETS = { large: [large], fresh: [fresh] };
+const CHECKS = (SETS[process.argv[4]] ?? CHECKS_OF_SMALL).flatMap(Object.entries);
 
 const browser = await puppeteer.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',

@@ -22,11 +22,16 @@ const axe = readFileSync(
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
-export async function restartServer() {
-  console.log('RESTART');
+/** Requests something about the server from whoever started the checks, and waits for it. */
+async function requestServer(what, done) {
+  console.log(what);
   const { value } = await lines.next();
-  assert.equal(value, 'restarted');
+  assert.equal(value, done);
 }
+
+export const restartServer = () => requestServer('RESTART', 'restarted');
+export const endServer = () => requestServer('END', 'ended');
+export const startServer = () => requestServer('START', 'started');
 
 /** A request to the API beside the page. */
 export async function call(method, path, body) {
@@ -52,11 +57,19 @@ export async function statusOf(name) {
   return (await fetch(path, { headers: administrator })).status;
 }
 
-/** A reverse proxy that serves the server below a path, which it removes from requests. */
+/**
+ * A reverse proxy that serves the server below a path, which it removes from requests. While it is
+ * cut, it closes every connection.
+ */
 export async function proxyBelow(prefix) {
   const outside = [];
+  let isCut = false;
   const { hostname, port } = new URL(base);
   const proxy = createServer((incoming, outgoing) => {
+    if (isCut) {
+      incoming.socket.destroy();
+      return;
+    }
     if (!incoming.url.startsWith(`${prefix}/`)) {
       outside.push(incoming.url);
       outgoing.writeHead(404).end();
@@ -77,7 +90,13 @@ export async function proxyBelow(prefix) {
     proxy.close();
     proxy.closeAllConnections();
   };
-  return { address: `http://127.0.0.1:${proxy.address().port}${prefix}/`, outside, close };
+  const cut = () => {
+    isCut = true;
+    proxy.closeAllConnections();
+  };
+  const mend = () => void (isCut = false);
+  const address = `http://127.0.0.1:${proxy.address().port}${prefix}/`;
+  return { address, outside, cut, mend, close };
 }
 
 /** A page in a context of its own, and what its console reported. */

@@ -3,6 +3,9 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { confirmAges, forgetAge, isUnanswered, keepAge, keepAnswered } from './src/ages';
+import { oldestAge, onUnanswered } from './src/ages';
+import { pauseAfter } from './src/back_off';
 import { queriesOf, targetsOf } from './src/changes';
 import { configOf, differencesOf, patched } from './src/comparison';
 import { eventsQuery, fieldOf, fits, fromField } from './src/event_filter';
@@ -547,6 +550,45 @@ test('a merge patch replaces, adds and removes', () => {
   assert.deepEqual(patched(undefined, { a: null }), {});
   const odd = patched({}, JSON.parse('{"__proto__":{"a":1}}')) as object;
   assert.ok(Object.hasOwn(odd, '__proto__'), 'a name as any other');
+});
+
+test('the age of a screen is that of its oldest answer', () => {
+  const [clock, events] = [{}, {}];
+  assert.equal(oldestAge(), null, 'nothing came yet');
+  keepAge(clock, 5000, false);
+  keepAge(events, 1000, true);
+  assert.equal(oldestAge(), 1000);
+  // What refreshes by events is current while the event log is read.
+  confirmAges(9000);
+  assert.equal(oldestAge(), 5000);
+  forgetAge(clock);
+  assert.equal(oldestAge(), 9000);
+  forgetAge(events);
+  assert.equal(oldestAge(), 9000, 'the last answer, where nothing ages');
+});
+
+test('a request without an answer is known until another one is answered', () => {
+  const [first, second] = [{}, {}];
+  const seen: boolean[] = [];
+  const off = onUnanswered(() => seen.push(isUnanswered()));
+  keepAnswered(first, true);
+  keepAnswered(first, false);
+  keepAnswered(first, false);
+  keepAnswered(second, false);
+  keepAnswered(first, true);
+  assert.equal(isUnanswered(), true);
+  keepAnswered(second, true);
+  off();
+  keepAnswered(first, false);
+  keepAnswered(first, true);
+  assert.deepEqual(seen, [true, true, true, false]);
+});
+
+test('a server that is away gets fewer and fewer requests', () => {
+  const pauses = [1, 2, 3, 6, 100].map((failures) => pauseAfter(failures, 0));
+  assert.deepEqual(pauses, [1000, 2000, 4000, 30_000, 30_000]);
+  assert.equal(pauseAfter(1, 1), 1500);
+  assert.equal(pauseAfter(100, 1), 45_000);
 });
 
 test('a drain names who takes the streams, the most first', () => {

@@ -5,7 +5,9 @@
 import { hasSourceText, parse, url } from './json';
 import type { EventRecord, Page, Session } from './model';
 
-const base = () => new URL('../../central/api/v3', document.baseURI).pathname;
+/** The whole address of the API, as commands have it. */
+export const apiAddress = () => new URL('../../central/api/v3', document.baseURI).href;
+const base = () => new URL(apiAddress()).pathname;
 
 interface ErrorItem {
   code?: string;
@@ -196,10 +198,14 @@ export const EVENT_FIELDS =
 export const newestEvents = (limit: number, filter: Record<string, unknown> = {}) =>
   url('/events', { ...filter, sort: '-event_id', limit, select: EVENT_FIELDS });
 
-/** Events after one, waiting for them. */
-export const eventsAfter = (last: number | string, signal: AbortSignal) =>
+/** Events after one, waiting for them for so many seconds; `undefined`: not at all. */
+export const eventsAfter = (
+  last: number | string,
+  poll_timeout: number | undefined,
+  signal: AbortSignal,
+) =>
   get<Page<'events', EventRecord>>(
-    url('/events', { event_id_gt: last, poll_timeout: 25, limit: 200, select: EVENT_FIELDS }),
+    url('/events', { event_id_gt: last, poll_timeout, limit: 200, select: EVENT_FIELDS }),
     { signal },
   );
 

@@ -3,7 +3,9 @@
 // The server speaks HTTP/1.1 and browsers keep six connections per host for all tabs together: a
 // waiting request per tab would block the seventh tab. The tab that holds the lock follows the
 // event log and sends the events to the others; when it is closed, the next one takes over.
+import { confirmAges } from './ages';
 import { ApiError, eventsAfter, get } from './api';
+import { pauseAfter } from './back_off';
 import { url } from './json';
 import { LogPosition } from './log_position';
 import type { EventRecord, Page } from './model';
@@ -11,6 +13,8 @@ import type { EventRecord, Page } from './model';
 export type LiveState = 'connecting' | 'live' | 'waiting' | 'stopped';
 interface LiveMessage {
   state?: LiveState;
+  /** When the next attempt is made, of the state `waiting`. */
+  retryAt?: number;
   events?: EventRecord[];
   /** The position of the tab that follows, for tabs that have none. */
   last?: EventRecord['event_id'] | null;
@@ -18,18 +22,21 @@ interface LiveMessage {
   hello?: boolean;
 }
 
-const PAUSE_MIN_MS = 1000;
-const PAUSE_MAX_MS = 30_000;
+/** The longest wait for events, seconds. */
+const WAIT_S = 25;
 
 const listeners = new Set<(events: EventRecord[]) => void>();
 const watchers = new Set<(state: LiveState) => void>();
 const channel = new BroadcastChannel('weir.live');
 let state: LiveState = 'connecting';
+let nextAt: number | null = null;
 let isLeader = false;
 /** Kept by every tab: the one that takes over goes on where the closed one was. */
 const position = new LogPosition();
 
 export const liveState = () => state;
+/** When the next attempt is made; `null`: none is due. */
+export const retryAt = () => nextAt;
 
 /** Calls `listener` with new events, oldest first. Returns a function that ends that. */
 export function onEvents(listener: (events: EventRecord[]) => void): () => void {
@@ -45,6 +52,8 @@ export function onLiveState(watcher: (state: LiveState) => void): () => void {
 function deliver(message: LiveMessage): void {
   if (message.state) {
     state = message.state;
+    nextAt = message.retryAt ?? null;
+    if (state === 'live') confirmAges();
     for (const watcher of watchers) watcher(state);
   }
   if (message.last !== undefined && position.last === null) position.set(message.last);
@@ -54,7 +63,9 @@ function deliver(message: LiveMessage): void {
 
 channel.onmessage = ({ data }: MessageEvent<LiveMessage>) => {
   if (!data.hello) deliver(data);
-  else if (isLeader) channel.postMessage({ state, last: position.last });
+  else if (isLeader) {
+    channel.postMessage({ state, retryAt: nextAt ?? undefined, last: position.last });
+  }
 };
 
 function broadcast(message: LiveMessage): void {
@@ -94,7 +105,7 @@ async function newest(signal: AbortSignal): Promise<number | string> {
 
 async function follow(signal: AbortSignal): Promise<void> {
   isLeader = true;
-  let pause = PAUSE_MIN_MS;
+  let failures = 0;
   while (!signal.aborted) {
     try {
       let { last } = position;
@@ -102,17 +113,22 @@ async function follow(signal: AbortSignal): Promise<void> {
         last = await newest(signal);
         broadcast({ state: 'live', last });
       }
-      const page = await eventsAfter(last, signal);
-      pause = PAUSE_MIN_MS;
+      // After a failure the first answer, which shows that the server is back, comes at once.
+      const page = await eventsAfter(last, failures ? undefined : WAIT_S, signal);
+      failures = 0;
       broadcast({ state: 'live', events: page.events });
     } catch (error) {
       if (signal.aborted) break;
       // A session that may not read the log is not sent changes.
       const isRefused = error instanceof ApiError && [401, 403].includes(error.status);
-      broadcast({ state: isRefused ? 'stopped' : 'waiting' });
-      if (isRefused) break;
-      await sleep(pause + (Math.random() * pause) / 2);
-      pause = Math.min(pause * 2, PAUSE_MAX_MS);
+      if (isRefused) {
+        broadcast({ state: 'stopped' });
+        break;
+      }
+      failures += 1;
+      const pause = pauseAfter(failures);
+      broadcast({ state: 'waiting', retryAt: Date.now() + pause });
+      await sleep(pause);
     }
   }
   isLeader = false;

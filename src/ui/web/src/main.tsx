@@ -2,11 +2,11 @@
 import { render, type ComponentType } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { session, whenUnauthorized } from './api';
+import { Connection } from './connection';
 import { start, stop } from './live';
 import { Login } from './login';
 import { Menu } from './menu';
 import type { Session } from './model';
-import { Live } from './parts';
 import { permittedScreens, SCREENS, type ScreenName } from './permitted';
 import { forgetAnswers } from './query';
 import { More, Rail } from './rail';
@@ -137,7 +137,7 @@ function App() {
       <Rail at={screenOf(route, me)} me={me} />
       <header class="top">
         <Search me={me} />
-        <Live />
+        <Connection />
         <Menu me={me} onLogout={logout} />
       </header>
       <main id="content" tabindex={-1}>

@@ -1,8 +1,10 @@
 // Pages of a long list by cursor. Pages far from the view are dropped and read again by the cursor
 // they began with, so memory is bounded at any length of the list.
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { get } from './api';
+import { forgetAge, keepAge } from './ages';
+import { ApiError, get } from './api';
 import { url } from './json';
+import { onLiveState } from './live';
 import type { Page } from './model';
 
 export const PAGE_ROWS = 100;
@@ -45,6 +47,8 @@ interface Store<Row> {
   total: number | null;
   error: Error | null;
   loading: number;
+  /** When the last page came; 0: none has. */
+  at: number;
   abort: AbortController;
 }
 
@@ -54,6 +58,7 @@ const emptyStore = <Row>(key: string): Store<Row> => ({
   total: null,
   error: null,
   loading: 0,
+  at: 0,
   abort: new AbortController(),
 });
 
@@ -75,6 +80,7 @@ async function load<Name extends string, Row>(
     page.rows = data[collection];
     store.total = data.estimated_count;
     store.error = null;
+    store.at = Date.now();
     const isLast = store.pages.length === index + 1;
     if (data.next && isLast) store.pages.push({ cursor: data.next });
   } catch (error) {
@@ -131,6 +137,30 @@ export function usePages<Name extends string, Row>(
     redraw();
   }, [store]);
   useEffect(() => () => held.current?.abort.abort(), []);
+  useEffect(() => {
+    if (store.at) keepAge(held, store.at, true);
+    return () => forgetAge(held);
+  }, [store.at]);
+  const refresh = async () => {
+    // So far down the list, changes are shown when it begins again.
+    if (store.pages.length > KEPT_PAGES) return;
+    const fresh = await loadAgain<Name, Row>(store, path, query, collection);
+    if (held.current !== store || store.abort.signal.aborted) return;
+    if (fresh.error) store.error = fresh.error;
+    else held.current = fresh;
+    redraw();
+  };
+  const current = useRef(refresh);
+  current.current = refresh;
+  useEffect(
+    () =>
+      onLiveState((live) => {
+        const error = held.current?.error;
+        const isUnanswered = error && !(error instanceof ApiError);
+        if (live === 'live' && isUnanswered) void current.current();
+      }),
+    [],
+  );
   return {
     key,
     total: store.total,
@@ -150,15 +180,7 @@ export function usePages<Name extends string, Row>(
       }
       redraw();
     },
-    refresh: async () => {
-      // So far down the list, changes are shown when it begins again.
-      if (store.pages.length > KEPT_PAGES) return;
-      const fresh = await loadAgain<Name, Row>(store, path, query, collection);
-      if (held.current !== store || store.abort.signal.aborted) return;
-      if (fresh.error) store.error = fresh.error;
-      else held.current = fresh;
-      redraw();
-    },
+    refresh,
     again: () => {
       store.abort.abort();
       held.current = emptyStore<Row>(key);

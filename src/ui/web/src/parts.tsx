@@ -3,7 +3,6 @@ import type { ComponentChildren, JSX } from 'preact';
 import { useEffect, useId, useRef, useState } from 'preact/hooks';
 import { ApiError } from './api';
 import * as f from './format';
-import { liveState, onLiveState } from './live';
 import type { Health, RunStatus, StateName } from './model';
 import { href } from './router';
 import { t } from './text';
@@ -278,17 +277,6 @@ export function StreamerLink({ hostname }: { hostname?: string | null }) {
       <span class="leaf">{leaf}</span>
       <span class="folder">{hostname.slice(leaf.length)}</span>
     </a>
-  );
-}
-
-export function Live() {
-  const [state, set] = useState(liveState());
-  useEffect(() => onLiveState(set), []);
-  return (
-    <span class={`live ${state}`} role="status">
-      <i />
-      {t(`live.${state}`)}
-    </span>
   );
 }
 

@@ -1,17 +1,24 @@
 // Data on a screen: read when it is shown, refreshed while it is visible.
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { exchange, type Answer } from './api';
-import { onEvents } from './live';
+import { forgetAge, keepAge, keepAnswered } from './ages';
+import { ApiError, exchange, type Answer } from './api';
+import { pauseAfter } from './back_off';
+import { onEvents, onLiveState } from './live';
 import type { EventRecord } from './model';
 import { oneAtATime } from './one_at_a_time';
 
+/** An answer, and when it came. */
+interface DatedAnswer<T> extends Answer<T> {
+  at: number;
+}
+
 /** Last answers by path, so that a screen that is shown again has data at once. */
-const cache = new Map<string, Answer<unknown>>();
+const cache = new Map<string, DatedAnswer<unknown>>();
 const CACHED_MAX = 60;
 /** Events that arrive within this time cause one refresh. */
 const COALESCE_MS = 150;
 
-function remember(path: string, answer: Answer<unknown>): void {
+function remember(path: string, answer: DatedAnswer<unknown>): void {
   cache.delete(path);
   cache.set(path, answer);
   const oldest = cache.keys().next();
@@ -19,7 +26,7 @@ function remember(path: string, answer: Answer<unknown>): void {
 }
 
 const cached = <T>(path: string | null) =>
-  path === null ? null : ((cache.get(path) as Answer<T> | undefined) ?? null);
+  path === null ? null : ((cache.get(path) as DatedAnswer<T> | undefined) ?? null);
 
 /** Forgets all answers: they belong to another session. */
 export function forgetAnswers(): void {
@@ -37,7 +44,7 @@ interface QueryOptions<T> {
 
 interface QueryState<T> {
   path: string | null;
-  answer: Answer<T> | null;
+  answer: DatedAnswer<T> | null;
   error: Error | null;
 }
 
@@ -49,7 +56,10 @@ export interface QueryResult<T> {
   again: () => void;
 }
 
-/** The answer of a GET; what was shown stays when a refresh fails. */
+/**
+ * The answer of a GET; what was shown stays when a refresh fails. A request without an answer is
+ * repeated, with a back-off.
+ */
 export function useQuery<T>(
   path: string | null,
   { every = 0, wake, keep }: QueryOptions<T> = {},
@@ -63,6 +73,7 @@ export function useQuery<T>(
     const abort = new AbortController();
     let timer = 0;
     let soon = 0;
+    let failures = 0;
     set({ path, answer: cached<T>(path), error: null });
     // A change that comes during a read may be missing from its answer: it is read once more.
     const read = oneAtATime(async () => {
@@ -70,14 +81,18 @@ export function useQuery<T>(
       clearTimeout(timer);
       try {
         const { data, etag } = await exchange<T>('GET', path, { signal: abort.signal });
-        const answer = { data: keep ? keep(data) : data, etag };
+        const answer = { data: keep ? keep(data) : data, etag, at: Date.now() };
         remember(path, answer);
         set({ path, answer, error: null });
+        failures = 0;
       } catch (error) {
         if (abort.signal.aborted) return;
         set((old) => ({ ...old, error: error as Error }));
+        failures = error instanceof ApiError ? 0 : failures + 1;
       }
-      if (every) timer = window.setTimeout(read, every);
+      keepAnswered(again, failures === 0);
+      const pause = failures === 0 ? every : Math.max(every, pauseAfter(failures));
+      if (pause) timer = window.setTimeout(read, pause);
     });
     again.current = read;
     void read();
@@ -87,16 +102,28 @@ export function useQuery<T>(
       clearTimeout(soon);
       soon = window.setTimeout(read, COALESCE_MS);
     });
+    const offLive = onLiveState((live) => {
+      if (live === 'live' && failures > 0) void read();
+    });
     return () => {
       abort.abort();
       clearTimeout(timer);
       clearTimeout(soon);
       document.removeEventListener('visibilitychange', read);
       off();
+      offLive();
+      keepAnswered(again, true);
     };
   }, [path, every]);
   const fits = state.path === path;
   const answer = fits ? state.answer : cached<T>(path);
+  const at = answer?.at;
+  const isRefreshed = every > 0 || wake !== undefined;
+  useEffect(() => {
+    if (at === undefined || !isRefreshed) return undefined;
+    keepAge(again, at, every === 0);
+    return () => forgetAge(again);
+  }, [at, isRefreshed, every]);
   return {
     data: answer?.data ?? null,
     etag: answer?.etag ?? null,

@@ -236,7 +236,11 @@ export function Table<Row>(table: TableProps<Row>) {
           return <TableRow key={key} {...rest} />;
         })}
       </div>
-      {source.length === 0 && !isBusy && <div class="empty">{empty}</div>}
+      {source.length === 0 && !isBusy && (
+        <div class="empty" role="row">
+          <div role="cell">{empty}</div>
+        </div>
+      )}
     </div>
   );
 }

@@ -8,6 +8,7 @@ import { Failure, Typed } from '../parts';
 import { go, href, type ScreenProps } from '../router';
 import { Table } from '../table';
 import { t } from '../text';
+import { NoMatch } from './empty';
 import { EditEntity, NewEntity } from './entity_dialogs';
 import { isAbout, nameOf, type Entity, type EntityKind } from './entity_kind';
 
@@ -55,7 +56,13 @@ export function Entities({ route, me, kind }: ScreenProps & { kind: EntityKind }
           sort={sort}
           onSort={(next) => set({ sort: next })}
           isBusy={pages.isLoading && pages.length === 0}
-          empty={q ? t('entity.no_match') : t(`none.${kind.screen}`)}
+          empty={
+            q ? (
+              <NoMatch screen={kind.screen}>{t('entity.no_match')}</NoMatch>
+            ) : (
+              t(`none.${kind.screen}`)
+            )
+          }
         />
       </div>
       {isNew && <NewEntity kind={kind} onClose={close} onSaved={saved} />}

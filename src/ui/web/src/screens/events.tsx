@@ -10,6 +10,7 @@ import type { EventRecord, Page } from '../model';
 import { Choice, Failure, Given, JsonText, Name, Typed } from '../parts';
 import { go, href, type ScreenProps } from '../router';
 import { code, t } from '../text';
+import { NoMatch } from './empty';
 import { Sentence } from './event_line';
 
 const KINDS = [
@@ -244,7 +245,15 @@ export function Events({ route: { query } }: ScreenProps) {
               </button>
             </li>
           )}
-          {log.isRead && log.rows.length === 0 && <li class="empty">{t('events.none')}</li>}
+          {log.isRead && log.rows.length === 0 && (
+            <li class="empty">
+              {Object.values(query).some(Boolean) ? (
+                <NoMatch screen="events">{t('events.none')}</NoMatch>
+              ) : (
+                t('recent.none')
+              )}
+            </li>
+          )}
         </ul>
       </div>
     </>

@@ -161,6 +161,8 @@ const toStreamer = (hostname: string) => href('streamers', [hostname]);
 /** Where the text of a line leads, by its kind. */
 const LEADS: Partial<Record<AttentionKind, string>> = {
   unplaced: href('streams', [], { placed: 'no', enabled: 'yes' }),
+  streamer_down: href('streamers', [], { state: 'offline' }),
+  streamer_probation: href('streamers', [], { state: 'held' }),
   streamer_streams: href('streamers', [], { sort: '-errors' }),
   layouter_off: href('layouter'),
   layouter_paused: href('layouter'),

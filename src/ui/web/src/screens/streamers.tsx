@@ -23,6 +23,7 @@ import {
 } from '../streamer_rows';
 import { Table, type Column } from '../table';
 import { code, t } from '../text';
+import { FirstStreamer, NoMatch } from './empty';
 import { Cells, METRICS, type Metric } from './streamer_grid';
 
 function Standing({ row }: { row: StreamerRow }) {
@@ -285,15 +286,6 @@ function TopBar({ query, set, me, keys, total }: BarProps) {
   );
 }
 
-function FirstStreamer() {
-  return (
-    <>
-      <p>{t('streamers.first')}</p>
-      <pre class="json">{'PUT /streamers/HOSTNAME {"role":"streamer","cluster_key":"..."}'}</pre>
-    </>
-  );
-}
-
 /** The keys of the labels of the rows that were read, and the one that is chosen. */
 function keysOf(rows: Rows<StreamerRow>, chosen?: string): string[] {
   const keys = new Set(chosen ? [chosen] : []);
@@ -312,7 +304,14 @@ export function Streamers({ route: { query }, me }: ScreenProps) {
   const cpu = useCpu(rows, isGrid ? [0, 0] : inView);
   const by = (query.by && query.by in METRICS ? query.by : 'assigned') as Metric;
   const isFiltered = STREAMER_FILTERS.some((name) => query[name]);
-  const empty = isFiltered ? t('streamers.empty') : <FirstStreamer />;
+  const { view, group, by: colour } = query;
+  const empty = isFiltered ? (
+    <NoMatch screen="streamers" to={{ view, group, by: colour }}>
+      {t('streamers.empty')}
+    </NoMatch>
+  ) : (
+    <FirstStreamer />
+  );
   const isBusy = pages.isLoading && pages.length === 0;
   const keys = isGrid ? keysOf(rows, query.group) : [];
   const onVisible = (first: number, last: number) => {

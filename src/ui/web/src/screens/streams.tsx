@@ -20,6 +20,7 @@ import { Table, useNarrow, type Column } from '../table';
 import { t } from '../text';
 import { Bulk } from './bulk';
 import { BulkMatching } from './bulk_all';
+import { FirstStream, NoMatch } from './empty';
 import { BITRATE, NAME, VIEWERS } from './stream_columns';
 import { runWord } from './stream_status';
 
@@ -188,17 +189,6 @@ function Filters({ query, set }: { query: StreamFilters; set: SetFilters }) {
   );
 }
 
-function FirstStream() {
-  return (
-    <>
-      <p>{t('streams.first')}</p>
-      <pre class="json">
-        {'weir import channels.m3u8\nPUT /streams/NAME {"inputs":[{"url":"..."}]}'}
-      </pre>
-    </>
-  );
-}
-
 export function Streams({ route, me }: ScreenProps) {
   const filters: StreamFilters = route.query;
   // A picked filter is a step of its own for Back; typing replaces the address.
@@ -273,7 +263,9 @@ export function Streams({ route, me }: ScreenProps) {
           sort={filters.sort ?? ''}
           onSort={(sort) => set({ sort }, { keep: true })}
           isBusy={pages.isLoading && pages.length === 0}
-          empty={isFiltered ? t('streams.empty') : <FirstStream />}
+          empty={
+            isFiltered ? <NoMatch screen="streams">{t('streams.empty')}</NoMatch> : <FirstStream />
+          }
           onVisible={(first, last) => (seen.current = [first, last])}
         />
       </div>
