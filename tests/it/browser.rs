@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use weir_testkit::{Response, TestServer, run as run_weir};
@@ -435,6 +435,14 @@ fn large_server() -> TestServer {
     server
 }
 
+/// Where pictures of the screens are kept: `target/ui-screenshots`.
+fn screenshots() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let path = target.expect("it is in it").join("ui-screenshots");
+    fs::create_dir_all(&path).expect("the build directory can be written");
+    path
+}
+
 /// The checks of a running browser.
 struct Checks {
     child: Child,
@@ -448,7 +456,7 @@ impl Checks {
         let errors = scratch.join("stderr");
         let stderr = fs::File::create(&errors).expect("a file");
         let from = Path::new(SOURCES);
-        for script in ["browser.mjs", "pages.mjs"] {
+        for script in ["browser.mjs", "pages.mjs", "structure.mjs"] {
             fs::copy(from.join(script), scratch.join(script)).expect("it can be copied");
         }
         copy_folder(&from.join("checks"), &scratch.join("checks"));
@@ -456,6 +464,8 @@ impl Checks {
             .args(["browser.mjs", page, weir_testkit::API_KEY])
             .args(set)
             .env("CHROMIUM", chromium())
+            .env("SCREENSHOTS", screenshots())
+            .env("STRUCTURE", from.join("structure.txt"))
             .current_dir(scratch)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -535,9 +545,19 @@ fn interface_works_in_a_browser() {
     // Goal: what an operator does and sees works in a real browser, under the policy of the files.
     // Method: `tests/ui/browser.mjs`, which prints a line for each of `tests/ui/checks`.
     let (mut server, page) = server_with_fixture();
+    let before = SystemTime::now();
     let passed = passed_checks(&mut server, &page, &[]);
     let count = passed.iter().filter(|line| line.starts_with("ok ")).count();
     assert!(count >= 40, "{passed:#?}");
+    // The pictures of this run, for whoever looks at a change.
+    for screen in ["overview", "streams", "settings"] {
+        for width in [1440, 390] {
+            let picture = screenshots().join(format!("{screen}-{width}.png"));
+            let made = fs::metadata(&picture).and_then(|data| data.modified());
+            let made = made.unwrap_or_else(|error| panic!("{}: {error}", picture.display()));
+            assert!(made >= before, "{} is old", picture.display());
+        }
+    }
 }
 
 #[test]

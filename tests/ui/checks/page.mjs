@@ -15,6 +15,9 @@ import {
   within,
 } from '../pages.mjs';
 
+/** Twice as many as the connections that a browser keeps to one host. */
+const TABS = 12;
+
 export const CHECKS = {
   async 'a narrow page has the other screens behind one link'(browser) {
     const { page, context, reports } = await loggedIn(browser, { size: 'narrow' });
@@ -58,7 +61,7 @@ export const CHECKS = {
     await waitText(page, '.live', 'Live');
     const waiting = [];
     const tabs = [page];
-    for (let count = 0; count < 7; count += 1) {
+    for (let count = 1; count < TABS; count += 1) {
       const tab = await context.newPage();
       tab.on('request', (request) => {
         if (request.url().includes('poll_timeout')) waiting.push(request.url());

@@ -1,6 +1,16 @@
 // Sessions that may read only, or a part.
 import assert from 'node:assert/strict';
-import { call, clickOn, go, loggedIn, WAIT, waitText } from '../pages.mjs';
+import {
+  call,
+  clickOn,
+  count,
+  go,
+  loadRows,
+  loggedIn,
+  textOf,
+  WAIT,
+  waitText,
+} from '../pages.mjs';
 
 export const CHECKS = {
   async 'a token that only reads may not change anything'(browser) {
@@ -57,5 +67,58 @@ export const CHECKS = {
     await waitText(page, '#found [role=option]', 'cam/graz/gate-1');
     assert.deepEqual(reports, [], 'what it may not list is not requested');
     await context.close();
+  },
+
+  async 'a token of one folder sees its part on every screen'(browser) {
+    const host = 'edge-1.example.com';
+    const all = { list: true, read: true, execute: true };
+    const scopes = ['streams/cam%2Fgraz%2F*', `streamers/${host}`, 'cluster'];
+    const permissions = scopes.map((scope) => ({ scopes: [scope], ...all }));
+    const { key: folder } = await call('PUT', '/api_tokens/folder-part', { permissions });
+    const { page, context } = await loggedIn(browser, { hash: '#/streams', credential: folder });
+    await page.waitForSelector('.t-streams .tbody .name', WAIT);
+    const streams = await textOf(page, '.bar-top h1 small');
+    const { estimated_count } = await call('GET', '/streams?q=cam/graz/&limit=1');
+    assert.equal(streams, count(estimated_count));
+    const menu = await page.$$eval('.rail a span', (links) => links.map((it) => it.textContent));
+    assert.deepEqual(menu, ['Overview', 'Streamers', 'Streams', 'What if', 'More']);
+    const own = '#/streams/cam%2Fgraz%2Fgate-10';
+    // Screens, and what they show when their answer is there.
+    const visits = [
+      ['#/streams', '.t-streams .tbody .name'],
+      ['#/overview', '.tile'],
+      ['#/streamers', '.t-streamers .tbody .name'],
+      [`#/streamers/${host}`, '.t-on-streamer .tbody'],
+      [own, '.json'],
+      ['#/events', '.failure'],
+      [`#/whatif?kind=lose&hosts=${host}`, '.answer .tile'],
+      ['#/layouter', '.failure'],
+      ['#/streams/cam%2Fberlin%2Fgate-9', '.failure'],
+      ['#/streamers/edge-2.example.com', '.failure'],
+      ['#/whatif?kind=lose&hosts=edge-2.example.com', '.answer .tile'],
+    ];
+    for (const [hash, selector] of visits) {
+      await go(page, hash);
+      const found = page.waitForSelector(`main ${selector}`, WAIT);
+      await found.catch(async (error) => {
+        const seen = (await textOf(page, 'main')).slice(0, 500);
+        throw new Error(`${hash}: no ${selector} in ${seen}`, { cause: error });
+      });
+      const shown = await page.evaluate(() => document.querySelector('main').outerHTML);
+      const outside = shown.replaceAll('%2F', '/').match(/cam\/(?!graz\/)[\w/-]*|Gate 9\b/g);
+      assert.deepEqual(outside, null, hash);
+      if (hash === '#/streamers') {
+        const hosts = await page.$$eval('.t-streamers .tbody a.name', (names) =>
+          names.map((it) => it.title),
+        );
+        assert.deepEqual(hosts, [host]);
+      }
+      if (selector === '.answer .tile') {
+        const loads = await loadRows(page);
+        assert.ok(loads.every(([name]) => name === host), JSON.stringify(loads));
+      }
+    }
+    await context.close();
+    await call('DELETE', '/api_tokens/folder-part');
   },
 };

@@ -1,6 +1,11 @@
 // All screens in all appearances and sizes.
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { barriers, call, ELEMENTS_MAX, go, loggedIn, SIZES, tooWide, WAIT } from '../pages.mjs';
+import { compareStructures, structureOf } from '../structure.mjs';
+
+/** Where pictures of the screens are kept, for people to look at. */
+const { SCREENSHOTS, STRUCTURE } = process.env;
 
 /** Their addresses, and what they show when their data is there. */
 export const SCREENS = {
@@ -34,14 +39,23 @@ export async function saveEntities() {
   });
   await call('PUT', '/auth_backends/of-screens', { allow_ips: ['10.0.0.0/8'] });
   await call('PUT', '/load-balancers/of-screens', {});
+  // Reports are in memory only: an earlier restart of the server has lost them.
+  for (const host of ['edge-1', 'edge-2']) {
+    const stats = { cpu_usage: 20, memory_usage: 40, uptime: 100_000, server_version: '26.9' };
+    await call('PUT', `/streamers/${host}.example.com/stats`, { stats });
+  }
   const cordon = { mode: 'cordon', reason: 'x'.repeat(300) };
   await call('PUT', '/streamers/edge-2.example.com/maintenance', cordon);
 }
 
-/** All screens in one appearance and size: accessible, within the window, without a report. */
+/**
+ * All screens in one appearance and size: accessible, within the window, without a report. Pictures
+ * are kept of the light ones; the structure of the wide ones is the stored one.
+ */
 async function checkScreens(browser, theme, size) {
   await saveEntities();
   const { page, context, reports } = await loggedIn(browser, { theme, size });
+  const structures = {};
   for (const [name, [hash, selector]] of Object.entries(SCREENS)) {
     await go(page, hash);
     await page.waitForSelector(`main ${selector}`, WAIT);
@@ -53,8 +67,16 @@ async function checkScreens(browser, theme, size) {
     assert.equal(wide, 0, `${at}: ${wide} pixels wider than the window`);
     assert.ok(elements <= ELEMENTS_MAX, `${at}: ${elements} elements`);
     assert.deepEqual(reports, [], at);
+    if (theme !== 'light') continue;
+    const path = join(SCREENSHOTS, `${name}-${SIZES[size].width}.png`);
+    await page.screenshot({ path, optimizeForSpeed: true });
+    if (size !== 'wide') continue;
+    const { frame, screen } = await structureOf(page);
+    structures.frame ??= frame;
+    structures[name] = screen;
   }
   await context.close();
+  if (Object.keys(structures).length > 0) compareStructures(structures, STRUCTURE);
 }
 
 export const CHECKS = {};
