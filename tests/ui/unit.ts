@@ -332,6 +332,7 @@ test('a session is shown the screens that it may read', () => {
   assert.deepEqual(permittedScreens(session(['*'], { admin: true })), all);
   assert.deepEqual(permittedScreens(session(['*'], { read: true })), all);
   assert.deepEqual(permittedScreens(session(['streams/a%2F*'], { read: true })), ['streams']);
+  assert.deepEqual(permittedScreens(session(['layouter'], { read: true })), ['layouter']);
   assert.deepEqual(permittedScreens(session(['*'], { write: true })), []);
 });
 

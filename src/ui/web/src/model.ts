@@ -137,7 +137,7 @@ export interface LayouterStatus {
   };
   /** None while it is off. */
   budgets?: Record<string, { left: number; limit: number }>;
-  brake: { on: boolean; until?: number };
+  brake: { on: boolean; since?: number; until?: number; why?: string };
   /** Decisions of the last hour. */
   moves_1h: { by_reason: Record<string, number> };
 }

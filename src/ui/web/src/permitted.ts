@@ -33,7 +33,7 @@ const COLLECTIONS: Record<ScreenName, string> = {
   streams: 'streams',
   events: 'events',
   whatif: 'cluster',
-  layouter: 'config',
+  layouter: 'layouter',
   agents: 'agents',
   tokens: 'api_tokens',
   auth: 'auth_backends',

@@ -321,7 +321,7 @@ export const en = {
   'layouter.urgent': 'Urgent',
   'layouter.improving': 'Improving',
   'layouter.brake': 'Brake',
-  'layouter.brake_on': 'on: no stream moves, until {at}',
+  'layouter.brake_on': 'on since {since}: no stream moves, until {at}; {why}',
   'layouter.brake_off': 'off',
   'layouter.left': '{n} of {of} left',
   'budget.improving': 'Moves for labels and balance, per hour',

@@ -162,7 +162,11 @@ export function QueuePanel({ status }: { status: LayouterStatus }) {
         <dt>{t('layouter.brake')}</dt>
         <dd>
           {brake.on
-            ? pieces('layouter.brake_on', { at: <Time at={brake.until} /> })
+            ? pieces('layouter.brake_on', {
+                since: <Time at={brake.since} />,
+                at: <Time at={brake.until} />,
+                why: brake.why ?? '–',
+              })
             : t('layouter.brake_off')}
         </dd>
         {left.map(([name, budget]) => (

@@ -10,6 +10,7 @@ import { Copy, Failure, JsonText, Labels, Mark, Panel, shortHost } from '../part
 import { StreamerLink, Tabs, Time } from '../parts';
 import { useQuery } from '../query';
 import { go, href, type ScreenProps } from '../router';
+import { withoutSecrets } from '../secrets';
 import { code, t } from '../text';
 import { EditStream, ToggleStream } from './edit';
 import { Deletion } from './entity_dialogs';
@@ -169,7 +170,11 @@ function useStream(name: string) {
   const options = { wake: concerns };
   const path = streamPath(name);
   return {
-    entity: useQuery<StreamEntity>(path, { every: 5000, wake: concerns }),
+    entity: useQuery<StreamEntity>(path, {
+      every: 5000,
+      wake: concerns,
+      keep: (answer) => withoutSecrets(answer) as StreamEntity,
+    }),
     explained: useQuery<Explanation>(url(`${path}/layout/explain`, { group: 'reasons' }), options),
     past: useQuery<Page<'layouts', Layout>>(url(`${path}/layouts`, { limit: 20 }), options),
     log: useQuery<Page<'events', EventRecord>>(newestEvents(10, { stream: name }), options),
