@@ -1,20 +1,28 @@
 //! Canonical JSON in less memory, for texts of which millions are kept and few are read.
 //!
-//! Names of the dictionary become two bytes, and longer decimal numbers their binary form. The
-//! bytes that begin them occur in no canonical JSON: control characters are written with escapes,
-//! and UTF-8 has none from 0xF8 on.
+//! Names of the dictionary become two bytes, longer decimal numbers and UUIDs their binary form,
+//! and some words one to three bytes. The bytes that begin them occur in no canonical JSON: control
+//! characters are written with escapes, and UTF-8 has none from 0xF8 on. Each stands for the same
+//! text wherever it is.
 
 use memchr::{memchr, memmem};
+use uuid::Uuid;
 
 use super::key;
 
 /// The first byte of a name is this one plus the high byte of its number.
-const NAME: u8 = 1;
-const NAMES_END: u8 = 0x20;
+const NAME: u8 = 0x01;
+const NAMES_END: u8 = 0x1B;
+/// Sixteen bytes of a UUID follow.
+const UUID: u8 = 0x1B;
+/// The number of a name follows that is a whole string here.
+const WORD: u8 = 0x1C;
+const LITERALS: [(u8, &str); 3] = [(0x1D, "true"), (0x1E, "false"), (0x1F, "null")];
 /// The first byte of a number is this one plus the count of the bytes that follow, less one.
 const NUMBER: u8 = 0xF8;
 /// More digits may not fit 64 bits.
 const DIGITS_MAX: usize = 19;
+const UUID_BYTES: usize = 16;
 
 /// A canonical text of JSON that is kept packed. The same text always has the same form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,30 +34,17 @@ impl PackedText {
         let bytes = text.as_bytes();
         let mut out = Vec::with_capacity(bytes.len());
         let (mut at, mut copied) = (0, 0);
-        while let Some(byte) = bytes.get(at) {
-            match byte {
-                b'"' => match known_name(text, at) {
-                    Some((number, end)) => {
-                        // The comma before it comes back with the name.
-                        let before = at - usize::from(bytes[at - 1] == b',');
-                        out.extend_from_slice(&bytes[copied..before]);
-                        out.extend_from_slice(&code_of(number));
-                        (at, copied) = (end, end);
-                    }
-                    None => at += 1,
-                },
-                b'0'..=b'9' => {
-                    let end = at + digits(&bytes[at..]);
-                    if let Some((value, length)) = shorter(&bytes[at..end]) {
-                        out.extend_from_slice(&bytes[copied..at]);
-                        out.push(NUMBER + (length - 1) as u8);
-                        out.extend_from_slice(&value.to_le_bytes()[..length]);
-                        copied = end;
-                    }
-                    at = end;
-                }
-                _ => at += 1,
-            }
+        while at < bytes.len() {
+            let Some((part, length)) = PackedPart::at(text, at) else {
+                at += 1;
+                continue;
+            };
+            // The comma before a name comes back with it.
+            let is_listed = matches!(part, PackedPart::Name(_)) && bytes[at - 1] == b',';
+            out.extend_from_slice(&bytes[copied..at - usize::from(is_listed)]);
+            part.write(&bytes[at..at + length], &mut out);
+            at += length;
+            copied = at;
         }
         out.extend_from_slice(&bytes[copied..]);
         Self(out.as_slice().into())
@@ -62,40 +57,19 @@ impl PackedText {
 
     /// The text.
     pub fn unpack(&self) -> String {
-        let names = key::names();
         let packed = &*self.0;
         let mut out = Vec::with_capacity(packed.len() * 3);
         let (mut at, mut copied) = (0, 0);
         while let Some(byte) = packed.get(at) {
-            match *byte {
-                high @ NAME..NAMES_END => {
-                    out.extend_from_slice(&packed[copied..at]);
-                    if out.last() != Some(&b'{') {
-                        out.push(b',');
-                    }
-                    let low = packed.get(at + 1).copied().unwrap_or_default();
-                    out.push(b'"');
-                    let name = names.text(u16::from_be_bytes([high - NAME, low]));
-                    out.extend_from_slice(name.as_bytes());
-                    out.extend_from_slice(b"\":");
-                    at += 2;
-                    copied = at;
-                }
-                first @ NUMBER.. => {
-                    out.extend_from_slice(&packed[copied..at]);
-                    let length = usize::from(first - NUMBER) + 1;
-                    let end = (at + 1 + length).min(packed.len());
-                    let mut value = [0; 8];
-                    value[..end - at - 1].copy_from_slice(&packed[at + 1..end]);
-                    let value = u64::from_le_bytes(value);
-                    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-                    at = end;
-                    copied = end;
-                }
-                _ => at += 1,
+            if !matches!(*byte, NAME..=0x1F | NUMBER..) {
+                at += 1;
+                continue;
             }
+            out.extend_from_slice(&packed[copied..at]);
+            at += unpack_one(&packed[at..], &mut out).min(packed.len() - at);
+            copied = at;
         }
-        out.extend_from_slice(&packed[copied.min(packed.len())..]);
+        out.extend_from_slice(&packed[copied..]);
         String::from_utf8(out).unwrap_or_default()
     }
 
@@ -115,20 +89,141 @@ fn code_of(number: u16) -> [u8; 2] {
     [NAME + high, low]
 }
 
-/// The number of the name that begins with the quote at an index, and the index behind its colon.
-fn known_name(text: &str, quote: usize) -> Option<(u16, usize)> {
-    let bytes = text.as_bytes();
-    // The quote at the end of a string like "a," is none: no name begins with what follows it.
-    if !matches!(bytes.get(quote.checked_sub(1)?), Some(b'{' | b',')) {
-        return None;
+/// A part of a text that has a shorter form.
+enum PackedPart {
+    /// A name with its quotes and its colon.
+    Name(u16),
+    /// A string that is a name.
+    Word(u16),
+    Uuid(Uuid),
+    /// The code of a literal.
+    Literal(u8),
+    /// A number, and the length of its binary form.
+    Number(u64, usize),
+    /// Digits, of which no shorter form is known.
+    Digits,
+}
+
+impl PackedPart {
+    /// The part that begins at an index, and its length.
+    fn at(text: &str, at: usize) -> Option<(Self, usize)> {
+        let rest = &text.as_bytes()[at..];
+        match rest[0] {
+            b'"' => {
+                let end = 1 + memchr(b'"', &rest[1..])?;
+                let string = text.get(at + 1..at + end)?;
+                Self::string(string, before(text, at), rest.get(end + 1))
+            }
+            b't' | b'f' | b'n' => {
+                let is_here = |(_, word): &&(u8, &str)| rest.starts_with(word.as_bytes());
+                let (code, word) = LITERALS.iter().find(is_here)?;
+                Some((Self::Literal(*code), word.len()))
+            }
+            b'0'..=b'9' => {
+                let length = digits(rest);
+                let number = shorter(&rest[..length]);
+                let part =
+                    number.map_or(Self::Digits, |(value, length)| Self::Number(value, length));
+                Some((part, length))
+            }
+            _ => None,
+        }
     }
-    let begin = quote + 1;
-    let end = begin + memchr(b'"', &bytes[begin..])?;
-    if bytes.get(end + 1) != Some(&b':') {
-        return None;
+
+    /// What is between two quotes, with the bytes around them. It may also be what is between two
+    /// strings, which begins with a comma, a colon or a bracket and so is none of these.
+    fn string(string: &str, before: Option<u8>, after: Option<&u8>) -> Option<(Self, usize)> {
+        let quoted = string.len() + 2;
+        if let Some(number) = key::names().find(string).filter(|it| is_coded(*it)) {
+            if after != Some(&b':') {
+                return Some((Self::Word(number), quoted));
+            }
+            let is_member = matches!(before, Some(b'{' | b','));
+            return is_member.then_some((Self::Name(number), quoted + 1));
+        }
+        let is_canonical = |uuid: &Uuid| {
+            let mut buffer = Uuid::encode_buffer();
+            &*uuid.hyphenated().encode_lower(&mut buffer) == string
+        };
+        let uuid = Uuid::try_parse(string).ok().filter(is_canonical)?;
+        Some((Self::Uuid(uuid), quoted))
     }
-    let number = key::names().find(text.get(begin..end)?)?;
-    is_coded(number).then_some((number, end + 2))
+
+    /// Writes the shorter form of a part with this text.
+    fn write(&self, text: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Name(number) => out.extend_from_slice(&code_of(*number)),
+            Self::Word(number) => {
+                out.push(WORD);
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            Self::Uuid(uuid) => {
+                out.push(UUID);
+                out.extend_from_slice(uuid.as_bytes());
+            }
+            Self::Literal(code) => out.push(*code),
+            Self::Number(value, length) => {
+                out.push(NUMBER + (length - 1) as u8);
+                out.extend_from_slice(&value.to_le_bytes()[..*length]);
+            }
+            Self::Digits => out.extend_from_slice(text),
+        }
+    }
+}
+
+fn before(text: &str, at: usize) -> Option<u8> {
+    text.as_bytes().get(at.checked_sub(1)?).copied()
+}
+
+/// Writes what the code at the begin of packed bytes stands for. Returns the length of the code.
+/// Bytes that are missing count as zero.
+fn unpack_one(packed: &[u8], out: &mut Vec<u8>) -> usize {
+    let byte = |at: usize| packed.get(at).copied().unwrap_or_default();
+    match packed[0] {
+        UUID => {
+            let uuid = Uuid::from_bytes(std::array::from_fn(|at| byte(1 + at)));
+            let mut buffer = Uuid::encode_buffer();
+            let text = uuid.hyphenated().encode_lower(&mut buffer);
+            write_quoted(text, out);
+            1 + UUID_BYTES
+        }
+        WORD => {
+            write_quoted(name_of(byte(1), byte(2)), out);
+            3
+        }
+        first @ NUMBER.. => {
+            let length = usize::from(first - NUMBER) + 1;
+            let value = (0..length)
+                .rev()
+                .fold(0, |value: u64, at| (value << 8) | u64::from(byte(1 + at)));
+            out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+            1 + length
+        }
+        high => {
+            let literal = LITERALS.iter().find(|(code, _)| *code == high);
+            if let Some((_, word)) = literal {
+                out.extend_from_slice(word.as_bytes());
+                return 1;
+            }
+            if out.last() != Some(&b'{') {
+                out.push(b',');
+            }
+            write_quoted(name_of(high - NAME, byte(1)), out);
+            out.push(b':');
+            2
+        }
+    }
+}
+
+fn name_of(high: u8, low: u8) -> &'static str {
+    key::names().text(u16::from_be_bytes([high, low]))
+}
+
+/// Writes a text that needs no escapes as a string.
+fn write_quoted(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
 }
 
 /// How many digits a text begins with.
@@ -190,6 +285,11 @@ mod tests {
             "",
             "{}",
             r#"{"title":"a,","name":1}"#,
+            r#"{"a":"name","b":"name:","c":":name","d":"true","e":[true,false,null,"null"]}"#,
+            r#"{"id":"61496e8c-87c5-4e90-a05c-d8f3dbb5ff2d"}"#,
+            r#"{"id":"61496E8C-87C5-4E90-A05C-D8F3DBB5FF2D"}"#,
+            r#"{"x":"{61496e8c-87c5-4e90-a05c-d8f3dbb5ff2d}"}"#,
+            r#"["61496e8c87c54e90a05cd8f3dbb5ff2d","6149-6e8c-87c5-4e90-a05c-d8f3dbb5ff2d"]"#,
             r#"{"title":"{","name":","}"#,
             r#"{"title":"x\",\"name\":1"}"#,
             r#"["name","title"]"#,
