@@ -52,6 +52,9 @@ function firstOf(node, role) {
   return null;
 }
 
+/** Equal lines that follow each other are one: how many there are depends on the data. */
+const once = (lines) => lines.filter((line, at) => line !== lines[at - 1]).join('\n');
+
 /** The structures of the screen or its dialog, and of the frame around screens. */
 export async function structureOf(page) {
   const mark = (data, isHidden) =>
@@ -74,7 +77,7 @@ export async function structureOf(page) {
   await mark('[data-hidden]', false);
   const shown = firstOf(tree, 'dialog') ?? firstOf(tree, 'main');
   const frame = linesOf(tree, 0, ['main']);
-  return { screen: linesOf(shown).join('\n'), frame: frame.join('\n') };
+  return { screen: once(linesOf(shown)), frame: once(frame) };
 }
 
 /** Compares the structures of screens, by their names, with those of a file; or writes the file. */
