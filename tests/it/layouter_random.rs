@@ -297,7 +297,7 @@ impl RandomWorld {
             assert_eq!(unplaced, Some(self.off_air() + more), "{preview}");
             let moves = preview["moves_caused"].as_u64();
             self.story.push(format!("{host} is lost, for good"));
-            let down = format!("\"hostname\":\"{host}\",\"state\":\"down\"");
+            let down = format!("\"message\":\"streamer is down\",\"hostname\":\"{host}\"");
             let losses = || self.server.log().matches(&down).count();
             let before = losses();
             self.fleet.stop(&host);
