@@ -21,6 +21,7 @@ use crate::core::metrics::PollCounts;
 use crate::error::ApiError;
 use crate::feed::nodes::CountedStreams;
 use crate::fleet::health::{Counts, HEALTHS, Health, STATE_CODES};
+use crate::http::Coding;
 use crate::json::{self, Number, Object, Value};
 use crate::metrics::{DurationCounts, percentile};
 use crate::rt::sys::thread_time;
@@ -43,6 +44,16 @@ const CAPACITY_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long facets are counted after they were wanted: otherwise callers of facets and others would
 /// each need counts of their own, one after the other.
 const FACETS_COUNTED_FOR: Duration = Duration::from_mins(1);
+
+/// Rendered with each count of a large cluster, so that callers need not wait for a count that has
+/// begun.
+const FORMS_OF_LARGE: [CountsForm; 5] = [
+    CountsForm::Json(None),
+    CountsForm::Json(Some(Coding::Gzip)),
+    CountsForm::Json(Some(Coding::Zstd)),
+    CountsForm::Metrics,
+    CountsForm::Summary,
+];
 
 /// Rates are averages of about this time.
 const RATE_OVER: Duration = Duration::from_secs(10);
@@ -189,7 +200,8 @@ impl Summarizer {
         let state = shared.published.state().load_full();
         let (began, used) = (Instant::now(), thread_time());
         let (fleet, presence) = (shared.fleet.view(began), &shared.agents.presence);
-        let with_facets = wants_facets || state.streams_count() >= STREAMS_COUNTED_MIN;
+        let is_large = state.streams_count() >= STREAMS_COUNTED_MIN;
+        let with_facets = wants_facets || is_large;
         let mut scan =
             ClusterScan::new(&state, fleet, presence, super::now_ms()).with_facets(with_facets);
         while !scan.step(&state, shared.fleet.view(Instant::now()), SCANNED_IN_A_ROW) {}
@@ -202,6 +214,9 @@ impl Summarizer {
             }
         }
         let value = ClusterCounts::new(scan);
+        if is_large {
+            self.render(&value, &FORMS_OF_LARGE);
+        }
         self.render(&value, forms);
         let cost = thread_time().saturating_sub(used);
         let counted = Arc::new(Computed { value, began, cost });
