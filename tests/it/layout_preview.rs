@@ -638,6 +638,30 @@ fn preview_names_only_what_its_caller_may_see() {
     );
     assert!(visible.len() < 4 && !visible.is_empty(), "{whole}");
 
+    let drained = json!({"events": [{"event": "streamer_drained", "hostname": "s2"}]});
+    for question in [lose(&["s2"]), drained] {
+        let whole = preview(&server, "/cluster/preview", &question);
+        let part = post(&scopes, "/cluster/preview", &question);
+        for member in ["moves_sample", "no_place_sample"] {
+            let names = |preview: &Value| -> Vec<String> {
+                let items = preview[member].as_array().into_iter().flatten();
+                let name =
+                    |item: &Value| item["name"].as_str().or(item.as_str()).map(str::to_owned);
+                items.filter_map(name).collect()
+            };
+            let visible = names(&whole).into_iter();
+            let visible: Vec<String> = visible.filter(|name| name.starts_with("c1")).collect();
+            assert_eq!(names(&part), visible, "{member}: {whole} {part}");
+        }
+        let nodes = |preview: &Value, member: &str| strings(preview, "moves_sample", member).len();
+        assert_eq!(nodes(&part, "from"), 0, "s2 is not visible: {part}");
+        let moves = whole["moves_sample"].as_array().expect("moves").len();
+        let named = part["moves_sample"].as_array().expect("moves").len()
+            + part["no_place_sample"].as_array().map_or(0, Vec::len);
+        assert!(moves == 0 || nodes(&whole, "from") == moves, "{whole}");
+        assert!(named > 0, "{part}");
+    }
+
     let less = json!({"channel_limit": 0});
     let path = "/streamers/s1/preview_layout_change";
     let part = post(&scopes, path, &less);
